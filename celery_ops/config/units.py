@@ -1,0 +1,62 @@
+"""Durations and counts as people write them: `90s`, `10m`, `25%`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_COUNT = re.compile(r"(\d{1,6})(%?)")
+
+
+def duration(text: str) -> float:
+    """Seconds of `1h30m`, `90s`, `250ms`. Raise ValueError; a bare number has no unit and is refused."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"not a duration: {text!r} (write a number with a unit: 30s, 10m, 1h30m)")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def as_duration(seconds: float) -> str:
+    """The shortest usual way to write some seconds: `1h30m`, `45s`, `250ms`."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    if seconds < 60 and seconds != int(seconds):
+        return f"{seconds:.1f}s"
+    rest, text = round(seconds), ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, rest = divmod(rest, size)
+        if number:
+            text += f"{number}{unit}"
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """An absolute number, or a share of something (`percent`)."""
+
+    number: int
+    percent: bool = False
+
+    def down(self, total: int) -> int:
+        """Of `total`, rounded down: how many at most."""
+        return self.number * total // 100 if self.percent else self.number
+
+    def up(self, total: int) -> int:
+        """Of `total`, rounded up: how many at least."""
+        return -(-self.number * total // 100) if self.percent else self.number
+
+    def __str__(self) -> str:
+        return f"{self.number}{'%' if self.percent else ''}"
+
+
+def count(text: str) -> Count:
+    """`3` or `25%`. Raise ValueError for anything else, and for more than 100 %."""
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a count: {text!r} (write a number or a percentage: 2, 25%)")
+    number, percent = int(match[1]), bool(match[2])
+    if percent and number > 100:
+        raise ValueError(f"{text} is more than everything")
+    return Count(number, percent)

@@ -1,0 +1,352 @@
+"""The Protocols through which fleet, runbook and doctor see the world.
+
+Reads and effects are kept apart by type: a `Question` can only be asked, an `Order` changes something
+and needs a `Fence`, the proof that its sender holds the context's lease. Adapters live in `broker` and
+`hosts`; they translate every library error into one of `celery_ops.errors`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from celery_ops.model import (
+        ConsumedQueue,
+        Heartbeat,
+        Holder,
+        ServiceRef,
+        ServiceStatus,
+        TakenRecord,
+        Targets,
+    )
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait for it."""
+
+    def now(self) -> datetime:
+        """The wall clock: aware, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps and runs through a suspended machine."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+class Question(StrEnum):
+    """Control methods that change nothing in a worker. The value is Celery's own name."""
+
+    PING = "ping"
+    STATS = "stats"
+    ACTIVE = "active"
+    RESERVED = "reserved"
+    SCHEDULED = "scheduled"
+    ACTIVE_QUEUES = "active_queues"
+    REGISTERED = "registered"
+    CONF = "conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One node's raw answer. Exactly one of `value`, `error`, `unreadable` tells.
+
+    `error` is the worker's own error text; `unreadable` names a content type we refuse to load.
+    """
+
+    node: str
+    at: datetime
+    value: object = None
+    error: str | None = None
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All that was answered to some questions that were asked at once.
+
+    `replies[question]` is in order of arrival and keeps duplicates: two of one node are two processes
+    under one name. `expected` is how many nodes were listening, where the broker can tell.
+    """
+
+    asked_at: datetime
+    ended_at: datetime
+    replies: Mapping[Question, tuple[Reply, ...]]
+    expected: int | None
+    complete: bool
+    """Every expected reply came; False: the deadline came first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unacked:
+    """A message that a consumer holds: `tag` is the broker's name for this delivery."""
+
+    tag: str
+    task_id: str | None
+    queue: str | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart."""
+
+    name: str
+    ready: int
+    unacked: int | None
+    by_priority: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesReading:
+    """All queues that were found. `notes` says what could not be found out."""
+
+    at: datetime
+    queues: tuple[QueueReading, ...]
+    unacked: tuple[Unacked, ...] | None = None
+    """Every held message, or None above the cap."""
+    notes: tuple[str, ...] = ()
+
+
+# --- changing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of holding the lease: checked by the broker in the same step as the effect."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelConsumer:
+    """Stop taking messages from a queue. The worker's `ok` means scheduled, not done."""
+
+    queue: str
+
+    @property
+    def method(self) -> str:
+        return "cancel_consumer"
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        return {"queue": self.queue}
+
+
+@dataclass(frozen=True, slots=True)
+class AddConsumer:
+    """Consume a queue again, exactly as it was declared when it was consumed before.
+
+    Celery passes what it does not know to `Queue.from_dict`; other arguments than the recorded ones
+    end the worker on RabbitMQ (406 PRECONDITION_FAILED).
+    """
+
+    queue: ConsumedQueue
+
+    @property
+    def method(self) -> str:
+        return "add_consumer"
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        return self.queue.add_consumer_arguments()
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Any other control command, by Celery's own name."""
+
+    method: str
+    arguments: dict[str, object] = field(default_factory=dict)
+
+
+Order = CancelConsumer | AddConsumer | Control
+
+
+class Broker(Protocol):
+    """A message broker with the workers behind it.
+
+    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken` and the lease
+    writes anything that outlives its expiry.
+    """
+
+    @property
+    def address(self) -> str:
+        """For people: the URL without its password."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """The same for every client of this broker, database and prefix; contains no secret."""
+        ...
+
+    def heartbeats(self) -> AsyncIterator[Heartbeat]:
+        """Heartbeats as they come, until cancelled; ends with BrokerUnreachable, never silently."""
+        ...
+
+    async def ask(
+        self,
+        questions: Sequence[Question],
+        *,
+        to: Targets | None,
+        timeout: float,
+        known: Collection[str] = (),
+    ) -> Round:
+        """Ask everybody (`to=None`) or some nodes, and return as soon as every expected reply came.
+
+        `timeout` is in seconds and total. `known` are names that must have answered for the round to
+        be complete when the broker cannot count listeners.
+        """
+        ...
+
+    async def nodes(self) -> frozenset[str] | None:
+        """Names bound to the control exchange, dead ones included; None where it cannot be told."""
+        ...
+
+    async def queues(self, known: Collection[str]) -> QueuesReading:
+        """Sizes of the queues in `known` and of all others that can be found without `KEYS`."""
+        ...
+
+    async def taken(self) -> tuple[TakenRecord, ...]: ...
+
+    async def holder(self) -> Holder | None: ...
+
+    async def order(
+        self, order: Order, *, to: Targets, fence: Fence, timeout: float
+    ) -> tuple[Reply, ...]:
+        """Send a control command; raise LeaseLost, and send nothing, if the fence is not valid.
+
+        The replies are acknowledgements: `ok` means scheduled. A missing one means unknown.
+        """
+        ...
+
+    async def take(self, record: TakenRecord, *, fence: Fence) -> None: ...
+
+    async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None: ...
+
+    @property
+    def lease(self) -> Lease: ...
+
+    async def close(self) -> None: ...
+
+
+class Lease(Protocol):
+    """The lock of a context. It expires by itself when its holder dies."""
+
+    @property
+    def ttl(self) -> float:
+        """Seconds a lease stays valid after `acquire` or `renew`."""
+        ...
+
+    async def acquire(self, holder: Holder) -> Fence:
+        """Raise LeaseHeld, naming the holder, if somebody else has it."""
+        ...
+
+    async def renew(self, fence: Fence) -> None:
+        """Raise LeaseLost if it is no longer ours."""
+        ...
+
+    async def release(self, fence: Fence) -> None:
+        """Give it up; not an error if it was lost meanwhile."""
+        ...
+
+
+# --- hosts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run on a host: an argv (never a shell line), environment, and bytes for its stdin.
+
+    `shown` is what people see in a plan: it contains no secret. Empty: the argv itself.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    stdin: bytes = b""
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or shlex.join(self.argv)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command ended. Output is bounded; `truncated` says that some is missing."""
+
+    code: int
+    out: bytes
+    err: bytes
+    seconds: float
+    truncated: bool = False
+
+
+class Shell(Protocol):
+    """One host that can run commands."""
+
+    async def run(self, command: Command, *, timeout: float) -> Completed:
+        """Run it to its end.
+
+        Raise HostUnreachable if it could not be started or its end cannot be known; after `timeout`
+        seconds its process group is ended and CommandFailed is raised.
+        """
+        ...
+
+
+class Supervisor(Protocol):
+    """Builds commands for one kind of supervisor and reads what they print. Runs nothing itself.
+
+    Effects are conditional: `expect` is the `ServiceStatus.identity` they were planned against; if
+    another life runs meanwhile the command does nothing and `read_effect` says so.
+    """
+
+    def status(self, services: Sequence[ServiceRef]) -> Command:
+        """One command that asks about several services of the same host and server."""
+        ...
+
+    def read_status(
+        self, services: Sequence[ServiceRef], completed: Completed
+    ) -> Mapping[ServiceRef, ServiceStatus]: ...
+
+    def start(self, service: ServiceRef) -> Command: ...
+
+    def stop(self, service: ServiceRef, *, expect: str | None) -> Command: ...
+
+    def read_effect(self, service: ServiceRef, completed: Completed) -> None:
+        """Return if the supervisor accepted it; raise CommandFailed with what it said if not.
+
+        Accepted is not done: both start and stop return at once, and are proved by status.
+        """
+        ...
+
+
+class Hosts(Protocol):
+    """The hosts of a context and the supervisors on them."""
+
+    def shell(self, host: str) -> Shell: ...
+
+    def supervisor(self, kind: str) -> Supervisor: ...
+
+    async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """Command lines of processes; a pid that is gone is left out."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class RunLauncher(Protocol):
+    """Starts the executor of a run whose journal has been written."""
+
+    def launch(self, run: str) -> None:
+        """Return once it runs on its own: it survives the caller, its terminal and SIGHUP."""
+        ...
