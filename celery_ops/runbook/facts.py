@@ -1,0 +1,129 @@
+"""The names that conditions can use, as dataclasses: their annotations are the types checked at load.
+
+Unknown is None here as everywhere; a condition that rests on it does not hold (Kleene).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from celery_ops.model import WorkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery_ops.model import FleetSnapshot, Reading, Task, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """`worker.…` and `before.worker.…`. `queues` compares as a set."""
+
+    name: str
+    state: str
+    online: bool
+    drained: bool
+    answers: bool
+    supervised: bool
+    pid: int | None
+    started_at: datetime | None
+    queues: frozenset[str] | None
+    active: int | None
+    reserved: int | None
+    scheduled: int | None
+    processed: int | None
+    concurrency: int | None
+    pool: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFacts:
+    """`fleet.…`: counts over the workers in scope."""
+
+    workers: int
+    online: int
+    silent: int
+    conflicts: int
+    unsupervised: int
+    left_drained: int | None
+    ready: int | None
+    unacked: int | None
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsFacts:
+    """`targets.…`: what the runbook's first roll or worker step resolved to."""
+
+    count: int
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """`step.…`: the steps of the current target began at this moment."""
+
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeFacts:
+    """`before.…`: as it was when the run began, or as an earlier run that still owes it recorded."""
+
+    worker: WorkerFacts
+
+
+def of_worker(worker: Worker) -> WorkerFacts:
+    """What conditions see of a worker."""
+    return WorkerFacts(
+        name=worker.name,
+        state=worker.state.value,
+        online=worker.state is WorkerState.ONLINE,
+        drained=worker.state is WorkerState.DRAINED,
+        answers=worker.answers,
+        supervised=worker.service is not None,
+        pid=worker.pid,
+        started_at=worker.started_at,
+        queues=None if worker.queues is None else frozenset(worker.queues),
+        active=_length(worker.active),
+        reserved=_length(worker.reserved),
+        scheduled=_length(worker.scheduled),
+        processed=worker.stats.value.processed if worker.stats else None,
+        concurrency=worker.stats.value.concurrency if worker.stats else None,
+        pool=worker.stats.value.pool if worker.stats else None,
+        version=worker.heartbeat.value.version if worker.heartbeat else None,
+    )
+
+
+def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
+    """What conditions see of the fleet."""
+    workers = [worker for worker in snapshot.workers if worker.mine]
+    return FleetFacts(
+        workers=len(workers),
+        online=sum(worker.state is WorkerState.ONLINE for worker in workers),
+        silent=sum(worker.state is WorkerState.SILENT for worker in workers),
+        conflicts=sum(worker.state is WorkerState.CONFLICT for worker in workers),
+        unsupervised=sum(worker.service is None for worker in workers),
+        left_drained=_left_drained(snapshot),
+        ready=_total(queue.ready for queue in snapshot.queues),
+        unacked=_total(queue.unacked for queue in snapshot.queues),
+        complete=snapshot.complete,
+    )
+
+
+def _left_drained(snapshot: FleetSnapshot) -> int | None:
+    if snapshot.broker_error is not None:
+        return None
+    return len({record.worker for record in snapshot.taken if record.kind == "queues"})
+
+
+def _length(reading: Reading[tuple[Task, ...]] | None) -> int | None:
+    return None if reading is None else len(reading.value)
+
+
+def _total(numbers: Iterable[int | None]) -> int | None:
+    found = list(numbers)
+    return None if None in found else sum(number for number in found if number is not None)

@@ -1,0 +1,252 @@
+"""A runbook as it was read: typed, checked, and without any behaviour.
+
+The steps are closed unions: a new verb fails the type check wherever it is not handled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from celery_ops.config.units import Count
+
+if TYPE_CHECKING:
+    from celery_ops.config.document import Place
+    from celery_ops.runbook.expressions import Condition
+
+T = TypeVar("T")
+
+
+class Risk(StrEnum):
+    """How much a runbook can hurt. `HIGH` asks for the context's name."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class ParamType(StrEnum):
+    """What a parameter may be. `WORKERS` is a selector, `COUNT` a number or a percentage."""
+
+    WORKERS = "workers"
+    COUNT = "count"
+    DURATION = "duration"
+    TEXT = "text"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+
+
+Value = Count | float | int | bool | str
+"""What a parameter is worth: durations are seconds (float), workers and text are str."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A declared parameter. `default` is None where the operator has to say it."""
+
+    name: str
+    type: ParamType
+    default: Value | None
+    help: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`${{ params.batch }}`: stands alone for a value and keeps its type."""
+
+    path: tuple[str, ...]
+    place: Place
+
+    def __str__(self) -> str:
+        return "${{ " + ".".join(self.path) + " }}"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Generic[T]):
+    """A value written out in the file."""
+
+    value: T
+
+
+Slot = Constant[T] | Reference
+"""A value that is written out or referred to; a reference was checked to have the type T."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text for people, with references in it; these are shown as people write them (`25%`, `10m`)."""
+
+    parts: tuple[str | Reference, ...]
+
+
+class OnFail(StrEnum):
+    """What a roll does when too many targets failed."""
+
+    ASK = "ask"
+    STOP = "stop"
+    UNDO = "undo"
+
+
+class OnTimeout(StrEnum):
+    """What a drain does whose tasks do not end in time."""
+
+    FAIL = "fail"
+    PROCEED = "proceed"
+
+
+class Order(StrEnum):
+    """In which order a roll takes its targets."""
+
+    FEWEST_ACTIVE_FIRST = "fewest_active_first"
+    UNHEALTHY_FIRST = "unhealthy_first"
+    BY_HOST = "by_host"
+    BY_NAME = "by_name"
+
+
+class WorkerVerb(StrEnum):
+    """What can be done to a worker."""
+
+    DRAIN = "drain"
+    RESUME = "resume"
+    STOP = "stop"
+    START = "start"
+    RESTART = "restart"
+
+    @property
+    def takes_capacity(self) -> bool:
+        """The worker stops consuming for a while, or for good: the guard is asked first."""
+        return self in {WorkerVerb.DRAIN, WorkerVerb.STOP, WorkerVerb.RESTART}
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentWorker:
+    """The word `worker` inside a roll: the target whose turn it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStep:
+    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds."""
+
+    id: str
+    verb: WorkerVerb
+    target: CurrentWorker | Slot[str]
+    timeout: Slot[float]
+    on_timeout: OnTimeout
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStep:
+    """Nothing is done until a condition holds; failing to is a failure."""
+
+    id: str
+    what: Text
+    until: Condition
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """A condition that must hold now."""
+
+    id: str
+    that: Condition
+    message: Text | None
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorStep:
+    """None of these rules may find anything about the targets. Preflight only."""
+
+    id: str
+    rules: tuple[str, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmStep:
+    """Asks the operator before anything is changed."""
+
+    id: str
+    question: Text
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """An argv on a host: the current worker's (`on` is CurrentWorker) or a named one.
+
+    `takes_worker` says that it takes the current worker's capacity away, and is guarded for it.
+    """
+
+    id: str
+    argv: tuple[Text, ...]
+    env: tuple[tuple[str, Text], ...]
+    on: CurrentWorker | Slot[str]
+    timeout: Slot[float]
+    takes_worker: bool
+    undo: tuple[Text, ...]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """What must be seen of each target after its steps, and for how long it must stay so."""
+
+    that: tuple[Condition, ...]
+    hold: Slot[float]
+    timeout: Slot[float]
+    place: Place
+
+
+InnerStep = WorkerStep | WaitStep | CheckStep | RunStep
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """Takes workers through its steps in batches."""
+
+    id: str
+    workers: Slot[str]
+    order: Order
+    canary: Slot[int]
+    batch: Slot[Count]
+    keep_available: Slot[Count]
+    max_failed: Slot[int]
+    settle: Slot[float]
+    on_fail: OnFail
+    steps: tuple[InnerStep, ...]
+    verify: Verify
+    place: Place
+
+
+Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | Roll
+PreflightStep = CheckStep | DoctorStep
+
+
+@dataclass(frozen=True, slots=True)
+class Runbook:
+    """One file. `source` is its text, so that a run can keep what it was planned from."""
+
+    name: str
+    summary: str
+    risk: Risk
+    params: tuple[Param, ...]
+    preflight: tuple[PreflightStep, ...]
+    steps: tuple[Step, ...]
+    finally_: tuple[CheckStep, ...]
+    file: str
+    source: str
+
+    @property
+    def changes(self) -> bool:
+        """False for a runbook that only reads."""
+        return any(isinstance(step, WorkerStep | RunStep | Roll) for step in self.steps)
