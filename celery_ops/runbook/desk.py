@@ -1,0 +1,174 @@
+"""Where runs are made and followed: the one way for the app and the command line to change anything.
+
+Both make a plan here, both write it as a run's first line, both start the same executor and follow the
+same journal. The desk itself changes nothing in a fleet.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from celery_ops.errors import JournalError, UsageError
+from celery_ops.runbook import inbox, journal
+from celery_ops.runbook.journal import Event, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from celery_ops.ports import Clock, RunLauncher
+    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.planner import Planner
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A line of the list of runs. `says` is the last thing the run said."""
+
+    id: str
+    runbook: str
+    context: str
+    operator: str
+    state: RunState
+    began_at: datetime
+    changed_at: datetime
+    says: str
+
+
+class RunStore:
+    """The directory in which this user's journals are kept."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self.directory = directory
+        self._clock = clock
+
+    def new_id(self) -> str:
+        """An id that sorts by time and does not repeat."""
+        return f"{self._clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+    def path(self, run: str) -> Path:
+        return self.directory / f"{run}.jsonl"
+
+    def inbox(self, run: str) -> Path:
+        return self.directory / f"{run}.inbox"
+
+    def log(self, run: str) -> Path:
+        return self.directory / f"{run}.log"
+
+    def find(self, wanted: str | None) -> str:
+        """The run of that id, unique beginning or end of one; None is the newest. Raise UsageError."""
+        ids = self.ids()
+        if wanted is None:
+            if not ids:
+                raise UsageError("there is no run yet")
+            return ids[0]
+        found = [run for run in ids if wanted in {run, run[-4:]} or run.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise UsageError(f"there is no run {wanted!r}", fix="See `celery-ops runs`.")
+        raise UsageError(
+            f"{wanted!r} is the beginning of {len(found)} runs: {', '.join(found[:5])}"
+        )
+
+    def ids(self) -> list[str]:
+        """All runs, newest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted((path.stem for path in self.directory.glob("*.jsonl")), reverse=True)
+
+    def summary(self, run: str) -> RunSummary:
+        """Raise JournalError if the journal cannot be understood."""
+        path = self.path(run)
+        held = journal.is_held(path)
+        events = list(journal.read(path))
+        if not events or events[0].plan is None:
+            raise JournalError(f"{path} does not begin with a plan")
+        plan = events[0].plan
+        said = [event.outcome.says for event in events if event.outcome is not None]
+        return RunSummary(
+            id=run,
+            runbook=plan.runbook,
+            context=plan.where.context,
+            operator=plan.operator,
+            state=journal.state_of(events, held=held),
+            began_at=events[0].at,
+            changed_at=events[-1].at,
+            says=said[-1] if said else "",
+        )
+
+    def summaries(self, most: int = 200) -> tuple[RunSummary, ...]:
+        """The newest runs. A journal that cannot be read is left to `runs show`, which says why."""
+        found = []
+        for run in self.ids()[:most]:
+            try:
+                found.append(self.summary(run))
+            except JournalError:
+                continue
+        return tuple(found)
+
+
+class RunDesk:
+    """Plans, starts, follows and talks to runs."""
+
+    def __init__(
+        self,
+        *,
+        planner: Planner,
+        store: RunStore,
+        launcher: RunLauncher,
+        clock: Clock,
+        operator: str,
+    ) -> None:
+        self._planner = planner
+        self._launcher = launcher
+        self._clock = clock
+        self.store = store
+        self.operator = operator
+
+    async def plan(self, runbook: str, given: Mapping[str, str]) -> Plan:
+        """Read the fleet and say what the runbook would do to it; changes nothing.
+
+        Raise UsageError, InvalidDocument or BrokerUnreachable. A plan with `refusals` is a value.
+        """
+        return await self._planner.plan(runbook, given, run=self.store.new_id())
+
+    def start(self, plan: Plan, *, answers: Mapping[str, str]) -> str:
+        """Write the plan as a run's first line and start its executor; return the run's id.
+
+        `answers` are confirmations by step. Raise JournalError; nothing was changed then.
+        """
+        journal.create(self.store.path(plan.run), replace(plan, answers=dict(answers)), self._clock)
+        self._launcher.launch(plan.run)
+        return plan.run
+
+    def runs(self) -> tuple[RunSummary, ...]:
+        """This user's runs, newest first."""
+        return self.store.summaries()
+
+    async def follow(self, run: str) -> AsyncIterator[Event]:
+        """Every event of a run, from its first on; the executor knows that somebody is there."""
+        with inbox.following(self.store.inbox(run)):
+            async for event in journal.follow(self.store.path(run), self._clock):
+                yield event
+
+    def abort(self, run: str) -> None:
+        """As the first (again: second, third) Ctrl-C."""
+        self._send(run, inbox.Word.ABORT)
+
+    def pause(self, run: str) -> None:
+        self._send(run, inbox.Word.PAUSE)
+
+    def proceed(self, run: str) -> None:
+        self._send(run, inbox.Word.CONTINUE)
+
+    def answer(self, run: str, step: str, answer: str) -> None:
+        """Answer what an `ASKED` event of that step asked."""
+        message = inbox.Message(inbox.Word.ANSWER, self.operator, step, answer)
+        inbox.send(self.store.inbox(run), message)
+
+    def _send(self, run: str, word: inbox.Word) -> None:
+        inbox.send(self.store.inbox(run), inbox.Message(word, self.operator))

@@ -1,0 +1,98 @@
+"""Messages to a run: an append-only file beside its journal.
+
+Whoever follows a run holds a shared lock on the inbox, so the executor can tell whether anybody is
+there to be asked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from celery_ops.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Word(StrEnum):
+    """What can be said to a run. A second and third `ABORT` are the second and third Ctrl-C."""
+
+    ABORT = "abort"
+    PAUSE = "pause"
+    CONTINUE = "continue"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`answer` and `step` belong to `Word.ANSWER`; `who` is the operator (`user@machine`)."""
+
+    word: Word
+    who: str
+    step: str | None = None
+    answer: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(Message)
+
+
+def send(path: Path, message: Message) -> None:
+    """Append a message. Raise JournalError if it cannot be written."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, msgspec.json.encode(message) + b"\n")
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror}") from error
+
+
+class Inbox:
+    """The executor's end: reads what was not read yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        path.touch(mode=0o600, exist_ok=True)
+
+    def new(self) -> tuple[Message, ...]:
+        """Messages since the last call; lines that are none are skipped."""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        found = []
+        for line in whole.splitlines():
+            try:
+                found.append(_DECODER.decode(line))
+            except msgspec.DecodeError:
+                continue
+        return tuple(found)
+
+    def has_follower(self) -> bool:
+        """Whether a living process follows the run and could answer."""
+        with self._path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+
+@contextmanager
+def following(path: Path) -> Iterator[None]:
+    """Be known to the executor as somebody who can be asked."""
+    path.touch(mode=0o600, exist_ok=True)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield

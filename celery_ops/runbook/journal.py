@@ -1,0 +1,349 @@
+"""The journal of a run: one append-only JSON-lines file, and everything that is derived from it.
+
+A run *is* its journal. The first line is the frozen plan; an intent is on disk before its effect, the
+result after it. The executor holds a lock on the file, so "nobody runs this" is a fact and not a guess.
+The journal owns no meaning beyond that: what to do about a gap is the executor's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from celery_ops.errors import JournalError
+from celery_ops.runbook.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from celery_ops.ports import Clock
+
+VERSION = 1
+RESERVE_BYTES = 64 * 1024
+"""Kept allocated beside the journal: a full disk still leaves room to undo, and to say so."""
+
+
+class EventKind(StrEnum):
+    """Everything that can stand in a journal."""
+
+    PLANNED = "planned"
+    STARTED = "started"
+    WAITING = "waiting"
+    LEASED = "leased"
+    LEASE_LOST = "lease_lost"
+    CONFIRMED = "confirmed"
+    ASKED = "asked"
+    ANSWERED = "answered"
+    BATCH = "batch"
+    INTENT = "intent"
+    RESULT = "result"
+    PROGRESS = "progress"
+    PAUSED = "paused"
+    CONTINUED = "continued"
+    ABORTING = "aborting"
+    ENDED = "ended"
+
+
+class Result(StrEnum):
+    """How one effect, step or check went. `UNKNOWN` is settled by observing, never by repeating."""
+
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+
+class RunState(StrEnum):
+    """Where a run stands. `INTERRUPTED`: no end in its journal, and nobody holds its lock."""
+
+    PLANNED = "planned"
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNDONE = "undone"
+    UNDO_FAILED = "undo_failed"
+    ABORTED = "aborted"
+    INTERRUPTED = "interrupted"
+
+
+class Ending(StrEnum):
+    """Why a run ended as it did; `cli` chooses the exit code from it."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    UNDONE = "undone"
+    NEEDS_HUMAN = "needs_human"
+    ABORTED = "aborted"
+    REFUSED = "refused"
+    LEASE_HELD = "lease_held"
+    UNCONFIRMED = "unconfirmed"
+    INTERRUPTED = "interrupted"
+    UNREACHABLE = "unreachable"
+    BUG = "bug"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Something that a run left behind, and the command that mends it."""
+
+    says: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a run in names: every target is in exactly one of the first four."""
+
+    done: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()
+    not_started: tuple[str, ...] = ()
+    left_drained: tuple[Owed, ...] = ()
+    owed: tuple[Owed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it. `state`, `ending` and `report` only when the run ended."""
+
+    result: Result
+    says: str
+    state: RunState | None = None
+    ending: Ending | None = None
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line. `intent` says what is about to be done, `expect` what will prove it, `undo` how to
+    take it back; `plan` stands in the first line only.
+    """
+
+    seq: int
+    at: datetime
+    event: EventKind
+    step: str | None = None
+    target: str | None = None
+    attempt: int = 1
+    intent: str | None = None
+    expect: str | None = None
+    undo: str | None = None
+    outcome: Outcome | None = None
+    plan: Plan | None = None
+    v: int = VERSION
+
+    def to_line(self) -> bytes:
+        """The event as one line of JSON, keys that say nothing left out."""
+        fields: dict[str, Any] = {
+            "v": self.v, "seq": self.seq, "at": self.at, "event": self.event, "step": self.step,
+            "target": self.target, "attempt": self.attempt, "intent": self.intent,
+            "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
+        }  # fmt: skip
+        said = {key: value for key, value in fields.items() if value is not None}
+        return msgspec.json.encode(said) + b"\n"
+
+
+_DECODER = msgspec.json.Decoder(Event)
+
+
+class Journal:
+    """Writes one run's journal; holds the lock of the file while it is open.
+
+    Every event is flushed; `INTENT`, `RESULT` and what changes the state of the run is fsynced too.
+    """
+
+    _LIGHT = frozenset({EventKind.PROGRESS})
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Open an existing journal. Raise JournalError if another process holds it."""
+        self._clock = clock
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise JournalError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise JournalError(f"another process executes the run {path.stem}") from error
+        self._reserve = path.with_suffix(".reserve")
+        self._mend_torn_line()
+        self._seq = max((event.seq for event in read(path)), default=0)
+        self._keep_reserve()
+
+    def append(
+        self,
+        event: EventKind,
+        *,
+        step: str | None = None,
+        target: str | None = None,
+        attempt: int = 1,
+        intent: str | None = None,
+        expect: str | None = None,
+        undo: str | None = None,
+        outcome: Outcome | None = None,
+    ) -> Event:
+        """Write one event. Raise JournalError if it could not be made durable."""
+        written = Event(
+            seq=self._seq + 1, at=self._clock.now(), event=event, step=step, target=target,
+            attempt=attempt, intent=intent, expect=expect, undo=undo, outcome=outcome,
+        )  # fmt: skip
+        self._write(written.to_line(), durable=event not in self._LIGHT)
+        self._seq = written.seq
+        return written
+
+    def close(self) -> None:
+        """Give the lock back. The reserve goes with the end of the run."""
+        self._reserve.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _write(self, line: bytes, *, durable: bool) -> None:
+        try:
+            _write_all(self._file, line)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not self._reserve.exists():
+                raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
+            self._reserve.unlink()
+            self._mend_torn_line()
+            self._write(line, durable=durable)
+            return
+        if durable:
+            os.fsync(self._file)
+
+    def _mend_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            content = os.pread(self._file, size, 0)
+            os.ftruncate(self._file, content.rfind(b"\n") + 1)
+
+    def _keep_reserve(self) -> None:
+        try:
+            with self._reserve.open("wb") as reserve:
+                reserve.write(b"\0" * RESERVE_BYTES)
+                os.fsync(reserve.fileno())
+        except OSError as error:
+            says = f"no room for a journal in {self.path.parent}: {error.strerror}"
+            raise JournalError(says, fix="Free some disk space; nothing was changed.") from error
+
+
+def create(path: Path, plan: Plan, clock: Clock) -> None:
+    """Write the first line of a new run, durably, mode 0600. Raise JournalError."""
+    event = Event(seq=1, at=clock.now(), event=EventKind.PLANNED, plan=plan)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(file, event.to_line())
+            os.fsync(file)
+        finally:
+            os.close(file)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        says = f"cannot write the journal {path}: {error.strerror}"
+        raise JournalError(says, fix="Nothing was changed.") from error
+
+
+def read(path: Path) -> Iterator[Event]:
+    """Every whole event of a journal; a torn last line is left out.
+
+    Raise JournalError, with the line's number, for anything else that cannot be understood.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror}") from error
+    yield from _events(content, path)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process executes this run."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+async def follow(path: Path, clock: Clock, interval: float = 0.1) -> AsyncIterator[Event]:
+    """The events from the first on, and new ones as they come.
+
+    Ends after the end of the run, or when the run is interrupted: it began, and nobody holds its lock.
+    A run that was not picked up by an executor is waited for (10 s), then counts as interrupted.
+    """
+    offset = 0
+    patience = clock.monotonic() + 10.0
+    begun = False
+    while True:
+        held = is_held(path)
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        offset += len(whole)
+        for event in _events(whole, path):
+            begun = begun or event.event is EventKind.STARTED
+            yield event
+            if event.event is EventKind.ENDED:
+                return
+        if not held and not whole and (begun or clock.monotonic() > patience):
+            return
+        await clock.sleep(interval)
+
+
+def state_of(events: list[Event], *, held: bool) -> RunState:
+    """Where a run stands, from its journal and its lock alone."""
+    state = RunState.PLANNED
+    for event in events:
+        match event.event:
+            case EventKind.ENDED if event.outcome is not None and event.outcome.state is not None:
+                return event.outcome.state
+            case EventKind.WAITING:
+                state = RunState.WAITING
+            case EventKind.PAUSED | EventKind.ASKED | EventKind.LEASE_LOST:
+                state = RunState.PAUSED
+            case EventKind.STARTED | EventKind.LEASED | EventKind.CONTINUED | EventKind.ANSWERED:
+                state = RunState.RUNNING
+            case _:
+                pass
+    if not held and len(events) > 1:
+        return RunState.INTERRUPTED
+    return state
+
+
+def _events(content: bytes, path: Path) -> Iterator[Event]:
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield _DECODER.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == len(lines):
+                return
+            raise JournalError(f"{path}:{number}: not an event of a journal: {error}") from error
+
+
+def _write_all(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]

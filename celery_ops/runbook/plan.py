@@ -1,0 +1,140 @@
+"""A plan: what a run would do, by name. Frozen before anything is changed, and the run's first line.
+
+Made from real reads by `planner`, executed by `executor`, shown by everybody else. Only values: a plan
+can be written to a journal and read back on another day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from celery_ops.model import ConsumedQueue, Incarnation, ServiceRef, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorker:
+    """A target as it was when the plan was made; `queues` is what it must consume afterwards.
+
+    `queues` comes from an earlier run's record where that still owes some (`owed_by`). `longest` is
+    the age in seconds of its longest-running task.
+    """
+
+    name: str
+    state: WorkerState
+    incarnation: Incarnation | None
+    queues: tuple[ConsumedQueue, ...] | None
+    service: ServiceRef | None
+    identity: str | None
+    active: int | None
+    reserved: int | None
+    scheduled: int | None
+    longest: float | None
+    stop_grace: float | None
+    owed_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCapacity:
+    """The consumers of a queue around a batch: `healthy` when the run begins, `during` it, and the
+    `least` that the guard allows.
+    """
+
+    queue: str
+    healthy: int
+    during: int
+    least: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """Workers that are taken together, and what that leaves of each of their queues."""
+
+    number: int
+    workers: tuple[str, ...]
+    capacity: tuple[QueueCapacity, ...]
+    canary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAction:
+    """One thing a step would do to a target: the exact control message or command line."""
+
+    step: str
+    target: str | None
+    does: str
+    undo: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step of the runbook in words; `batches` where it takes workers away or rolls."""
+
+    id: str
+    says: str
+    targets: tuple[str, ...] = ()
+    batches: tuple[PlannedBatch, ...] = ()
+    actions: tuple[PlannedAction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A question that must be answered before anything is changed. `typed`: the text to type."""
+
+    step: str
+    question: str
+    typed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The context a plan was made for, as far as a run needs it; no secrets.
+
+    `broker` is shown, `identity` is compared: a run goes on only against the same broker.
+    """
+
+    context: str
+    broker: str
+    identity: str
+    protected: bool
+    scope: tuple[str, ...]
+    services: tuple[ServiceRef, ...]
+    config: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do.
+
+    `refusals` is why it must not run (preflight, guard, duplicated names): not empty means exit 7.
+    `hazards` is what an operator must know before agreeing. `answers` are the confirmations already
+    given, by step, with who gave them. `params` are texts as the operator writes them.
+    """
+
+    run: str
+    runbook: str
+    file: str
+    source: str
+    risk: str
+    summary: str
+    params: dict[str, str]
+    allow_gap: tuple[str, ...]
+    where: Where
+    operator: str
+    at: datetime
+    targets: tuple[PlannedWorker, ...]
+    healthy: dict[str, int]
+    """Consumers of each queue when the plan was made: the guard's measure."""
+    steps: tuple[PlannedStep, ...]
+    confirmations: tuple[Confirmation, ...]
+    hazards: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    irreversible: tuple[str, ...] = ()
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def target(self, name: str) -> PlannedWorker:
+        """The target of that name; KeyError if it is none."""
+        for worker in self.targets:
+            if worker.name == name:
+                return worker
+        raise KeyError(name)
