@@ -273,7 +273,7 @@ class Command:
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
-    stdin: bytes = b""
+    stdin: bytes = field(default=b"", repr=False)  # a password may be in it
     shown: str = ""
 
     def __str__(self) -> str:

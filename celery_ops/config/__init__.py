@@ -1,1 +1,1 @@
-"""What an operator writes down: contexts, hosts, services, and the strict YAML they are written in."""
+"""What an operator writes down: contexts, hosts, services, and the strict YAML they stand in."""

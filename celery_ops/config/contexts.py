@@ -7,16 +7,27 @@ Owns the meaning of `celery-ops.yaml`; which keys there are, and of what kind, s
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
+import re
+import socket
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from celery_ops.config import layout
+from celery_ops.config.document import MAX_BYTES, Reader, decoded, did_you_mean, parse, shown
+from celery_ops.config.kinds import Source, known_name
 from celery_ops.config.secret import Secret, masked
+from celery_ops.config.services import ServiceCommands, Services
+from celery_ops.errors import InvalidDocument, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from celery_ops.config.kinds import Schema, Values
+    from celery_ops.errors import Problem
     from celery_ops.model import ServiceRef
+
+FILE_NAME = "celery-ops.yaml"
 
 LOCAL = "local"
 """The machine celery-ops runs on: a host that always exists."""
@@ -52,15 +63,6 @@ class HostEntry:
     @property
     def is_local(self) -> bool:
         return self.name == LOCAL
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceCommands:
-    """The argvs that stand in for a supervisor of its own: each is run as it is, never by a shell."""
-
-    status: tuple[str, ...]
-    start: tuple[str, ...]
-    stop: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,215 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything a `celery-ops.yaml` says; without a file there are no contexts."""
+    """Everything a `celery-ops.yaml` says; without a file there are no contexts.
+
+    `incomplete` are contexts that name environment variables which are not set, with the places:
+    they cannot be used, and do not keep the others from being used.
+    """
 
     file: Path | None = None
     default: str | None = None
     contexts: Mapping[str, Context] = field(default_factory=dict)
+    incomplete: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+
+
+def find(
+    explicit: Path | None, *, environ: Mapping[str, str], cwd: Path, home: Path
+) -> Path | None:
+    """The configuration file to use, or None if there is none.
+
+    The one that was named (`explicit`, then `$CELERY_OPS_CONFIG`) is returned whether it exists or
+    not; the others are `celery-ops.yaml` in `cwd` and in the user's configuration directory.
+    """
+    if explicit is not None:
+        return explicit
+    named = environ.get("CELERY_OPS_CONFIG")
+    if named:
+        return cwd / named
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG base directory specification: a relative path there is invalid and ignored.
+    configured = home / ".config" if not base.startswith("/") else home / base
+    candidates = (cwd / FILE_NAME, configured / "celery-ops" / FILE_NAME)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Configuration:
+    """Read and check a configuration file.
+
+    Raise UsageError if it cannot be read, InvalidDocument with every problem in it otherwise. A
+    variable that is not set makes its context `incomplete`, which is an error once it is chosen.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"The configuration {path} cannot be read: {error.strerror}.") from error
+    reader = Reader()
+    root = parse(decoded(content, str(path)), str(path))
+    source = Source(reader, environ, path.parent)
+    values = layout.FILE.read(source, root, "the configuration")
+    written = (values.get(layout.CONTEXTS) if values else None) or {}
+    contexts = {name: _context(source, name, entry) for name, entry in written.items()}
+    default = values.get(layout.DEFAULT) if values else None
+    if default is not None and written:
+        known_name(source, default, tuple(written), "context")
+    reader.finish()
+    return Configuration(
+        file=path,
+        default=default.text if default else None,
+        contexts={name: one for name, one in contexts.items() if not written[name].unset},
+        incomplete={name: one.unset for name, one in written.items() if one.unset},
+    )
+
+
+def only_broker(url: str) -> Context:
+    """The context of `-b URL`: a broker and nothing else, named after its masked address.
+
+    Raise UsageError if it is not a URL.
+    """
+    if not _URL.match(url):
+        raise UsageError("The broker is not a URL.", fix=_BROKER_FIX)
+    return Context(masked(url), Secret(url), hosts=(_local(),))
+
+
+def select(configuration: Configuration, name: str | None) -> Context:
+    """The context of that name, else the default one, else the only one.
+
+    Raise UsageError if there is none or it is not clear which is meant, InvalidDocument if it lacks
+    an environment variable.
+    """
+    names = (*configuration.contexts, *configuration.incomplete)
+    wanted = name or configuration.default or (names[0] if len(names) == 1 else None)
+    if wanted is None and not names:
+        raise UsageError("No broker is known.", fix=_BROKER_FIX)
+    if wanted is None:
+        raise UsageError(
+            f"{configuration.file} has {len(names)} contexts and no default.",
+            fix=f"Choose one with -c: {', '.join(sorted(names))}.",
+        )
+    if wanted in configuration.incomplete:
+        raise InvalidDocument(configuration.incomplete[wanted])
+    if wanted not in configuration.contexts:
+        where = configuration.file or "the configuration, for there is no file"
+        raise UsageError(
+            f"No context is called {shown(wanted)} in {where}{did_you_mean(wanted, names)}.",
+            fix=f"There are: {', '.join(sorted(names))}." if names else _BROKER_FIX,
+        )
+    return configuration.contexts[wanted]
+
+
+def schema() -> Schema:
+    """The JSON schema (draft 2020-12) of `celery-ops.yaml`, made from the loader's own table."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "celery-ops configuration",
+        **layout.FILE.schema(),
+    }
+
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_BROKER_FIX = (
+    "Name one with -b redis://HOST:6379/0 or -A PROJECT, or describe your fleet in celery-ops.yaml."
+)
+
+
+def _local() -> HostEntry:
+    return HostEntry(LOCAL, LOCAL, socket.gethostname())
+
+
+def _context(source: Source, name: str, values: Values) -> Context:
+    broker = values.get_or(layout.BROKER, Secret("unset://"))
+    if not _URL.match(broker.reveal()) and not values.unset:
+        says = f"broker of context {name} is not a URL (redis://HOST:6379/0)"
+        source.reader.wrong(values.place_of(layout.BROKER), says)
+    ssh = _ssh(values.get(layout.SSH), SshSettings())
+    hosts = _hosts(source, values, ssh)
+    services = Services(source, {host.name: host.hostname for host in hosts})
+    for entry in values.get_or(layout.SERVICES, ()):
+        services.read(entry)
+    return Context(
+        name=name,
+        broker=broker,
+        broker_options=values.get(layout.BROKER_OPTIONS) or {},
+        results=values.get(layout.RESULTS),
+        app=values.get(layout.APP),
+        scope=values.get_or(layout.SCOPE, ()),
+        protected=values.get_or(layout.PROTECTED, default=False),
+        read_only=values.get_or(layout.READ_ONLY, default=False),
+        accept_pickle=values.get_or(layout.ACCEPT_PICKLE, default=False),
+        control_exchange=values.get_or(layout.CONTROL_EXCHANGE, "celery"),
+        event_exchange=values.get_or(layout.EVENT_EXCHANGE, "celeryev"),
+        ssh=ssh,
+        hosts=hosts,
+        services=tuple(services.refs),
+        commands=services.commands,
+        server_passwords=services.passwords,
+        release=_release(values.get(layout.RELEASE)),
+        probe=_probe(values.get(layout.PROBE)),
+        directory=source.directory,
+    )
+
+
+def _ssh(values: Values | None, inherited: SshSettings) -> SshSettings:
+    """The settings that are written, over those they are inherited from."""
+    if values is None:
+        return inherited
+    return replace(
+        inherited,
+        user=values.get(layout.USER) or inherited.user,
+        port=values.get(layout.PORT) or inherited.port,
+        jump=values.get(layout.JUMP) or inherited.jump,
+        known_hosts=values.get(layout.KNOWN_HOSTS) or inherited.known_hosts,
+        keys=values.get(layout.KEYS) or inherited.keys,
+        config=values.get(layout.SSH_CONFIG) or inherited.config,
+        sudo=values.get_or(layout.SUDO, inherited.sudo),
+        connect_timeout=values.get_or(layout.CONNECT_TIMEOUT, inherited.connect_timeout),
+    )
+
+
+def _hosts(source: Source, values: Values, ssh: SshSettings) -> tuple[HostEntry, ...]:
+    found = [_local()]
+    for name, entry in values.get_or(layout.HOSTS, {}).items():
+        if name == LOCAL:
+            says = "`local` is this machine and always there; give the host another name"
+            source.reader.wrong(entry.place, says)
+            continue
+        found.append(
+            HostEntry(
+                name=name,
+                address=entry.get(layout.ADDRESS) or name,
+                hostname=entry.get(layout.HOSTNAME) or name,
+                ssh=_ssh(entry.get(layout.SSH), ssh),
+            )
+        )
+    return tuple(found)
+
+
+def _release(values: Values | None) -> Release | None:
+    if values is None:
+        return None
+    symlink = values.get(layout.SYMLINK)
+    commands = values.get(layout.RELEASE_COMMANDS)
+    image = values.get(layout.IMAGE)
+    if symlink is not None:
+        return SymlinkRelease(
+            symlink.get_or(layout.CURRENT_LINK, ""), symlink.get_or(layout.RELEASES, "")
+        )
+    if commands is not None:
+        return CommandRelease(
+            current=commands.get_or(layout.CURRENT, ()),
+            activate=commands.get_or(layout.ACTIVATE, ()),
+            exists=commands.get(layout.EXISTS),
+            tasks=commands.get(layout.TASKS),
+        )
+    return None if image is None else ImageRelease(image)
+
+
+def _probe(values: Values | None) -> Probe | None:
+    if values is None:
+        return None
+    return Probe(
+        task=values.get_or(layout.PROBE_TASK, ""),
+        queues=values.get_or(layout.PROBE_QUEUES, ()),
+        timeout=values.get_or(layout.PROBE_TIMEOUT, 10.0),
+    )

@@ -1,8 +1,8 @@
 """YAML in which everything has a position and nothing is guessed.
 
-Read as YAML 1.2 core from the node graph: `on` and `no` are strings, duplicate keys, aliases, tags and
-unknown keys are errors, and all errors of a file are reported at once. Keys that begin with `x-` are
-left to the user.
+Read as YAML 1.2 core from the node graph: `on` and `no` are strings, duplicate keys, anchors,
+tags and unknown keys are errors, and all errors of a file are reported at once. Keys that begin
+with `x-` are left to the user.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import yaml
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000
+"""No file of ours is near it; a larger one would keep PyYAML busy for minutes."""
+MAX_DEPTH = 50
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
@@ -84,6 +86,16 @@ class Table:
 Node = Scalar | Items | Table
 
 
+def decoded(content: bytes, file: str) -> str:
+    """A file's content as text. Raise InvalidDocument, with the place, if it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8", "replace")
+        place = _place_after(before, file)
+        raise InvalidDocument([Problem(file, place.line, place.column, "not UTF-8")]) from error
+
+
 def parse(text: str, file: str) -> Node:
     """The document's root node. Raise InvalidDocument with every problem of form.
 
@@ -91,20 +103,17 @@ def parse(text: str, file: str) -> Node:
     """
     if len(text) > MAX_BYTES:
         raise InvalidDocument([Problem(file, 1, 1, f"larger than {MAX_BYTES} characters")])
-    problems: list[Problem] = []
     try:
         root = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        says = error.problem or error.context or "not YAML"
-        raise InvalidDocument([Problem(file, line, column, says)]) from error
-    except yaml.YAMLError as error:
-        raise InvalidDocument([Problem(file, 1, 1, str(error).splitlines()[0])]) from error
-    except RecursionError as error:
-        raise InvalidDocument([Problem(file, 1, 1, "nested too deeply")]) from error
+        raise InvalidDocument([_syntax_problem(error, text, file)]) from error
+    except yaml.reader.ReaderError as error:
+        place = _place_after(text[: error.position], file)
+        says = f"the character U+{ord(text[error.position]):04X} is not allowed"
+        raise InvalidDocument([Problem(file, place.line, place.column, says)]) from error
     if root is None:
         return Table((), Place(file, 1, 1))
+    problems: list[Problem] = []
     node = _convert(root, file, problems)
     if problems:
         raise InvalidDocument(problems)
@@ -240,43 +249,71 @@ def kind(node: Node) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases while composing: a document of ours means what stands there, once."""
+    """Composes only what means what stands there, once: no aliases, anchors or tags, no abyss."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not supported; write it out",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
+        event = cast("Callable[[], yaml.Event]", self.peek_event)()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused(event, "aliases (*name) are not supported; write it out")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            if event.anchor is not None:
+                raise _refused(event, "anchors (&name) are not supported; write it out")
+            if event.tag is not None:
+                raise _refused(event, "tags (!name) are not supported; quote the text")
+        if self._depth == MAX_DEPTH:
+            raise _refused(event, f"nested more than {MAX_DEPTH} levels deep")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _refused(event: yaml.Event, says: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=says, problem_mark=cast("yaml.Mark", event.start_mark))
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return Problem(file, 1, 1, error.problem or "not YAML")
+    says = error.problem or error.context or "not YAML"
+    lines = text.splitlines()
+    if mark.line < len(lines) and "${" in lines[mark.line]:
+        says += "; quote ${…} inside { } and [ ]"
+    return Problem(file, mark.line + 1, mark.column + 1, says)
+
+
+def _place_after(before: str, file: str) -> Place:
+    lines = before.split("\n")
+    return Place(file, len(lines), len(lines[-1]) + 1)
 
 
 def _convert(node: yaml.Node, file: str, problems: list[Problem]) -> Node:
     mark = node.start_mark
     place = Place(file, mark.line + 1, mark.column + 1)
     if isinstance(node, yaml.ScalarNode):
-        if not str(node.tag).startswith("tag:yaml.org,2002:"):
-            problems.append(
-                Problem(file, place.line, place.column, f"tags ({node.tag}) are not supported")
-            )
         return Scalar(node.value, node.style is not None, place)
     if isinstance(node, yaml.SequenceNode):
         return Items(tuple(_convert(child, file, problems) for child in node.value), place)
+    return _converted_table(node, place, problems)
+
+
+def _converted_table(node: yaml.Node, place: Place, problems: list[Problem]) -> Table:
     entries: list[Entry] = []
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
-        key = _convert(key_node, file, problems)
-        value = _convert(value_node, file, problems)
+        key = _convert(key_node, place.file, problems)
+        value = _convert(value_node, place.file, problems)
         if not isinstance(key, Scalar):
-            problems.append(
-                Problem(file, key.place.line, key.place.column, f"{kind(key)} cannot be a key")
-            )
-            continue
-        if key.text in seen:
+            says = f"{kind(key)} cannot be a key"
+        elif key.text in seen:
             says = f"duplicate key {shown(key.text)} (first on line {seen[key.text]})"
-            problems.append(Problem(file, key.place.line, key.place.column, says))
+        else:
+            seen[key.text] = key.place.line
+            entries.append(Entry(key, value))
             continue
-        seen[key.text] = key.place.line
-        entries.append(Entry(key, value))
+        problems.append(Problem(place.file, key.place.line, key.place.column, says))
     return Table(tuple(entries), place)

@@ -6,30 +6,36 @@ import re
 from dataclasses import dataclass
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
-_COUNT = re.compile(r"(\d{1,6})(%?)")
+_PART = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)"
+_DURATION = re.compile(_PART)
+_COUNT = re.compile(r"([0-9]{1,6})(%?)")
+_MAX_LENGTH = 100
+
+DURATION_PATTERN = rf"^({_PART}){{1,5}}$"
+"""For JSON schemas: what `duration` reads."""
 
 
 def duration(text: str) -> float:
-    """Seconds of `1h30m`, `90s`, `250ms`. Raise ValueError; a bare number has no unit and is refused."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"not a duration: {text!r} (write a number with a unit: 30s, 10m, 1h30m)")
+    """Seconds of `1h30m`, `90s`, `250ms`. Raise ValueError; a number without a unit is refused."""
+    parts = _DURATION.findall(text[:_MAX_LENGTH])
+    if not parts or "".join(number + unit for number, unit in parts) != text or len(parts) > 5:
+        says = f"not a duration: {_cut(text)} (write a number with a unit: 30s, 10m, 1h30m)"
+        raise ValueError(says)
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def as_duration(seconds: float) -> str:
-    """The shortest usual way to write some seconds: `1h30m`, `45s`, `250ms`."""
-    if seconds < 1:
+    """The shortest usual way to write some seconds: `1h30m`, `45s`, `250ms`; `0s` for nothing."""
+    if 0 < seconds < 0.9995:
         return f"{round(seconds * 1000)}ms"
-    if seconds < 60 and seconds != int(seconds):
+    if seconds < 59.95 and round(seconds, 1) != round(seconds):
         return f"{seconds:.1f}s"
     rest, text = round(seconds), ""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         number, rest = divmod(rest, size)
         if number:
             text += f"{number}{unit}"
-    return text
+    return text or "0s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,12 @@ def count(text: str) -> Count:
     """`3` or `25%`. Raise ValueError for anything else, and for more than 100 %."""
     match = _COUNT.fullmatch(text)
     if match is None:
-        raise ValueError(f"not a count: {text!r} (write a number or a percentage: 2, 25%)")
+        raise ValueError(f"not a count: {_cut(text)} (write a number or a percentage: 2, 25%)")
     number, percent = int(match[1]), bool(match[2])
     if percent and number > 100:
         raise ValueError(f"{text} is more than everything")
     return Count(number, percent)
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
