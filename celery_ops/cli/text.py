@@ -1,0 +1,102 @@
+"""Tables of plain text: safe whatever they contain, aligned to the width there is."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.tui.text import safe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONGEST_LINE = 100_000
+"""Characters of a line that is not cut to a width: a plan names every queue of a worker."""
+
+_GAP = 2
+_LEAST = 6
+"""A column is not squeezed below this many cells."""
+_WIDTH_OF_A_PIPE = 200
+
+
+def safe_lines(text: str) -> str:
+    """The text without anything a terminal would obey; only its line ends stay."""
+    return "\n".join(safe(line, LONGEST_LINE) for line in text.split("\n"))
+
+
+def width_of_terminal() -> int:
+    """Columns there are; plenty where output goes into a file or a pipe."""
+    return shutil.get_terminal_size((_WIDTH_OF_A_PIPE, 24)).columns
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(char) for char in text)
+
+
+def cut(text: str, width: int) -> str:
+    """The beginning of the text that fits, with an ellipsis where something is missing."""
+    if cells(text) <= width:
+        return text
+    kept, used = "", 1
+    for char in text:
+        used += _cells_of(char)
+        if used > width:
+            break
+        kept += char
+    return kept + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column. `right` aligns numbers; `gives` lets it be squeezed when room is short."""
+
+    title: str
+    right: bool = False
+    gives: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines of an aligned table no wider than `width` as far as its columns can give.
+
+    Cells are made safe here. The widest of the columns that give is squeezed first.
+    """
+    shown = [[safe(cell) for cell in row] for row in rows]
+    widths = [
+        max([cells(column.title), *(cells(row[index]) for row in shown)])
+        for index, column in enumerate(columns)
+    ]
+    _squeeze(widths, [index for index, column in enumerate(columns) if column.gives], width)
+    titles = [column.title.upper() for column in columns]
+    return [_line(columns, widths, row) for row in [titles, *shown]]
+
+
+def _squeeze(widths: list[int], giving: list[int], width: int) -> None:
+    missing = sum(widths) + _GAP * (len(widths) - 1) - width
+    while missing > 0:
+        widest = max(giving, key=lambda index: widths[index], default=None)
+        if widest is None or widths[widest] <= _LEAST:
+            return
+        next_widest = max((widths[index] for index in giving if index != widest), default=0)
+        step = min(missing, max(1, widths[widest] - max(_LEAST, next_widest)))
+        widths[widest] -= step
+        missing -= step
+
+
+def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> str:
+    parts = []
+    for column, width, cell in zip(columns, widths, row, strict=True):
+        fitting = cut(cell, width)
+        space = " " * (width - cells(fitting))
+        parts.append(space + fitting if column.right else fitting + space)
+    return (" " * _GAP).join(parts).rstrip()
+
+
+def _cells_of(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
