@@ -94,8 +94,8 @@ class ConsumedQueue:
     def add_consumer_arguments(self) -> dict[str, object]:
         """The arguments of Celery's `add_consumer` that bring this queue back as it was.
 
-        Celery hands what it does not know to `kombu.Queue.from_dict`, which since kombu 5.7 reads every
-        attribute of a queue and before that the older ones.
+        Celery hands what it does not know to `kombu.Queue.from_dict`, which since kombu 5.7 reads
+        every attribute of a queue and before that the older ones.
         """
         declaration = json.loads(self.declaration)
         exchange = declaration.pop("exchange", None) or {}
@@ -115,7 +115,9 @@ class ConsumedQueue:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task a worker holds. `args` is a shortened representation, shown as text and never evaluated."""
+    """A task a worker holds. `args` is a shortened representation, shown as text and never
+    evaluated.
+    """
 
     id: str
     name: str
@@ -203,7 +205,9 @@ class ServiceStatus:
     """Seconds between the stop signal and SIGKILL."""
     restarts_itself: bool | None = None
     signals_children: bool | None = None
-    """The stop signal reaches the pool's children too: running tasks are lost (FACTS: even acks_late)."""
+    """The stop signal reaches the pool's children too: running tasks are lost (FACTS: even
+    acks_late).
+    """
     stop_signal: str | None = None
     arguments: tuple[str, ...] | None = None
     """The main process's command line, where its host could be asked."""
@@ -220,10 +224,11 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class TakenRecord:
-    """What a run took from a worker and owes back; kept in the broker, so every operator can see it.
+    """What a run took from a worker and owes back; kept in the broker, so every operator can see
+    it.
 
-    `kind` is `queues` (consumers cancelled: `queues` says which), or `service` (stopped: `service`
-    says which). A new incarnation of the worker is owed no queues.
+    `kind` is `queues` (consumers cancelled: `queues` says which), or `service` (stopped:
+    `service` says which). A new incarnation of the worker is owed no queues.
     """
 
     kind: str
@@ -243,7 +248,9 @@ class TakenRecord:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a context's lease: the operator (`user@machine`), the run, what it runs, since when."""
+    """Who holds a context's lease: the operator (`user@machine`), the run, what it runs, since
+    when.
+    """
 
     operator: str
     run: str
@@ -370,8 +377,9 @@ class Finding:
 class FleetSnapshot:
     """The fleet at one moment. Compared by identity: a new snapshot is a new object.
 
-    `complete` is False when a known worker did not answer in time. `broker_error` and `broker_lost_at`
-    are set while the broker cannot be reached; everything else is then the last known, and ages.
+    `complete` is False when a known worker did not answer in time. `broker_error` and
+    `broker_lost_at` are set while the broker cannot be reached; everything else is then the last
+    known, and ages.
     """
 
     context: str
@@ -401,7 +409,9 @@ class FleetSnapshot:
         return self._by_name.get(name)
 
     def consumers_of(self, queue: str) -> tuple[Worker, ...]:
-        """The workers that answer and say they consume the queue; conflicts and the silent do not count."""
+        """The workers that answer and say they consume the queue; conflicts and the silent do not
+        count.
+        """
         return tuple(
             worker
             for worker in self.workers
@@ -411,7 +421,9 @@ class FleetSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Node names a control message is meant for. Never empty: to Celery an empty list is *everybody*."""
+    """Node names a control message is meant for. Never empty: to Celery an empty list is
+    *everybody*.
+    """
 
     names: tuple[str, ...]
 

@@ -1,8 +1,8 @@
 """The Protocols through which fleet, runbook and doctor see the world.
 
-Reads and effects are kept apart by type: a `Question` can only be asked, an `Order` changes something
-and needs a `Fence`, the proof that its sender holds the context's lease. Adapters live in `broker` and
-`hosts`; they translate every library error into one of `celery_ops.errors`.
+Reads and effects are kept apart by type: a `Question` can only be asked, an `Order` changes
+something and needs a `Fence`, the proof that its sender holds the context's lease. Adapters live
+in `broker` and `hosts`; they translate every library error into one of `celery_ops.errors`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Reply:
 class Round:
     """All that was answered to some questions that were asked at once.
 
-    `replies[question]` is in order of arrival and keeps duplicates: two of one node are two processes
-    under one name. `expected` is how many nodes were listening, where the broker can tell.
+    `replies[question]` is in order of arrival and keeps duplicates: two of one node are two
+    processes under one name. `expected` is how many nodes were listening, where the broker can
+    tell.
     """
 
     asked_at: datetime
@@ -176,8 +177,8 @@ Order = CancelConsumer | AddConsumer | Control
 class Broker(Protocol):
     """A message broker with the workers behind it.
 
-    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken` and the lease
-    writes anything that outlives its expiry.
+    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken` and the
+    lease writes anything that outlives its expiry.
     """
 
     @property
@@ -202,10 +203,11 @@ class Broker(Protocol):
         timeout: float,
         known: Collection[str] = (),
     ) -> Round:
-        """Ask everybody (`to=None`) or some nodes, and return as soon as every expected reply came.
+        """Ask everybody (`to=None`) or some nodes, and return as soon as every expected reply
+        came.
 
-        `timeout` is in seconds and total. `known` are names that must have answered for the round to
-        be complete when the broker cannot count listeners.
+        `timeout` is in seconds and total. `known` are names that must have answered for the round
+        to be complete when the broker cannot count listeners.
         """
         ...
 

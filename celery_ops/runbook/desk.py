@@ -1,7 +1,8 @@
-"""Where runs are made and followed: the one way for the app and the command line to change anything.
+"""Where runs are made and followed: the one way for the app and the command line to change
+anything.
 
-Both make a plan here, both write it as a run's first line, both start the same executor and follow the
-same journal. The desk itself changes nothing in a fleet.
+Both make a plan here, both write it as a run's first line, both start the same executor and
+follow the same journal. The desk itself changes nothing in a fleet.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class RunStore:
         return self.directory / f"{run}.log"
 
     def find(self, wanted: str | None) -> str:
-        """The run of that id, unique beginning or end of one; None is the newest. Raise UsageError."""
+        """The run of that id, unique beginning or end of one; None is the newest. Raise
+        UsageError.
+        """
         ids = self.ids()
         if wanted is None:
             if not ids:
@@ -111,39 +114,13 @@ class RunStore:
         return tuple(found)
 
 
-class RunDesk:
-    """Plans, starts, follows and talks to runs."""
+class Runs:
+    """The runs of this user: listed, followed and talked to. Needs no broker."""
 
-    def __init__(
-        self,
-        *,
-        planner: Planner,
-        store: RunStore,
-        launcher: RunLauncher,
-        clock: Clock,
-        operator: str,
-    ) -> None:
-        self._planner = planner
-        self._launcher = launcher
-        self._clock = clock
+    def __init__(self, store: RunStore, *, clock: Clock, operator: str) -> None:
         self.store = store
         self.operator = operator
-
-    async def plan(self, runbook: str, given: Mapping[str, str]) -> Plan:
-        """Read the fleet and say what the runbook would do to it; changes nothing.
-
-        Raise UsageError, InvalidDocument or BrokerUnreachable. A plan with `refusals` is a value.
-        """
-        return await self._planner.plan(runbook, given, run=self.store.new_id())
-
-    def start(self, plan: Plan, *, answers: Mapping[str, str]) -> str:
-        """Write the plan as a run's first line and start its executor; return the run's id.
-
-        `answers` are confirmations by step. Raise JournalError; nothing was changed then.
-        """
-        journal.create(self.store.path(plan.run), replace(plan, answers=dict(answers)), self._clock)
-        self._launcher.launch(plan.run)
-        return plan.run
+        self._clock = clock
 
     def runs(self) -> tuple[RunSummary, ...]:
         """This user's runs, newest first."""
@@ -172,3 +149,38 @@ class RunDesk:
 
     def _send(self, run: str, word: inbox.Word) -> None:
         inbox.send(self.store.inbox(run), inbox.Message(word, self.operator))
+
+
+class RunDesk(Runs):
+    """Plans and starts runs, too."""
+
+    def __init__(
+        self,
+        *,
+        planner: Planner,
+        store: RunStore,
+        launcher: RunLauncher,
+        clock: Clock,
+        operator: str,
+    ) -> None:
+        super().__init__(store, clock=clock, operator=operator)
+        self._planner = planner
+        self._launcher = launcher
+
+    async def plan(self, runbook: str, given: Mapping[str, str]) -> Plan:
+        """Read the fleet and say what the runbook would do to it; changes nothing.
+
+        Raise UsageError, InvalidDocument or BrokerUnreachable. A plan with `refusals` is a value.
+        """
+        return await self._planner.plan(runbook, given, run=self.store.new_id())
+
+    def start(self, plan: Plan, *, answers: Mapping[str, str], wait: float = 0.0) -> str:
+        """Write the plan as a run's first line and start its executor; return the run's id.
+
+        `answers` are confirmations by step, `wait` the seconds to wait for somebody else's lease.
+        Raise JournalError; nothing was changed then.
+        """
+        agreed = replace(plan, answers=dict(answers), wait=wait)
+        journal.create(self.store.path(plan.run), agreed, self._clock)
+        self._launcher.launch(plan.run)
+        return plan.run

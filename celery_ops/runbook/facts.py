@@ -1,4 +1,5 @@
-"""The names that conditions can use, as dataclasses: their annotations are the types checked at load.
+"""The names that conditions can use, as dataclasses: their annotations are the types checked at
+load.
 
 Unknown is None here as everywhere; a condition that rests on it does not hold (Kleene).
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from celery_ops.model import FleetSnapshot, Reading, Task, Worker
+    from celery_ops.runbook.plan import PlannedWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class WorkerFacts:
     """`worker.…` and `before.worker.…`. `queues` compares as a set."""
 
     name: str
-    state: str
+    state: WorkerState
     online: bool
     drained: bool
     answers: bool
@@ -71,7 +73,7 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class BeforeFacts:
-    """`before.…`: as it was when the run began, or as an earlier run that still owes it recorded."""
+    """`before.…`: as it was when the run began, or as an earlier run recorded it."""
 
     worker: WorkerFacts
 
@@ -80,7 +82,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
     """What conditions see of a worker."""
     return WorkerFacts(
         name=worker.name,
-        state=worker.state.value,
+        state=worker.state,
         online=worker.state is WorkerState.ONLINE,
         drained=worker.state is WorkerState.DRAINED,
         answers=worker.answers,
@@ -95,6 +97,29 @@ def of_worker(worker: Worker) -> WorkerFacts:
         concurrency=worker.stats.value.concurrency if worker.stats else None,
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
+    )
+
+
+def of_planned(target: PlannedWorker) -> WorkerFacts:
+    """A worker as its plan recorded it; `queues` is what it must consume again."""
+    life = target.incarnation
+    return WorkerFacts(
+        name=target.name,
+        state=target.state,
+        online=target.state is WorkerState.ONLINE,
+        drained=target.state is WorkerState.DRAINED,
+        answers=target.active is not None,
+        supervised=target.service is not None,
+        pid=life.pid if life else None,
+        started_at=life.started_at if life else None,
+        queues=None if target.queues is None else frozenset(one.name for one in target.queues),
+        active=target.active,
+        reserved=target.reserved,
+        scheduled=target.scheduled,
+        processed=None,
+        concurrency=None,
+        pool=None,
+        version=None,
     )
 
 
@@ -117,7 +142,12 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
 def _left_drained(snapshot: FleetSnapshot) -> int | None:
     if snapshot.broker_error is not None:
         return None
-    return len({record.worker for record in snapshot.taken if record.kind == "queues"})
+    left = 0
+    for record in snapshot.taken:
+        worker = snapshot.worker(record.worker)
+        is_new_life = worker is not None and worker.incarnation and worker.taken is None
+        left += record.kind == "queues" and not is_new_life
+    return left
 
 
 def _length(reading: Reading[tuple[Task, ...]] | None) -> int | None:

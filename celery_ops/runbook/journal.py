@@ -1,8 +1,9 @@
 """The journal of a run: one append-only JSON-lines file, and everything that is derived from it.
 
-A run *is* its journal. The first line is the frozen plan; an intent is on disk before its effect, the
-result after it. The executor holds a lock on the file, so "nobody runs this" is a fact and not a guess.
-The journal owns no meaning beyond that: what to do about a gap is the executor's business.
+A run *is* its journal. The first line is the frozen plan; an intent is on disk before its effect,
+the result after it. The executor holds a lock on the file, so "nobody runs this" is a fact and
+not a guess. The journal owns no meaning beyond that: what to do about a gap is the executor's
+business.
 """
 
 from __future__ import annotations
@@ -288,8 +289,9 @@ def is_held(path: Path) -> bool:
 async def follow(path: Path, clock: Clock, interval: float = 0.1) -> AsyncIterator[Event]:
     """The events from the first on, and new ones as they come.
 
-    Ends after the end of the run, or when the run is interrupted: it began, and nobody holds its lock.
-    A run that was not picked up by an executor is waited for (10 s), then counts as interrupted.
+    Ends after the end of the run, or when the run is interrupted: it began, and nobody holds its
+    lock. A run that was not picked up by an executor is waited for (10 s), then counts as
+    interrupted.
     """
     offset = 0
     patience = clock.monotonic() + 10.0

@@ -1,7 +1,8 @@
-"""A plan: what a run would do, by name. Frozen before anything is changed, and the run's first line.
+"""A plan: what a run would do, by name. Frozen before anything is changed, and the run's first
+line.
 
-Made from real reads by `planner`, executed by `executor`, shown by everybody else. Only values: a plan
-can be written to a journal and read back on another day.
+Made from real reads by `planner`, executed by `executor`, shown by everybody else. Only values: a
+plan can be written to a journal and read back on another day.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class Plan:
     refusals: tuple[str, ...] = ()
     irreversible: tuple[str, ...] = ()
     answers: dict[str, str] = field(default_factory=dict)
+    wait: float = 0.0
+    """Seconds to wait for somebody else's lease."""
 
     def target(self, name: str) -> PlannedWorker:
         """The target of that name; KeyError if it is none."""

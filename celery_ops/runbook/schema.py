@@ -76,7 +76,9 @@ Slot = Constant[T] | Reference
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text for people, with references in it; these are shown as people write them (`25%`, `10m`)."""
+    """Text for people, with references in it; these are shown as people write them (`25%`,
+    `10m`).
+    """
 
     parts: tuple[str | Reference, ...]
 

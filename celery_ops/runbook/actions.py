@@ -1,0 +1,105 @@
+"""What a verb would do to a worker: values that the plan shows and the executor carries out.
+
+The same builders serve both, so a plan cannot say anything else than what the run does.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.ports import AddConsumer, CancelConsumer, Command, Order
+from celery_ops.runbook.schema import WorkerVerb
+
+if TYPE_CHECKING:
+    from celery_ops.model import ServiceRef
+    from celery_ops.ports import Hosts
+    from celery_ops.runbook.plan import PlannedWorker
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAction:
+    """A control message to one worker."""
+
+    worker: str
+    order: Order
+
+    def __str__(self) -> str:
+        arguments = json.dumps(self.order.arguments, sort_keys=True)
+        return f"control {self.order.method} {arguments} to {self.worker}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostAction:
+    """A command on a host, conditional on the incarnation it was planned against."""
+
+    service: ServiceRef
+    command: Command
+    only_if: str | None = None
+
+    def __str__(self) -> str:
+        condition = f"  (only while {self.only_if} runs)" if self.only_if else ""
+        return f"{self.service.host}: {self.command}{condition}"
+
+
+Action = ControlAction | HostAction
+
+
+def cancel(target: PlannedWorker) -> tuple[ControlAction, ...]:
+    """Stop taking messages, queue by queue."""
+    return tuple(
+        ControlAction(target.name, CancelConsumer(queue.name)) for queue in target.queues or ()
+    )
+
+
+def give_back(target: PlannedWorker) -> tuple[ControlAction, ...]:
+    """Consume the recorded queues again, each as it was declared."""
+    return tuple(ControlAction(target.name, AddConsumer(queue)) for queue in target.queues or ())
+
+
+def stop(service: ServiceRef, expect: str | None, hosts: Hosts) -> HostAction:
+    """Stop a service, if it still is the incarnation that was planned against."""
+    command = hosts.supervisor(service.supervisor).stop(service, expect=expect)
+    return HostAction(service, command, expect)
+
+
+def start(service: ServiceRef, hosts: Hosts) -> HostAction:
+    return HostAction(service, hosts.supervisor(service.supervisor).start(service))
+
+
+def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Action, ...]:
+    """Everything the verb would send for this target, in order."""
+    match verb:
+        case WorkerVerb.DRAIN:
+            return cancel(target)
+        case WorkerVerb.RESUME:
+            return give_back(target)
+        case WorkerVerb.STOP:
+            return (stop(_service(target), target.identity, hosts),)
+        case WorkerVerb.START:
+            return (start(_service(target), hosts),)
+        case WorkerVerb.RESTART:
+            service = _service(target)
+            return (stop(service, target.identity, hosts), start(service, hosts))
+
+
+def undo_of(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> str | None:
+    """How the verb is taken back, in words; None where there is nothing to take back."""
+    match verb:
+        case WorkerVerb.DRAIN:
+            return "; ".join(str(action) for action in give_back(target))
+        case WorkerVerb.RESUME:
+            return "; ".join(str(action) for action in cancel(target))
+        case WorkerVerb.STOP | WorkerVerb.RESTART:
+            return str(start(_service(target), hosts))
+        case WorkerVerb.START:
+            return str(stop(_service(target), None, hosts))
+
+
+def _service(target: PlannedWorker) -> ServiceRef:
+    if target.service is None:
+        raise ValueError(
+            f"{target.name} has no supervisor: this must be refused when it is planned"
+        )
+    return target.service

@@ -1,0 +1,88 @@
+"""What an operator says to a running run, as the run feels it: pause, and the three stages of
+abort.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.runbook.inbox import Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_ops.ports import Clock
+    from celery_ops.runbook.inbox import Inbox, Message
+
+POLL_SECONDS = 0.2
+
+
+class Aborted(Exception):
+    """The operator wants the run to end. Not an error: the run's own way of unwinding."""
+
+
+class Brake:
+    """Read from the inbox by a task of its own; asked by everything that waits.
+
+    Stage 1: end at the next safe point and undo the batch. Stage 2: end after the command in
+    flight, undo nothing. Stage 3: end at once (`on_third` is called).
+    """
+
+    def __init__(self, inbox: Inbox, clock: Clock, on_third: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._clock = clock
+        self._on_third = on_third
+        self.stage = 0
+        self.paused = False
+        self.by = ""
+        self._answers: dict[str, Message] = {}
+
+    async def listen(self) -> None:
+        """Until cancelled."""
+        while True:
+            for message in self._inbox.new():
+                self.hear(message)
+            await self._clock.sleep(POLL_SECONDS)
+
+    def hear(self, message: Message) -> None:
+        match message.word:
+            case Word.ABORT:
+                self.pull(message.who)
+            case Word.PAUSE:
+                self.paused = True
+            case Word.CONTINUE:
+                self.paused = False
+            case Word.ANSWER:
+                if message.step is not None:
+                    self._answers[message.step] = message
+
+    def pull(self, who: str) -> None:
+        """One stage further; also what SIGTERM does."""
+        self.stage += 1
+        self.by = who
+        if self.stage == 3:
+            self._on_third()
+
+    def check(self, *, safe: bool) -> None:
+        """Raise Aborted if the run must end here. `safe`: nothing is half done at this point."""
+        if self.stage >= 2 or (self.stage == 1 and safe):
+            raise Aborted(self.by)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep at a safe point: an abort ends it at once."""
+        until = self._clock.monotonic() + seconds
+        while True:
+            self.check(safe=True)
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                return
+            await self._clock.sleep(min(left, POLL_SECONDS))
+
+    async def answer(self, step: str) -> Message | None:
+        """Wait for the answer to a question; None when nobody is there to give one any more."""
+        while step not in self._answers:
+            self.check(safe=True)
+            if not self._inbox.has_follower():
+                return None
+            await self._clock.sleep(POLL_SECONDS)
+        return self._answers.pop(step)

@@ -1,0 +1,151 @@
+"""Carries out actions: intent on disk, then the effect under the lease, then what was acknowledged.
+
+The only module that changes a fleet. Acknowledged is not done; `judges` decide that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.errors import BrokerUnreachable, CommandFailed, HostUnreachable, LeaseLost
+from celery_ops.model import TakenRecord, Targets
+from celery_ops.runbook.actions import ControlAction, HostAction
+from celery_ops.runbook.journal import EventKind, Outcome, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from celery_ops.ports import Broker, Clock, Command, Fence, Hosts, Order
+    from celery_ops.runbook.journal import Journal
+    from celery_ops.runbook.lease_keeper import LeaseKeeper
+    from celery_ops.runbook.plan import Plan, PlannedWorker
+
+ACKNOWLEDGE_TIMEOUT = 1.0
+HOST_TIMEOUT = 15.0
+REGAIN_SECONDS = 30.0
+
+
+class Effects:
+    """One run's hands. `made` counts the effects that were sent: zero means nothing was changed."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        broker: Broker,
+        hosts: Hosts,
+        keeper: LeaseKeeper,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self._plan = plan
+        self._broker = broker
+        self._hosts = hosts
+        self._keeper = keeper
+        self._journal = journal
+        self._clock = clock
+        self.made = 0
+
+    def intend(self, step: str, target: str, intent: str, *, expect: str, undo: str | None) -> None:
+        """Put an intent on disk before its effect."""
+        self._journal.append(
+            EventKind.INTENT, step=step, target=target, intent=intent, expect=expect, undo=undo
+        )
+
+    def conclude(self, step: str, target: str | None, result: Result, says: str) -> None:
+        """Put a result on disk."""
+        self._journal.append(
+            EventKind.RESULT, step=step, target=target, outcome=Outcome(result, says)
+        )
+
+    async def control(self, sent: Sequence[ControlAction]) -> dict[str, str]:
+        """Send control messages, one for all workers that get the same. Errors replied, by worker.
+
+        A message whose fate is unknown (the broker went away) is not repeated: its effect will be
+        seen, or will not.
+        """
+        by_order: dict[str, tuple[Order, list[str]]] = {}
+        for action in sent:
+            key = f"{action.order.method} {action.order.arguments}"
+            by_order.setdefault(key, (action.order, []))[1].append(action.worker)
+        errors: dict[str, str] = {}
+        for order, names in by_order.values():
+
+            async def send(fence: Fence, order: Order = order, names: list[str] = names) -> None:
+                replies = await self._broker.order(
+                    order, to=Targets(tuple(names)), fence=fence, timeout=ACKNOWLEDGE_TIMEOUT
+                )
+                errors.update((reply.node, reply.error) for reply in replies if reply.error)
+
+            self.made += 1
+            try:
+                await self._fenced(send)
+            except BrokerUnreachable as error:
+                errors.update(dict.fromkeys(names, f"unknown whether it was sent: {error.says}"))
+        return errors
+
+    async def on_host(self, action: HostAction) -> None:
+        """Have a supervisor start or stop a service. Raise CommandFailed or HostUnreachable."""
+        await self._fenced(self._still_ours)
+        self.made += 1
+        shell = self._hosts.shell(action.service.host)
+        completed = await shell.run(action.command, timeout=HOST_TIMEOUT)
+        self._hosts.supervisor(action.service.supervisor).read_effect(action.service, completed)
+
+    async def run(self, host: str, command: Command, timeout: float) -> tuple[bool, str]:
+        """Run a command of the runbook's; whether it ended with 0, and the last of what it said."""
+        await self._fenced(self._still_ours)
+        self.made += 1
+        try:
+            completed = await self._hosts.shell(host).run(command, timeout=timeout)
+        except (CommandFailed, HostUnreachable) as error:
+            return False, error.says
+        said = (completed.err if completed.code else completed.out).decode(errors="replace")
+        last = "\n".join(said.strip().splitlines()[-5:])
+        if completed.code:
+            return False, f"ended with {completed.code}: {last}"
+        return True, last or "ended with 0"
+
+    async def take(self, kind: str, target: PlannedWorker) -> None:
+        """Record what is about to be taken, where every operator can see it."""
+        record = self._record(kind, target)
+        self.made += 1
+        await self._fenced(lambda fence: self._broker.take(record, fence=fence))
+
+    async def give_back(self, kind: str, target: PlannedWorker) -> None:
+        """Remove the record: the return was proved."""
+        record = self._record(kind, target)
+        await self._fenced(lambda fence: self._broker.clear_taken(record, fence=fence))
+
+    def _record(self, kind: str, target: PlannedWorker) -> TakenRecord:
+        return TakenRecord(
+            kind=kind,
+            worker=target.name,
+            incarnation=target.incarnation,
+            queues=target.queues or (),
+            service=target.service,
+            run=self._plan.run,
+            operator=self._plan.operator,
+            at=self._clock.now(),
+        )
+
+    async def _still_ours(self, fence: Fence) -> None:
+        """The fence was valid a moment ago: enough for effects that are conditional by
+        themselves.
+        """
+
+    async def _fenced(self, effect: Callable[[Fence], Awaitable[None]]) -> None:
+        """Under the lease. A lease lost to nobody is taken again once; nothing was sent without
+        it.
+        """
+        try:
+            await effect(self._keeper.fence)
+        except LeaseLost as lost:
+            says = Outcome(Result.UNKNOWN, lost.says)
+            self._journal.append(EventKind.LEASE_LOST, outcome=says)
+            await self._keeper.regain(REGAIN_SECONDS, self._waiting)
+            self._journal.append(EventKind.LEASED, outcome=Outcome(Result.DONE, "taken again"))
+            await effect(self._keeper.fence)
+
+    def _waiting(self, says: str) -> None:
+        self._journal.append(EventKind.WAITING, outcome=Outcome(Result.UNKNOWN, says))

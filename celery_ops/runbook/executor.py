@@ -1,0 +1,401 @@
+"""Executes a run: from its journal's first line to its end.
+
+Knows no runbook by name. It owns the order of things (lease, preflight, steps, undo, finally,
+report); `worker_verbs` and `rolling` own what is done to workers, `effects` alone changes
+anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from celery_ops.config.secret import masked
+from celery_ops.errors import (
+    BrokerUnreachable,
+    ConfirmationNeeded,
+    LeaseHeld,
+    LeaseLost,
+    OpsError,
+    PreconditionFailed,
+)
+from celery_ops.model import Holder
+from celery_ops.runbook.brake import Aborted, Brake
+from celery_ops.runbook.effects import Effects
+from celery_ops.runbook.inbox import Inbox
+from celery_ops.runbook.journal import (
+    Ending,
+    EventKind,
+    Outcome,
+    Owed,
+    Report,
+    Result,
+    RunState,
+)
+from celery_ops.runbook.judges import Judgement, Seen
+from celery_ops.runbook.lease_keeper import LeaseKeeper
+from celery_ops.runbook.loader import loads, render
+from celery_ops.runbook.params import parse_params
+from celery_ops.runbook.rolling import Rolling, StepFailed, run_on_host
+from celery_ops.runbook.schema import (
+    CheckStep,
+    ConfirmStep,
+    Roll,
+    RunStep,
+    WaitStep,
+    WorkerStep,
+    WorkerVerb,
+)
+from celery_ops.runbook.stage import Stage
+from celery_ops.runbook.watch import Watch
+from celery_ops.runbook.worker_verbs import Order, WorkerVerbs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import FleetSnapshot, TakenRecord
+    from celery_ops.ports import Broker, Clock, Hosts
+    from celery_ops.runbook.expressions import Condition
+    from celery_ops.runbook.journal import Journal
+    from celery_ops.runbook.plan import Plan, PlannedStep
+    from celery_ops.runbook.schema import Step
+
+
+@dataclass(slots=True)
+class _Course:
+    """How the run goes, and why it ended as it did."""
+
+    state: RunState = RunState.SUCCEEDED
+    ending: Ending = Ending.DONE
+    says: str = ""
+
+
+class Executor:
+    """One run, executed by this process; the journal it holds is the lock."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        inbox: Path,
+        plan: Plan,
+        broker: Broker,
+        surveyor: Surveyor,
+        hosts: Hosts,
+        clock: Clock,
+        at_once: Callable[[], None],
+    ) -> None:
+        """`at_once` ends the process: the third abort. Raise InvalidDocument for a bad runbook."""
+        self._plan = plan
+        self._runbook = loads(plan.source, plan.file)
+        self._params = parse_params(self._runbook, plan.params)
+        self._journal = journal
+        self._broker = broker
+        self._clock = clock
+        holder = Holder(plan.operator, plan.run, plan.runbook, clock.now())
+        self._keeper = LeaseKeeper(broker.lease, holder, clock)
+        self.brake = Brake(Inbox(inbox), clock, at_once)
+        self._effects = Effects(
+            plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
+        )
+        watch = Watch(surveyor, clock, self.brake)
+        verbs = WorkerVerbs(
+            effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock
+        )
+        self._stage = Stage(
+            plan=plan, params=self._params, surveyor=surveyor, hosts=hosts, clock=clock,
+            journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
+        )  # fmt: skip
+
+    async def execute(self) -> Ending:
+        """Run it to its end and return how it ended; the end is the journal's last line."""
+        self._journal.append(
+            EventKind.STARTED, intent=f"pid {os.getpid()} on {socket.gethostname()}"
+        )
+        listening = asyncio.create_task(self.brake.listen())
+        course = _Course()
+        report = Report()
+        try:
+            await self._go(course)
+            report = await self._conclude(course)
+        except Exception as error:
+            course.state, course.ending = RunState.FAILED, Ending.BUG
+            course.says = f"a bug: {type(error).__name__}: {masked(str(error))}"
+            report = self._report_from_memory()
+            raise
+        finally:
+            listening.cancel()
+            await self._keeper.release()
+            self._end(course, report)
+        return course.ending
+
+    # --- the order of things ---
+
+    async def _go(self, course: _Course) -> None:
+        """Everything up to the end of the steps; what went wrong is in `course` afterwards."""
+        try:
+            await self._keeper.acquire(self._plan.wait, self._waiting)
+            self._journal.append(EventKind.LEASED)
+            await self._check_broker()
+            await self._preflight()
+            for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
+                await self._stage.safe_point()
+                await self._step(step, planned)
+        except LeaseHeld as error:
+            self._failed(course, Ending.LEASE_HELD, error.says)
+        except ConfirmationNeeded as error:
+            self._failed(course, Ending.UNCONFIRMED, error.says)
+        except PreconditionFailed as error:
+            ending = Ending.STOPPED if self._effects.made else Ending.REFUSED
+            self._failed(course, ending, str(error))
+        except StepFailed as failed:
+            self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
+        except Aborted as aborted:
+            course.state, course.ending = RunState.ABORTED, Ending.ABORTED
+            course.says = f"aborted by {aborted}"
+            if self.brake.stage > 1:
+                course.ending = Ending.INTERRUPTED
+            self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
+        except (BrokerUnreachable, LeaseLost) as error:
+            ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
+            self._failed(course, ending, error.says)
+
+    async def _conclude(self, course: _Course) -> Report:
+        """Undo what is half done, check `finally`, and say what is left."""
+        if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
+            await self._put_right(course)
+            if course.ending is Ending.UNDONE:
+                course.state = RunState.UNDONE
+        began = course.ending not in {Ending.LEASE_HELD, Ending.REFUSED, Ending.UNCONFIRMED}
+        if began and course.ending is not Ending.UNREACHABLE:
+            await self._finally(course)
+        report = await self._report(course)
+        if report.owed or (report.left_drained and course.ending is not Ending.DONE):
+            if course.ending is Ending.UNDONE:
+                course.state = RunState.UNDO_FAILED
+            course.ending = Ending.NEEDS_HUMAN
+            if course.state is RunState.SUCCEEDED:
+                course.state = RunState.FAILED
+        return report
+
+    async def _check_broker(self) -> None:
+        if self._broker.identity != self._plan.where.identity:
+            raise PreconditionFailed(
+                f"this is another broker ({self._broker.address}) than the plan was made for"
+                f" ({self._plan.where.broker})"
+            )
+
+    async def _preflight(self) -> None:
+        snapshot = await self._stage.look()
+        for step in self._runbook.preflight:
+            if not isinstance(step, CheckStep):
+                continue
+            verdict = step.that.evaluate(self._stage.scope(snapshot))
+            if not verdict.holds:
+                message = render(step.message, self._stage.scope(snapshot)) if step.message else ""
+                raise PreconditionFailed(f"{message or step.that.source} ({verdict.says})")
+        if self._plan.refusals:
+            raise PreconditionFailed("; ".join(self._plan.refusals))
+
+    async def _step(self, step: Step, planned: PlannedStep) -> None:
+        match step:
+            case Roll():
+                await Rolling(self._stage, step, planned.batches).go()
+            case WorkerStep():
+                await self._worker_step(step, planned)
+            case ConfirmStep():
+                await self._confirm(step)
+            case CheckStep():
+                await self._check(step)
+            case WaitStep():
+                await self._wait(step)
+            case RunStep():
+                if step.when is None or await self._holds(step.when):
+                    await run_on_host(self._stage, step, None)
+
+    async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
+        """A step outside a roll: all of its targets at once, under the guard."""
+        if step.when is not None and not await self._holds(step.when):
+            return
+        targets = [self._stage.targets[name] for name in planned.targets]
+        if step.verb.takes_capacity:
+            keep = self._stage.keep_available()
+            snapshot = await self._stage.guard(keep, planned.targets)
+        else:
+            snapshot = await self._stage.look()
+        for target in targets:
+            self._stage.refresh_target(target, step.verb, snapshot)
+        ready = [target for target in targets if not target.failed]
+        timeout = self._stage.value(step.timeout)
+        await self._stage.verbs.perform(Order(step.id, step.verb, timeout, step.on_timeout), ready)
+        failed = [target for target in targets if target.failed]
+        for target in ready:
+            target.done = not target.failed
+        if failed:
+            raise StepFailed("; ".join(f"{target.name}: {target.failed}" for target in failed))
+
+    async def _confirm(self, step: ConfirmStep) -> None:
+        """Answered when the run was started, or asked now of whoever follows it."""
+        question = render(step.question, self._stage.scope(await self._stage.look()))
+        if step.id in self._plan.answers:
+            who = self._plan.answers[step.id]
+        else:
+            self._journal.append(EventKind.ASKED, step=step.id, intent=f"{question} (yes or no)")
+            message = await self.brake.answer(step.id)
+            if message is None:
+                raise ConfirmationNeeded(f"{question} Nobody is there to answer.")
+            said = f"{message.answer} ({message.who})"
+            self._journal.append(
+                EventKind.ANSWERED, step=step.id, outcome=Outcome(Result.DONE, said)
+            )
+            if message.answer != "yes":
+                raise Aborted(message.who)
+            who = message.who
+        self._journal.append(
+            EventKind.CONFIRMED, step=step.id, outcome=Outcome(Result.DONE, f"{question} {who}")
+        )
+
+    async def _check(self, step: CheckStep) -> None:
+        snapshot = await self._stage.look()
+        scope = self._stage.scope(snapshot)
+        if step.when is not None and not step.when.evaluate(scope).holds:
+            return
+        verdict = step.that.evaluate(scope)
+        says = verdict.says
+        if not verdict.holds:
+            message = render(step.message, scope) if step.message else f"{step.that.source}"
+            says = f"{message} ({verdict.says})"
+        result = Result.DONE if verdict.holds else Result.FAILED
+        self._effects.conclude(step.id, None, result, says)
+        if not verdict.holds:
+            raise StepFailed(says)
+
+    async def _wait(self, step: WaitStep) -> None:
+        def judge(snapshot: FleetSnapshot) -> Judgement:
+            verdict = step.until.evaluate(self._stage.scope(snapshot))
+            return Judgement(Seen.DONE if verdict.holds else Seen.NOT_YET, verdict.says)
+
+        if step.when is not None and not await self._holds(step.when):
+            return
+        seen = await self._stage.watch.until(
+            judge,
+            worker=None,
+            timeout=self._stage.value(step.timeout),
+            safe=True,
+            progress=lambda says: self._stage.say(None, says, step.id),
+        )
+        done = seen.seen is Seen.DONE
+        self._effects.conclude(step.id, None, Result.DONE if done else Result.FAILED, seen.says)
+        if not done:
+            raise StepFailed(f"{step.until.source}: {seen.says}")
+
+    async def _holds(self, when: Condition) -> bool:
+        return when.evaluate(self._stage.scope(await self._stage.look())).holds
+
+    # --- the end ---
+
+    async def _put_right(self, course: _Course) -> None:
+        """Give back what is still owed to anybody. A second abort ends even this."""
+        for target in self._stage.targets.values():
+            if not target.owed:
+                continue
+            try:
+                await self._stage.verbs.put_right("undo", target)
+            except Aborted:
+                course.ending = Ending.INTERRUPTED
+                return
+            except OpsError as error:
+                target.failed = target.failed or error.says
+                self._effects.conclude("undo", target.name, Result.FAILED, error.says)
+
+    async def _finally(self, course: _Course) -> None:
+        if not self._runbook.finally_:
+            return
+        try:
+            scope = self._stage.scope(await self._stage.look())
+        except BrokerUnreachable as error:
+            self._worsen(course, error.says)
+            return
+        for step in self._runbook.finally_:
+            verdict = step.that.evaluate(scope)
+            result = Result.DONE if verdict.holds else Result.FAILED
+            self._effects.conclude(step.id, None, result, f"{step.that.source}: {verdict.says}")
+            if not verdict.holds:
+                self._worsen(course, f"{step.that.source} does not hold at the end: {verdict.says}")
+
+    def _worsen(self, course: _Course, says: str) -> None:
+        course.says = f"{course.says}; {says}" if course.says else says
+        if course.ending is Ending.DONE:
+            course.state, course.ending = RunState.FAILED, Ending.STOPPED
+
+    async def _report(self, course: _Course) -> Report:
+        """What the broker says is still taken by this run, and what came of each target."""
+        try:
+            taken = [one for one in await self._broker.taken() if one.run == self._plan.run]
+        except BrokerUnreachable:
+            return self._report_from_memory()
+        meant = self._left_on_purpose() if course.ending is Ending.DONE else set()
+        owed = tuple(_owed(one) for one in taken if one.key not in meant)
+        return replace(
+            self._names(),
+            left_drained=tuple(_owed(one) for one in taken if one.key in meant),
+            owed=owed,
+        )
+
+    def _report_from_memory(self) -> Report:
+        owed = []
+        for target in self._stage.targets.values():
+            if target.down:
+                owed.append(_owed_of("service", target.name))
+            elif target.queues_taken:
+                owed.append(_owed_of("queues", target.name))
+        return replace(self._names(), owed=tuple(owed))
+
+    def _names(self) -> Report:
+        targets = self._stage.targets.values()
+        return Report(
+            done=tuple(one.name for one in targets if one.done),
+            failed=tuple(one.name for one in targets if one.failed),
+            not_started=tuple(one.name for one in targets if not one.done and not one.failed),
+        )
+
+    def _left_on_purpose(self) -> set[str]:
+        """A runbook whose last word to a worker is drain or stop means to leave it so."""
+        meant: set[str] = set()
+        for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
+            if not isinstance(step, WorkerStep):
+                continue
+            for name in planned.targets:
+                meant -= {f"queues:{name}", f"service:{name}"}
+                if step.verb is WorkerVerb.DRAIN:
+                    meant.add(f"queues:{name}")
+                if step.verb is WorkerVerb.STOP:
+                    meant.add(f"service:{name}")
+        return meant
+
+    def _end(self, course: _Course, report: Report) -> None:
+        says = course.says or f"{len(report.done)} of {len(self._stage.targets)} done"
+        result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
+        outcome = Outcome(result, says, course.state, course.ending, report)
+        self._journal.append(EventKind.ENDED, outcome=outcome)
+
+    def _failed(self, course: _Course, ending: Ending, says: str) -> None:
+        course.state, course.ending, course.says = RunState.FAILED, ending, says
+
+    def _waiting(self, says: str) -> None:
+        self._journal.append(EventKind.WAITING, outcome=Outcome(Result.UNKNOWN, says))
+
+
+def _owed(record: TakenRecord) -> Owed:
+    return _owed_of(record.kind, record.worker)
+
+
+def _owed_of(kind: str, worker: str) -> Owed:
+    if kind == "service":
+        return Owed(f"{worker} is stopped", f"celery-ops worker start {worker}")
+    return Owed(f"{worker} is drained", f"celery-ops worker resume {worker}")

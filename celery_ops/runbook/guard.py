@@ -1,0 +1,114 @@
+"""The guard: how many consumers every queue keeps while a run takes workers away. Pure.
+
+With n consumers when the run begins, a run may take at most max(1, n - ceil(keep * n)) at a time
+while n >= 2, and never the last one; unless `keep_available` is 0 or the queue is in `allow_gap`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from celery_ops.config.units import Count
+    from celery_ops.model import FleetSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A queue that would keep fewer consumers than it must."""
+
+    queue: str
+    left: int
+    least: int
+    healthy: int
+
+    def __str__(self) -> str:
+        consumers = "consumer" if self.left == 1 else "consumers"
+        return (
+            f"queue {self.queue} would keep {self.left} {consumers}, and must keep {self.least}"
+            f" of {self.healthy}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """How much of each queue's consumers must stay, and which queues may go unconsumed."""
+
+    keep: Count
+    allow_gap: frozenset[str] = frozenset()
+
+    def least(self, queue: str, healthy: int) -> int:
+        """Consumers the queue keeps at least, of the `healthy` ones it had when the run began."""
+        if queue in self.allow_gap or self.keep.number == 0:
+            return 0
+        if healthy < 2:
+            return healthy
+        return healthy - max(1, healthy - self.keep.up(healthy))
+
+    def shortfalls(
+        self,
+        taking: Collection[str],
+        consumers: Mapping[str, Collection[str]],
+        healthy: Mapping[str, int],
+    ) -> tuple[Shortfall, ...]:
+        """What taking these workers now would break.
+
+        `consumers` are the workers that consume each queue now; `healthy` their number when the run
+        began. A queue that these workers do not consume is none of their business.
+        """
+        found = []
+        for queue, names in sorted(consumers.items()):
+            left = len(set(names) - set(taking))
+            if left == len(set(names)):
+                continue
+            before = max(healthy.get(queue, 0), len(set(names)))
+            least = self.least(queue, before)
+            if left < least:
+                found.append(Shortfall(queue, left, least, before))
+        return tuple(found)
+
+    def batches(
+        self,
+        targets: Sequence[str],
+        queues: Mapping[str, Collection[str]],
+        healthy: Mapping[str, int],
+        *,
+        size: int,
+        canary: int,
+    ) -> tuple[tuple[str, ...], ...]:
+        """Targets in order, cut into batches of at most `size` that break no queue's allowance.
+
+        The first batch has at most `canary` workers (0: no canary). `queues` are each target's own.
+        A target that cannot be taken even alone stands alone: `shortfalls` will say why.
+        """
+        found: list[tuple[str, ...]] = []
+        batch: list[str] = []
+        away: Counter[str] = Counter()
+        for target in targets:
+            limit = min(canary, size) if canary and not found else size
+            fits = all(
+                away[queue] + 1 <= healthy.get(queue, 1) - self.least(queue, healthy.get(queue, 1))
+                for queue in queues[target]
+            )
+            if batch and (len(batch) >= limit or not fits):
+                found.append(tuple(batch))
+                batch, away = [], Counter()
+            batch.append(target)
+            away.update(queues[target])
+        if batch:
+            found.append(tuple(batch))
+        return tuple(found)
+
+
+def consumers(snapshot: FleetSnapshot) -> dict[str, set[str]]:
+    """Who consumes what, as far as workers that answer have told."""
+    found: dict[str, set[str]] = {}
+    for worker in snapshot.workers:
+        if worker.answers:
+            for queue in worker.queues or ():
+                found.setdefault(queue, set()).add(worker.name)
+    return found

@@ -1,0 +1,216 @@
+"""How each verb's effect is seen: pure functions from a snapshot to done, not yet, or never.
+
+An acknowledged command proves nothing here. Only readings made after the effect count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from celery_ops.model import ServiceState, WorkerState
+from celery_ops.runbook import facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from celery_ops.model import FleetSnapshot, Reading, Service, ServiceStatus, Worker
+    from celery_ops.runbook.plan import PlannedWorker
+    from celery_ops.runbook.schema import Verify
+
+
+T = TypeVar("T")
+
+
+class Seen(StrEnum):
+    """What a look at the fleet says about an expected effect."""
+
+    DONE = "done"
+    NOT_YET = "not yet"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`says` is the evidence when done, what is missing when not yet, the reason when never.
+
+    `unclean`: it stopped, and not by itself in time. `new_life`: never, since somebody else
+    restarted it meanwhile. `too_late`: never, since the time is up.
+    """
+
+    seen: Seen
+    says: str
+    unclean: bool = False
+    new_life: bool = False
+    too_late: bool = False
+
+
+Judge = Callable[["FleetSnapshot"], Judgement]
+
+
+def drained(target: PlannedWorker, since: datetime) -> Judge:
+    """FACTS: consumes nothing, holds nothing, and stayed so through several readings."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(target.name)
+        gone = _gone(target, worker)
+        if gone is not None:
+            return gone
+        if (
+            worker is None
+            or not _fresh(worker.active, since)
+            or not _fresh(worker.consuming, since)
+        ):
+            return Judgement(Seen.NOT_YET, _no_answer(worker))
+        if worker.state is WorkerState.DRAINED:
+            return Judgement(Seen.DONE, worker.says or "holds nothing")
+        if worker.queues:
+            return Judgement(Seen.NOT_YET, f"still consumes {', '.join(worker.queues)}")
+        return Judgement(Seen.NOT_YET, worker.says or f"is {worker.state}")
+
+    return judge
+
+
+def resumed(target: PlannedWorker, since: datetime) -> Judge:
+    """It says that it consumes every recorded queue again."""
+    owed = {queue.name for queue in target.queues or ()}
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(target.name)
+        gone = _gone(target, worker)
+        if gone is not None:
+            return gone
+        if worker is None or worker.consuming is None or not _fresh(worker.consuming, since):
+            return Judgement(Seen.NOT_YET, _no_answer(worker))
+        missing = owed - set(worker.queues or ())
+        if missing:
+            return Judgement(Seen.NOT_YET, f"does not consume {', '.join(sorted(missing))} yet")
+        return Judgement(Seen.DONE, f"consumes {', '.join(sorted(owed))}")
+
+    return judge
+
+
+def stopped(target: PlannedWorker, since: datetime) -> Judge:
+    """Its supervisor says that it is down. A stop that was not clean is done too, and says so."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        if status.state in {ServiceState.STOPPED, ServiceState.FAILED}:
+            return Judgement(Seen.DONE, status.says, unclean=status.clean_exit is False)
+        if status.state is ServiceState.RUNNING and status.identity != target.identity:
+            return Judgement(
+                Seen.NEVER, f"another incarnation runs already: {status.says}", new_life=True
+            )
+        return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}")
+
+    return judge
+
+
+def started(target: PlannedWorker, since: datetime) -> Judge:
+    """Its supervisor runs a new incarnation, and that one answers."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        if status.state is ServiceState.FAILED:
+            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
+        if status.state is not ServiceState.RUNNING or status.identity == target.identity:
+            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
+        worker = snapshot.worker(target.name)
+        if worker is None or worker.replied_at is None or worker.replied_at < since:
+            return Judgement(Seen.NOT_YET, f"runs (pid {status.pid}) and does not answer yet")
+        life = worker.incarnation
+        if life is None or (target.incarnation and life.same_life_as(target.incarnation)):
+            return Judgement(Seen.NOT_YET, "the old incarnation still answers")
+        if not worker.answers:
+            return Judgement(Seen.NOT_YET, f"is {worker.state}: {worker.says}")
+        return Judgement(Seen.DONE, f"pid {life.pid}, started {life.started_at:%H:%M:%S}")
+
+    return judge
+
+
+class Verification:
+    """All conditions of a `verify`, held without a break for `hold` seconds."""
+
+    def __init__(
+        self,
+        verify: Verify,
+        target: str,
+        scope: Mapping[str, object],
+        hold: float,
+        since: datetime,
+    ) -> None:
+        self._verify = verify
+        self._target = target
+        self._scope = scope
+        self._hold = hold
+        self._since = since
+        self._good_from: datetime | None = None
+
+    def __call__(self, snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(self._target)
+        if worker is None or worker.replied_at is None or worker.replied_at < self._since:
+            return self._bad(_no_answer(worker))
+        scope = {
+            **self._scope,
+            "worker": facts.of_worker(worker),
+            "fleet": facts.of_fleet(snapshot),
+        }
+        for condition in self._verify.that:
+            verdict = condition.evaluate(scope)
+            if not verdict.holds:
+                return self._bad(f"{condition.source} does not hold: {verdict.says}")
+        self._since = worker.replied_at
+        if self._good_from is None:
+            self._good_from = snapshot.at
+        held = (snapshot.at - self._good_from).total_seconds()
+        if held < self._hold:
+            return Judgement(Seen.NOT_YET, f"holds for {held:.0f} of {self._hold:.0f} s")
+        return Judgement(Seen.DONE, f"all {len(self._verify.that)} conditions held {held:.0f} s")
+
+    def _bad(self, says: str) -> Judgement:
+        self._good_from = None
+        return Judgement(Seen.NOT_YET, says)
+
+
+def _gone(target: PlannedWorker, worker: Worker | None) -> Judgement | None:
+    if worker is None or target.incarnation is None:
+        return None
+    if worker.state in {WorkerState.STOPPED, WorkerState.CONFLICT}:
+        return Judgement(Seen.NEVER, f"is {worker.state}: {worker.says}")
+    life = worker.incarnation
+    if life is not None and not life.same_life_as(target.incarnation):
+        return Judgement(
+            Seen.NEVER,
+            f"was restarted by somebody else: pid {life.pid} instead of {target.incarnation.pid}",
+            new_life=True,
+        )
+    return None
+
+
+def _status(
+    target: PlannedWorker, snapshot: FleetSnapshot, since: datetime
+) -> tuple[ServiceStatus | None, Judgement]:
+    service: Service | None = next(
+        (service for service in snapshot.services if service.ref == target.service), None
+    )
+    if service is None or service.status is None or not _fresh(service.status, since):
+        why = service.error if service is not None and service.error else "no answer yet"
+        return None, Judgement(Seen.NOT_YET, f"its supervisor: {why}")
+    return service.status.value, Judgement(Seen.NOT_YET, "")
+
+
+def _fresh(reading: Reading[T] | None, since: datetime) -> bool:
+    return reading is not None and reading.at >= since
+
+
+def _no_answer(worker: Worker | None) -> str:
+    if worker is None:
+        return "was not seen yet"
+    return f"does not answer ({worker.state}{': ' + worker.says if worker.says else ''})"

@@ -1,0 +1,88 @@
+"""Holds the lease of a context for as long as a run goes on, and knows when it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from celery_ops.errors import BrokerUnreachable, LeaseHeld, LeaseLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_ops.model import Holder
+    from celery_ops.ports import Clock, Fence, Lease
+
+RETRY_SECONDS = 1.0
+
+
+class LeaseKeeper:
+    """Renews in the background. Validity is counted on a clock that runs through suspend."""
+
+    def __init__(self, lease: Lease, holder: Holder, clock: Clock) -> None:
+        self._lease = lease
+        self._holder = holder
+        self._clock = clock
+        self._fence: Fence | None = None
+        self._valid_until = 0.0
+        self._lost = ""
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def fence(self) -> Fence:
+        """Proof for one effect. Raise LeaseLost if the lease is not ours for certain."""
+        if self._fence is None or self._lost:
+            raise LeaseLost(self._lost or "the lease is not held")
+        if self._clock.monotonic() >= self._valid_until:
+            raise LeaseLost("the lease ran out before it could be renewed")
+        return self._fence
+
+    async def acquire(self, wait: float, waiting: Callable[[str], None]) -> None:
+        """Take it, waiting up to `wait` seconds for its holder. Raise LeaseHeld."""
+        deadline = self._clock.monotonic() + wait
+        told = ""
+        while True:
+            asked = self._clock.monotonic()
+            try:
+                self._fence = await self._lease.acquire(self._holder)
+            except LeaseHeld as held:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                if held.says != told:
+                    told = held.says
+                    waiting(held.says)
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                self._valid_until = asked + self._lease.ttl
+                self._task = asyncio.create_task(self._renew())
+                return
+
+    async def regain(self, wait: float, waiting: Callable[[str], None]) -> None:
+        """Take a lost lease again if nobody else has it. Raise LeaseHeld."""
+        if self._task is not None:
+            self._task.cancel()
+        self._fence, self._lost = None, ""
+        await self.acquire(wait, waiting)
+
+    async def release(self) -> None:
+        """Give it back if it is still ours. A broker that is away lets it expire by itself."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._fence is not None and not self._lost:
+            try:
+                await self._lease.release(self._fence)
+            except BrokerUnreachable:
+                return
+
+    async def _renew(self) -> None:
+        while self._fence is not None:
+            await self._clock.sleep(self._lease.ttl / 3)
+            asked = self._clock.monotonic()
+            try:
+                await self._lease.renew(self._fence)
+            except LeaseLost as lost:
+                self._lost = lost.says
+                return
+            except BrokerUnreachable:
+                continue
+            self._valid_until = asked + self._lease.ttl

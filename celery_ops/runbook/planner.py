@@ -1,0 +1,374 @@
+"""Makes plans: from one real picture of the fleet to what a run would do, by name.
+
+`build` is pure; `Planner` reads the fleet and calls it. Whatever makes a run impossible is a
+refusal in the plan, not an exception: the operator sees all of them at once, with the rest of the
+plan.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import Count, as_duration
+from celery_ops.errors import UsageError
+from celery_ops.model import Level, WorkerState
+from celery_ops.ports import Question
+from celery_ops.runbook import actions, facts
+from celery_ops.runbook.guard import Guard, consumers
+from celery_ops.runbook.hazards import dangers, obstacles
+from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.plan import (
+    Confirmation,
+    Plan,
+    PlannedAction,
+    PlannedBatch,
+    PlannedStep,
+    PlannedWorker,
+    QueueCapacity,
+)
+from celery_ops.runbook.schema import (
+    CheckStep,
+    ConfirmStep,
+    CurrentWorker,
+    DoctorStep,
+    Order,
+    Risk,
+    Roll,
+    RunStep,
+    WaitStep,
+    WorkerStep,
+    WorkerVerb,
+)
+from celery_ops.runbook.selectors import Selector, select
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import FleetSnapshot, Worker
+    from celery_ops.ports import Clock, Hosts
+    from celery_ops.runbook.library import Library
+    from celery_ops.runbook.plan import Where
+    from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
+
+SURVEY_TIMEOUT = 3.0
+_EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
+
+
+class Planner:
+    """Reads the fleet as it is now and plans a runbook on it."""
+
+    def __init__(
+        self,
+        *,
+        surveyor: Surveyor,
+        hosts: Hosts,
+        library: Library,
+        where: Where,
+        clock: Clock,
+        operator: str,
+    ) -> None:
+        self._surveyor = surveyor
+        self._hosts = hosts
+        self._library = library
+        self._where = where
+        self._clock = clock
+        self._operator = operator
+
+    async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
+        """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
+        broker.
+        """
+        runbook = self._library.get(name)
+        params = parse_params(runbook, given)
+        gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
+        snapshot = await self._surveyor.refresh(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
+        return build(request, snapshot, self._hosts, self._clock.now())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for: a runbook with its parameters, as given and as typed values."""
+
+    runbook: Runbook
+    given: Mapping[str, str]
+    params: Mapping[str, Value]
+    allow_gap: tuple[str, ...]
+    where: Where
+    operator: str
+    run: str
+
+
+def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
+    """The plan of a request on this fleet. Pure; raise UsageError if a selector matches nothing."""
+    draft = _Draft(request, snapshot, hosts, now)
+    draft.choose_targets()
+    for step in request.runbook.preflight:
+        draft.check_preflight(step)
+    steps = tuple(draft.plan_step(step) for step in request.runbook.steps)
+    return Plan(
+        run=request.run,
+        runbook=request.runbook.name,
+        file=request.runbook.file,
+        source=request.runbook.source,
+        risk=request.runbook.risk.value,
+        summary=request.runbook.summary,
+        params=dict(request.given),
+        allow_gap=request.allow_gap,
+        where=request.where,
+        operator=request.operator,
+        at=now,
+        targets=tuple(draft.targets.values()),
+        healthy=draft.healthy,
+        steps=steps,
+        confirmations=draft.confirmations(),
+        hazards=_once(draft.hazards),
+        refusals=_once(draft.refusals),
+        irreversible=_once(draft.irreversible),
+    )
+
+
+def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
+    """A target as it is now, owing what an earlier run recorded."""
+    taken = worker.taken if worker.taken is not None and worker.taken.kind == "queues" else None
+    queues = worker.consuming.value if worker.consuming is not None else None
+    if taken is not None:
+        recorded = {queue.name: queue for queue in (*(queues or ()), *taken.queues)}
+        queues = tuple(recorded.values())
+    status = worker.service.status.value if worker.service and worker.service.status else None
+    running = worker.active.value if worker.active is not None else ()
+    ages = [(snapshot.at - task.started_at).total_seconds() for task in running if task.started_at]
+    return PlannedWorker(
+        name=worker.name,
+        state=worker.state,
+        incarnation=worker.incarnation,
+        queues=queues,
+        service=worker.service.ref if worker.service else None,
+        identity=status.identity if status else None,
+        active=None if worker.active is None else len(worker.active.value),
+        reserved=None if worker.reserved is None else len(worker.reserved.value),
+        scheduled=None if worker.scheduled is None else len(worker.scheduled.value),
+        longest=max(ages, default=None),
+        stop_grace=status.stop_grace if status else None,
+        owed_by=taken.run if taken else None,
+    )
+
+
+def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
+    """The order in which a roll takes its targets; names decide between equals."""
+
+    def key(worker: Worker) -> tuple[object, ...]:
+        match order:
+            case Order.BY_NAME:
+                return (worker.name,)
+            case Order.BY_HOST:
+                return (worker.service.ref.host if worker.service else "", worker.name)
+            case Order.UNHEALTHY_FIRST:
+                return (worker.state is WorkerState.ONLINE, worker.name)
+            case Order.FEWEST_ACTIVE_FIRST:
+                return (len(worker.active.value) if worker.active else 0, worker.name)
+
+    return sorted(workers, key=key)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making."""
+
+    request: Request
+    snapshot: FleetSnapshot
+    hosts: Hosts
+    now: datetime
+    targets: dict[str, PlannedWorker] = field(default_factory=dict)
+    healthy: dict[str, int] = field(default_factory=dict)
+    hazards: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    irreversible: list[str] = field(default_factory=list)
+    scope: dict[str, object] = field(default_factory=dict)
+
+    def choose_targets(self) -> None:
+        """Resolve every selector of the runbook, and fix what the guard is measured by."""
+        self.scope = {"params": self.request.params, "fleet": facts.of_fleet(self.snapshot)}
+        for step in self.request.runbook.steps:
+            for worker in self.selected(step):
+                self.targets[worker.name] = plan_worker(worker, self.snapshot)
+        names = frozenset(self.targets)
+        self.scope["targets"] = facts.TargetsFacts(len(names), names)
+        self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
+        for queue in self.request.allow_gap:
+            if queue not in self.healthy:
+                raise UsageError(f"allow_gap names {queue!r}, which no worker consumes")
+
+    def selected(self, step: Step) -> list[Worker]:
+        """The workers a step is meant for, in its order."""
+        match step:
+            case Roll():
+                chosen = select(Selector.parse(resolve(step.workers, self.scope)), self.snapshot)
+                return in_order(chosen, step.order)
+            case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
+                chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
+                return in_order(chosen, Order.BY_NAME)
+            case _:
+                return []
+
+    def check_preflight(self, step: CheckStep | DoctorStep) -> None:
+        match step:
+            case CheckStep():
+                verdict = step.that.evaluate(self.scope)
+                if not verdict.holds:
+                    message = render(step.message, self.scope) if step.message else ""
+                    self.refusals.append(f"{message or step.that.source} ({verdict.says})")
+            case DoctorStep():
+                for finding in self.snapshot.problems:
+                    if finding.rule in step.rules and self.concerns_targets(finding.subject):
+                        says = f"{finding.subject}: {finding.says} {finding.fix}"
+                        refused = finding.level is Level.ERROR
+                        (self.refusals if refused else self.hazards).append(says)
+
+    def concerns_targets(self, subject: str) -> bool:
+        services = {str(target.service) for target in self.targets.values()}
+        return subject in self.targets or subject in services
+
+    def plan_step(self, step: Step) -> PlannedStep:
+        match step:
+            case Roll():
+                return self.plan_roll(step)
+            case WorkerStep():
+                chosen = [worker.name for worker in self.selected(step)]
+                batches = self.guarded(step, chosen) if step.verb.takes_capacity else ()
+                return PlannedStep(
+                    id=step.id,
+                    says=_says(step, self.scope),
+                    targets=tuple(chosen),
+                    batches=batches,
+                    actions=self.actions(step, chosen, drained=False),
+                )
+            case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
+                return PlannedStep(step.id, _says(step, self.scope), actions=self.actions(step, ()))
+
+    def plan_roll(self, roll: Roll) -> PlannedStep:
+        chosen = [worker.name for worker in self.selected(roll)]
+        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.allow_gap))
+        size = max(1, resolve(roll.batch, self.scope).down(len(chosen)))
+        canary = resolve(roll.canary, self.scope)
+        takes = any(
+            (isinstance(step, WorkerStep) and step.verb.takes_capacity)
+            or (isinstance(step, RunStep) and step.takes_worker)
+            for step in roll.steps
+        )
+        queues = {name: self.queues_of(name) for name in chosen}
+        cut = guard.batches(chosen, queues, self.healthy, size=size, canary=canary)
+        batches = tuple(
+            self.batch(guard, number, names, canary=number == 1 and canary > 0, takes=takes)
+            for number, names in enumerate(cut, start=1)
+        )
+        drains = any(isinstance(s, WorkerStep) and s.verb is WorkerVerb.DRAIN for s in roll.steps)
+        done = [
+            action for step in roll.steps for action in self.actions(step, chosen, drained=drains)
+        ]
+        says = f"roll through {len(chosen)} workers in {len(cut)} batches of at most {size}"
+        return PlannedStep(roll.id, says, tuple(chosen), batches, tuple(done))
+
+    @property
+    def allow_gap(self) -> tuple[str, ...]:
+        return self.request.allow_gap
+
+    def guarded(self, step: WorkerStep, chosen: list[str]) -> tuple[PlannedBatch, ...]:
+        """A step outside a roll takes all of its targets at once."""
+        guard = Guard(keep_available(self.request.params), frozenset(self.allow_gap))
+        return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)
+
+    def batch(
+        self, guard: Guard, number: int, names: tuple[str, ...], *, canary: bool, takes: bool
+    ) -> PlannedBatch:
+        now = consumers(self.snapshot)
+        taking = set(names) if takes else set()
+        for shortfall in guard.shortfalls(taking, now, self.healthy):
+            fix = f"allow it with -p {ALLOW_GAP.name}={shortfall.queue}"
+            self.refusals.append(f"without {', '.join(names)}, {shortfall}: {fix}")
+        capacity = []
+        for queue in sorted({queue for name in names for queue in self.queues_of(name)}):
+            healthy = self.healthy.get(queue, 0)
+            during = len(now.get(queue, set()) - taking)
+            capacity.append(QueueCapacity(queue, healthy, during, guard.least(queue, healthy)))
+            if during == 0 and taking:
+                self.hazards.append(f"nobody consumes {queue} while {', '.join(names)} is away")
+        return PlannedBatch(number, names, tuple(capacity), canary)
+
+    def queues_of(self, name: str) -> tuple[str, ...]:
+        return tuple(queue.name for queue in self.targets[name].queues or ())
+
+    def actions(
+        self, step: InnerStep | ConfirmStep, chosen: Iterable[str], *, drained: bool = False
+    ) -> tuple[PlannedAction, ...]:
+        """The exact effects of a step on each target; notes what is in their way."""
+        found: list[PlannedAction] = []
+        match step:
+            case WorkerStep():
+                for name in chosen:
+                    worker = self.targets[name]
+                    refusals = obstacles(step.verb, worker, self.snapshot)
+                    self.refusals += refusals
+                    self.hazards += dangers(step, worker, self.snapshot, drained=drained)
+                    if not refusals:
+                        undo = actions.undo_of(step.verb, worker, self.hosts)
+                        found += [
+                            PlannedAction(step.id, name, str(action), undo)
+                            for action in actions.of_verb(step.verb, worker, self.hosts)
+                        ]
+            case RunStep():
+                argv = " ".join(render(part, self.scope) for part in step.argv)
+                undo = " ".join(render(part, self.scope) for part in step.undo) or None
+                if undo is None:
+                    self.irreversible.append(f"step {step.id}: {argv}")
+                found += [PlannedAction(step.id, name, argv, undo) for name in chosen or (None,)]
+            case WaitStep() | CheckStep() | ConfirmStep():
+                pass
+        return tuple(found)
+
+    def confirmations(self) -> tuple[Confirmation, ...]:
+        """The questions before the first change; one of our own where the runbook asks none."""
+        runbook = self.request.runbook
+        asked = [step for step in runbook.steps if isinstance(step, ConfirmStep)]
+        typed = None
+        if self.request.where.protected or runbook.risk is Risk.HIGH:
+            typed = self.request.where.context
+        if asked:
+            return tuple(
+                Confirmation(step.id, render(step.question, self.scope), typed) for step in asked
+            )
+        if not runbook.changes:
+            return ()
+        names = ", ".join(self.targets) or "the hosts named in it"
+        return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
+
+
+def keep_available(params: Mapping[str, Value]) -> Count:
+    """The guard of steps outside a roll: the parameter of that name, else one consumer."""
+    keep = params.get("keep_available")
+    return keep if isinstance(keep, Count) else Count(1)
+
+
+def _says(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
+    match step:
+        case WorkerStep():
+            timeout = as_duration(resolve(step.timeout, scope))
+            return f"{step.verb} (at most {timeout}, then {step.on_timeout})"
+        case WaitStep():
+            what = render(step.what, scope)
+            return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
+        case CheckStep():
+            return f"check {step.that.source}"
+        case ConfirmStep():
+            return f"confirm: {render(step.question, scope)}"
+        case RunStep():
+            return "run " + " ".join(render(part, scope) for part in step.argv)
+
+
+def _once(says: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(says))

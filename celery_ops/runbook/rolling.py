@@ -1,0 +1,261 @@
+"""The roll: takes workers through its steps in batches, proves each, and stops when too many
+failed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.ports import Command
+from celery_ops.runbook import facts
+from celery_ops.runbook.journal import EventKind, Outcome, Result
+from celery_ops.runbook.judges import Judgement, Seen, Verification
+from celery_ops.runbook.loader import render
+from celery_ops.runbook.schema import (
+    CheckStep,
+    CurrentWorker,
+    OnFail,
+    RunStep,
+    WaitStep,
+    WorkerStep,
+)
+from celery_ops.runbook.worker_verbs import Order, all_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.runbook.plan import PlannedBatch
+    from celery_ops.runbook.schema import InnerStep, Roll
+    from celery_ops.runbook.stage import Stage
+    from celery_ops.runbook.worker_verbs import Target
+
+CONDITION_TIMEOUT = 10.0
+
+
+class StepFailed(Exception):
+    """A step failed and the run ends here. `undo`: the runbook or the operator asked for the
+    undo.
+    """
+
+    def __init__(self, says: str, *, undo: bool = False) -> None:
+        super().__init__(says)
+        self.says = says
+        self.undo = undo
+
+
+class Rolling:
+    """One roll of a run."""
+
+    def __init__(self, stage: Stage, roll: Roll, batches: tuple[PlannedBatch, ...]) -> None:
+        self._stage = stage
+        self._roll = roll
+        self._batches = batches
+        self._keep = stage.value(roll.keep_available)
+        self._failed: list[str] = []
+
+    async def go(self) -> None:
+        """Raise StepFailed, PreconditionFailed (the guard) or Aborted; the batch under way is then
+        still owed what was taken from it.
+        """
+        settle = self._stage.value(self._roll.settle)
+        for batch in self._batches:
+            await self._stage.safe_point()
+            await self._batch(batch)
+            if batch is not self._batches[-1]:
+                await self._stage.brake.sleep(settle)
+
+    async def _batch(self, batch: PlannedBatch) -> None:
+        stage = self._stage
+        says = f"batch {batch.number} of {len(self._batches)}: {', '.join(batch.workers)}"
+        stage.journal.append(
+            EventKind.BATCH, step=self._roll.id, outcome=Outcome(Result.UNKNOWN, says)
+        )
+        began = stage.clock.now()
+        alive = [stage.targets[name] for name in batch.workers]
+        before = {target.name: facts.of_planned(target.planned) for target in alive}
+        for step in self._roll.steps:
+            await stage.safe_point()
+            await self._step(step, alive, began)
+            alive = await self._without_failed(alive)
+        await self._verify(alive, before, began)
+        await self._without_failed(alive)
+
+    async def _step(self, step: InnerStep, alive: list[Target], began: datetime) -> None:
+        stage = self._stage
+        match step:
+            case WorkerStep():
+                chosen = self._wanted(step, alive, began, await stage.look())
+                await self._worker_step(step, chosen)
+            case RunStep():
+                if step.takes_worker:
+                    await stage.guard(self._keep, [target.name for target in alive])
+                for target in alive:
+                    await run_on_host(stage, step, target)
+            case CheckStep():
+                now = await stage.look()
+                for target in alive:
+                    verdict = step.that.evaluate(self._scope(target, now, began))
+                    if not verdict.holds:
+                        target.failed = f"{step.that.source} does not hold: {verdict.says}"
+                    _conclude(stage, step.id, target, verdict.says)
+            case WaitStep():
+                for target in alive:
+                    await self._wait(step, target, began)
+
+    def _wanted(
+        self, step: WorkerStep, alive: list[Target], began: datetime, snapshot: FleetSnapshot
+    ) -> list[Target]:
+        """Those for which `when` holds, met as they are now."""
+        wanted = []
+        for target in alive:
+            scope = self._scope(target, snapshot, began)
+            if step.when is not None and not step.when.evaluate(scope).holds:
+                says = Outcome(Result.SKIPPED, f"{step.when.source} does not hold")
+                self._stage.journal.append(
+                    EventKind.RESULT, step=step.id, target=target.name, outcome=says
+                )
+                continue
+            self._stage.refresh_target(target, step.verb, snapshot)
+            if not target.failed:
+                wanted.append(target)
+        return wanted
+
+    async def _worker_step(self, step: WorkerStep, chosen: list[Target]) -> None:
+        if not chosen:
+            return
+        if step.verb.takes_capacity:
+            await self._stage.guard(self._keep, [target.name for target in chosen])
+        timeout = self._stage.value(step.timeout)
+        order = Order(step.id, step.verb, timeout, step.on_timeout)
+        await self._stage.verbs.perform(order, chosen)
+
+    async def _wait(self, step: WaitStep, target: Target, began: datetime) -> None:
+        def judge(snapshot: FleetSnapshot) -> Judgement:
+            verdict = step.until.evaluate(self._scope(target, snapshot, began))
+            return Judgement(Seen.DONE if verdict.holds else Seen.NOT_YET, verdict.says)
+
+        seen = await self._stage.watch.until(
+            judge,
+            worker=target.name,
+            service=target.planned.service,
+            timeout=self._stage.value(step.timeout),
+            safe=True,
+            progress=lambda says: self._stage.say(target.name, says, step.id),
+        )
+        if seen.seen is not Seen.DONE:
+            target.failed = f"{step.until.source}: {seen.says}"
+        _conclude(self._stage, step.id, target, seen.says)
+
+    async def _verify(
+        self, alive: list[Target], before: dict[str, facts.WorkerFacts], began: datetime
+    ) -> None:
+        await all_of([self._verify_one(target, before[target.name], began) for target in alive])
+
+    async def _verify_one(self, target: Target, before: facts.WorkerFacts, began: datetime) -> None:
+        stage, verify = self._stage, self._roll.verify
+        step = f"{self._roll.id} verify"
+        scope = {
+            "params": stage.params,
+            "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),
+            "before": facts.BeforeFacts(before),
+            "step": facts.StepFacts(began),
+        }
+        hold = stage.value(verify.hold)
+        judge = Verification(verify, target.name, scope, hold, stage.clock.now())
+        seen = await stage.watch.until(
+            judge,
+            worker=target.name,
+            timeout=stage.value(verify.timeout),
+            safe=True,
+            progress=lambda says: stage.say(target.name, says, step),
+        )
+        if seen.seen is Seen.DONE:
+            target.done = True
+        else:
+            target.failed = f"was not verified {seen.says}"
+        _conclude(stage, step, target, seen.says)
+
+    async def _without_failed(self, alive: list[Target]) -> list[Target]:
+        """Give back what was taken from those that failed, and stop the roll if they are too
+        many.
+        """
+        failed = [target for target in alive if target.failed]
+        if not failed:
+            return alive
+        self._failed += [target.name for target in failed]
+        for target in failed:
+            if target.owed:
+                await self._stage.verbs.put_right(self._roll.id, target)
+        if len(self._failed) > self._stage.value(self._roll.max_failed):
+            await self._too_many(failed)
+        return [target for target in alive if not target.failed]
+
+    async def _too_many(self, failed: list[Target]) -> None:
+        says = "; ".join(f"{target.name}: {target.failed}" for target in failed)
+        choice = self._roll.on_fail.value
+        if self._roll.on_fail is OnFail.ASK:
+            choice = await self._ask(says)
+        if choice == "continue":
+            return
+        raise StepFailed(says, undo=choice == OnFail.UNDO.value)
+
+    async def _ask(self, says: str) -> str:
+        """Stop, undo or continue; without anybody to ask, stop."""
+        stage = self._stage
+        stage.journal.append(
+            EventKind.ASKED,
+            step=self._roll.id,
+            intent="stop, undo or continue?",
+            outcome=Outcome(Result.UNKNOWN, says),
+        )
+        message = await stage.brake.answer(self._roll.id)
+        choice = message.answer if message is not None and message.answer else OnFail.STOP.value
+        who = message.who if message is not None else "nobody is there to answer"
+        stage.journal.append(
+            EventKind.ANSWERED,
+            step=self._roll.id,
+            outcome=Outcome(Result.DONE, f"{choice} ({who})"),
+        )
+        return choice
+
+    def _scope(self, target: Target, snapshot: FleetSnapshot, began: datetime) -> dict[str, object]:
+        worker = snapshot.worker(target.name)
+        return {
+            **self._stage.scope(snapshot),
+            "worker": facts.of_worker(worker) if worker is not None else None,
+            "before": facts.BeforeFacts(facts.of_planned(target.planned)),
+            "step": facts.StepFacts(began),
+        }
+
+
+async def run_on_host(stage: Stage, step: RunStep, target: Target | None) -> None:
+    """A `run` step, on the host of the current worker or the named one."""
+    scope = {"params": stage.params}
+    if target is not None:
+        scope["before"] = facts.BeforeFacts(facts.of_planned(target.planned))  # type: ignore[assignment]
+    if isinstance(step.on, CurrentWorker):
+        if target is None or target.planned.service is None:
+            raise StepFailed(f"step {step.id} has no host to run on")
+        host = target.planned.service.host
+    else:
+        host = stage.value(step.on)
+    command = Command(
+        tuple(render(part, scope) for part in step.argv),
+        env=tuple((key, render(part, scope)) for key, part in step.env),
+    )
+    name = target.name if target is not None else host
+    undo = " ".join(render(part, scope) for part in step.undo) or None
+    stage.effects.intend(step.id, name, str(command), expect="ends with 0", undo=undo)
+    fine, says = await stage.effects.run(host, command, stage.value(step.timeout))
+    stage.effects.conclude(step.id, name, Result.DONE if fine else Result.FAILED, says)
+    if fine:
+        return
+    if target is None:
+        raise StepFailed(f"step {step.id}: {says}")
+    target.failed = f"{command}: {says}"
+
+
+def _conclude(stage: Stage, step: str, target: Target, says: str) -> None:
+    result = Result.FAILED if target.failed else Result.DONE
+    stage.effects.conclude(step, target.name, result, target.failed or says)

@@ -1,0 +1,140 @@
+"""What every part of a running run works with: the frozen plan, its targets, and one look at the
+fleet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from celery_ops.errors import PreconditionFailed
+from celery_ops.ports import Question
+from celery_ops.runbook import facts
+from celery_ops.runbook.guard import Guard, consumers
+from celery_ops.runbook.hazards import obstacles
+from celery_ops.runbook.journal import EventKind, Outcome, Result
+from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.planner import keep_available, plan_worker
+from celery_ops.runbook.worker_verbs import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from celery_ops.config.units import Count
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import FleetSnapshot, Incarnation
+    from celery_ops.ports import Clock, Hosts
+    from celery_ops.runbook.brake import Brake
+    from celery_ops.runbook.effects import Effects
+    from celery_ops.runbook.journal import Journal
+    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.schema import Constant, Reference, Value, WorkerVerb
+    from celery_ops.runbook.watch import Watch
+    from celery_ops.runbook.worker_verbs import WorkerVerbs
+
+T = TypeVar("T")
+
+LOOK_TIMEOUT = 2.0
+_LOOKED_AT = (
+    Question.PING,
+    Question.STATS,
+    Question.ACTIVE,
+    Question.RESERVED,
+    Question.SCHEDULED,
+    Question.ACTIVE_QUEUES,
+)
+
+
+@dataclass(slots=True)
+class Stage:
+    """One run under way. `targets` keeps what each is owed; `params` are typed values."""
+
+    plan: Plan
+    params: Mapping[str, Value]
+    surveyor: Surveyor
+    hosts: Hosts
+    clock: Clock
+    journal: Journal
+    brake: Brake
+    effects: Effects
+    watch: Watch
+    verbs: WorkerVerbs
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.targets = {planned.name: Target(planned) for planned in self.plan.targets}
+
+    async def look(self) -> FleetSnapshot:
+        """The whole fleet, now."""
+        return await self.surveyor.refresh(questions=_LOOKED_AT, timeout=LOOK_TIMEOUT)
+
+    def scope(self, snapshot: FleetSnapshot) -> dict[str, object]:
+        """What conditions outside a roll can see."""
+        names = frozenset(self.targets)
+        return {
+            "params": self.params,
+            "fleet": facts.of_fleet(snapshot),
+            "targets": facts.TargetsFacts(len(names), names),
+        }
+
+    def value(self, slot: Constant[T] | Reference) -> T:
+        """A slot's value; only parameters can be referred to once a run goes on."""
+        return resolve(slot, {"params": self.params})
+
+    async def guard(self, keep: Count, taking: Collection[str]) -> FleetSnapshot:
+        """Look at the whole fleet and refuse to take these workers if a queue would go short.
+
+        Raise PreconditionFailed; return what was seen.
+        """
+        snapshot = await self.look()
+        guard = Guard(keep, frozenset(self.plan.allow_gap))
+        short = guard.shortfalls(taking, consumers(snapshot), self.plan.healthy)
+        if short:
+            says = "; ".join(str(one) for one in short)
+            raise PreconditionFailed(
+                f"the guard refused to take {', '.join(sorted(taking))}: {says}",
+                fix="Bring consumers back first (celery-ops status), or allow the gap: "
+                f"-p allow_gap={short[0].queue}",
+            )
+        return snapshot
+
+    def keep_available(self) -> Count:
+        return keep_available(self.params)
+
+    def refresh_target(self, target: Target, verb: WorkerVerb, snapshot: FleetSnapshot) -> None:
+        """Meet the target as it is now. It fails here if the verb cannot be done to it any more.
+
+        What it must consume afterwards stays as planned.
+        """
+        worker = snapshot.worker(target.name)
+        if worker is None:
+            target.failed = "was not seen any more"
+            return
+        now = plan_worker(worker, snapshot)
+        before = target.planned
+        queues = before.queues if before.queues is not None else now.queues
+        target.planned = replace(now, queues=queues, owed_by=before.owed_by)
+        in_the_way = obstacles(verb, target.planned, snapshot)
+        if in_the_way:
+            target.failed = "; ".join(in_the_way)
+        elif _was_restarted(before.incarnation, now.incarnation):
+            self.say(target.name, "was restarted by somebody else since the plan was made")
+
+    def say(self, target: str | None, says: str, step: str | None = None) -> None:
+        """A line of progress in the journal."""
+        outcome = Outcome(Result.UNKNOWN, says)
+        self.journal.append(EventKind.PROGRESS, step=step, target=target, outcome=outcome)
+
+    async def safe_point(self) -> None:
+        """Between two things: a pause is kept here, an abort ends the run here."""
+        self.brake.check(safe=True)
+        if not self.brake.paused:
+            return
+        self.journal.append(EventKind.PAUSED)
+        while self.brake.paused:
+            await self.brake.sleep(0.2)
+        self.journal.append(EventKind.CONTINUED)
+
+
+def _was_restarted(before: Incarnation | None, now: Incarnation | None) -> bool:
+    return before is not None and now is not None and not now.same_life_as(before)

@@ -1,0 +1,139 @@
+"""Waiting, shared: all targets of a batch are watched by one poll of the fleet, not one each."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration
+from celery_ops.errors import BrokerUnreachable
+from celery_ops.model import Targets
+from celery_ops.ports import Question
+from celery_ops.runbook.brake import Aborted
+from celery_ops.runbook.judges import Judgement, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import ServiceRef
+    from celery_ops.ports import Clock
+    from celery_ops.runbook.brake import Brake
+    from celery_ops.runbook.judges import Judge
+
+POLL_SECONDS = 0.5
+REPLY_TIMEOUT = 0.8
+"""A worker that does not answer one poll is asked again by the next; a long wait would slow all."""
+
+_ASKED = (
+    Question.PING,
+    Question.STATS,
+    Question.ACTIVE,
+    Question.RESERVED,
+    Question.SCHEDULED,
+    Question.ACTIVE_QUEUES,
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    judge: Judge
+    worker: str | None
+    service: ServiceRef | None
+    deadline: float
+    timeout: float
+    safe: bool
+    done: asyncio.Future[Judgement]
+    progress: Callable[[str], None]
+    last: str = "nothing was seen yet"
+
+
+class Watch:
+    """Polls for whoever waits, and stops polling when nobody does."""
+
+    def __init__(self, surveyor: Surveyor, clock: Clock, brake: Brake) -> None:
+        self._surveyor = surveyor
+        self._clock = clock
+        self._brake = brake
+        self._waiters: set[_Waiter] = set()
+        self._poll: asyncio.Task[None] | None = None
+
+    async def until(
+        self,
+        judge: Judge,
+        *,
+        worker: str | None,
+        service: ServiceRef | None = None,
+        timeout: float,
+        safe: bool,
+        progress: Callable[[str], None],
+    ) -> Judgement:
+        """Done or never, as the judge sees it; never also when `timeout` seconds have passed.
+
+        `worker` is asked for its tasks and queues, `service` for its status. Raise Aborted if the
+        brake is pulled and this wait may end (`safe`). `progress` hears each new "not yet".
+        """
+        loop = asyncio.get_running_loop()
+        deadline = self._clock.monotonic() + timeout
+        waiter = _Waiter(
+            judge, worker, service, deadline, timeout, safe, loop.create_future(), progress
+        )
+        self._waiters.add(waiter)
+        if self._poll is None or self._poll.done():
+            self._poll = asyncio.create_task(self._run())
+        try:
+            return await waiter.done
+        finally:
+            self._waiters.discard(waiter)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiters:
+                await self._look()
+                if self._waiters:
+                    await self._clock.sleep(POLL_SECONDS)
+        except Exception as error:  # noqa: BLE001 - handed to everybody who waits
+            for waiter in list(self._waiters):
+                if not waiter.done.done():
+                    waiter.done.set_exception(error)
+
+    async def _look(self) -> None:
+        names = tuple(sorted({one.worker for one in self._waiters if one.worker is not None}))
+        services = tuple({one.service for one in self._waiters if one.service is not None})
+        trouble = None
+        try:
+            snapshot = await self._surveyor.refresh(
+                questions=_ASKED if names else (),
+                to=Targets(names) if names else None,
+                timeout=REPLY_TIMEOUT,
+                services=services,
+            )
+        except BrokerUnreachable as error:
+            trouble = error.says
+        for waiter in list(self._waiters):
+            if waiter.done.done():
+                self._waiters.discard(waiter)
+            elif trouble is not None:
+                self._settle(waiter, Judgement(Seen.NOT_YET, trouble))
+            else:
+                self._settle(waiter, waiter.judge(snapshot))
+
+    def _settle(self, waiter: _Waiter, judgement: Judgement) -> None:
+        if judgement.seen is not Seen.NOT_YET:
+            waiter.done.set_result(judgement)
+            self._waiters.discard(waiter)
+            return
+        if judgement.says != waiter.last:
+            waiter.last = judgement.says
+            waiter.progress(judgement.says)
+        try:
+            self._brake.check(safe=waiter.safe)
+        except Aborted as aborted:
+            waiter.done.set_exception(aborted)
+            self._waiters.discard(waiter)
+            return
+        if self._clock.monotonic() >= waiter.deadline:
+            says = f"not within {as_duration(waiter.timeout)}: {waiter.last}"
+            waiter.done.set_result(Judgement(Seen.NEVER, says, too_late=True))
+            self._waiters.discard(waiter)
