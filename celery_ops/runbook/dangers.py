@@ -1,0 +1,90 @@
+"""Commands that are known to take workers away, told by their argv.
+
+A `run` of one of these must say `takes: worker`, so that it is guarded like our own verbs. This is
+a net for mistakes, not a wall: whoever wants to hide a command from it can.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_STOPPING: Mapping[str, frozenset[str]] = {
+    "systemctl": frozenset(
+        {"stop", "restart", "try-restart", "reload-or-restart", "kill", "--now"}
+    ),
+    "service": frozenset({"stop", "restart"}),
+    "supervisorctl": frozenset({"stop", "restart", "signal", "shutdown", "reload"}),
+    "docker": frozenset({"stop", "restart", "kill", "rm", "down"}),
+    "docker-compose": frozenset({"stop", "restart", "kill", "rm", "down"}),
+    "podman": frozenset({"stop", "restart", "kill", "rm", "down"}),
+    "kubectl": frozenset({"delete", "scale", "restart", "drain"}),
+}
+_ENDING = frozenset({"kill", "killall", "pkill", "shutdown", "reboot", "poweroff", "halt"})
+_CELERY: Mapping[str, frozenset[str]] = {
+    "control": frozenset(
+        {"shutdown", "cancel_consumer", "pool_restart", "pool_shrink", "autoscale"}
+    ),
+    "multi": frozenset({"stop", "stopwait", "restart", "kill"}),
+}
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh"})
+_WRAPPERS = frozenset(
+    {"sudo", "doas", "env", "nohup", "nice", "ionice", "setsid", "timeout", "exec"}
+)
+_BETWEEN_COMMANDS = re.compile(r"[;&|()<>\n]+")
+_NOT_A_PROGRAM = re.compile(r"-.*|[A-Za-z_][A-Za-z0-9_]*=.*|[0-9]+[smhd]?", re.DOTALL)
+
+
+def danger(argv: Sequence[str]) -> str | None:
+    """Which part of an argv takes workers away (`systemctl restart`), or None.
+
+    Looks through `sudo`, `env`, `timeout` … and into the lines given to `sh -c`.
+    """
+    return next((found for one in _commands(argv) if (found := _danger_of(one))), None)
+
+
+def _commands(argv: Sequence[str]) -> Iterator[list[str]]:
+    rest = list(argv)
+    while rest and (_base(rest[0]) in _WRAPPERS or _NOT_A_PROGRAM.fullmatch(rest[0])):
+        options_may_take_a_value = _base(rest.pop(0)) in {"-u", "-g", "-n", "-k", "-s"}
+        if options_may_take_a_value and len(rest) > 1 and _danger_of(rest) is None:
+            yield rest[1:]
+    if not rest:
+        return
+    yield rest
+    if _base(rest[0]) in _SHELLS:
+        for line in rest[1:]:
+            for part in _BETWEEN_COMMANDS.split(line):
+                yield from _commands(_words(part))
+
+
+def _danger_of(argv: Sequence[str]) -> str | None:
+    if not argv:
+        return None
+    program, arguments = _base(argv[0]), argv[1:]
+    if program in _ENDING:
+        return program
+    if program.startswith("python") and "celery" in arguments:
+        program, arguments = "celery", arguments[arguments.index("celery") + 1 :]
+    if program == "celery":
+        for group, methods in _CELERY.items():
+            if group in arguments:
+                following = arguments[arguments.index(group) + 1 :]
+                return next((f"celery {group} {one}" for one in following if one in methods), None)
+    stopping = _STOPPING.get(program, frozenset())
+    return next((f"{program} {one}" for one in arguments if one in stopping), None)
+
+
+def _base(program: str) -> str:
+    return program.rpartition("/")[2]
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return line.split()  # a quote that was cut off by splitting the line

@@ -1,0 +1,351 @@
+"""The verbs of the language, and how each is read into its step.
+
+To add one: give it a step in `schema`, write its reader here and enter it in `VERBS`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+from celery_ops.config.document import Items, Scalar, did_you_mean, kind, shown
+from celery_ops.config.units import Count
+from celery_ops.runbook.dangers import danger
+from celery_ops.runbook.schema import (
+    CheckStep,
+    ConfirmStep,
+    Constant,
+    CurrentWorker,
+    DoctorStep,
+    InnerStep,
+    OnFail,
+    OnTimeout,
+    Order,
+    Roll,
+    RunStep,
+    Slot,
+    Text,
+    Verify,
+    WaitStep,
+    WorkerStep,
+    WorkerVerb,
+)
+from celery_ops.runbook.steps import NOT_YET, Spot, StepReader, Verb, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from celery_ops.config.document import Node
+
+T = TypeVar("T")
+
+_WORKER = "worker"
+_RULE = re.compile(r"[a-z][a-z0-9-]*")
+
+
+def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | None:
+    target = _worker_target(steps, spot)
+    if target is None:
+        return None
+    return WorkerStep(
+        id=spot.id,
+        verb=WorkerVerb(spot.verb),
+        target=target,
+        timeout=steps.timeout(spot),
+        on_timeout=_on_timeout(steps, spot),
+        when=steps.when(spot),
+        place=spot.place,
+    )
+
+
+def _worker_target(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
+    """Inside a roll the worker whose turn it is, else a selector."""
+    word = spot.value.text if isinstance(spot.value, Scalar) else None
+    if spot.where is Where.ROLL:
+        if word == _WORKER:
+            return CurrentWorker()
+        says = f"inside a roll it is `{spot.verb}: worker`, not {kind(spot.value)}"
+        steps.wrong(spot.value.place, says)
+        return None
+    if word == _WORKER:
+        steps.wrong(spot.value.place, "worker is only known inside a roll; name the workers here")
+        return None
+    if word == "beat":
+        steps.wrong(spot.value.place, f"`{spot.verb}: beat` {NOT_YET}")
+        return None
+    return steps.values.workers(spot.value, spot.what)
+
+
+def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
+    node = spot.keys.get("on_timeout")
+    if node is None:
+        return OnTimeout.FAIL
+    if isinstance(node, Scalar) and node.text == "defer":
+        steps.wrong(node.place, f"`on_timeout: defer` {NOT_YET}")
+        return OnTimeout.FAIL
+    chosen = steps.values.reader.choice(node, f"on_timeout of {spot.what}", OnTimeout)
+    return OnTimeout(chosen or OnTimeout.FAIL)
+
+
+def _read_wait(steps: StepReader, spot: Spot) -> WaitStep | None:
+    what = steps.text(spot, spot.verb)
+    node = spot.keys.get("until")
+    until = None if node is None else steps.values.condition(node, "until", spot.names)
+    timeout, when = steps.timeout(spot), steps.when(spot)
+    if what is None or until is None:
+        return None
+    return WaitStep(spot.id, what, until, timeout, when, spot.place)
+
+
+def _read_check(steps: StepReader, spot: Spot) -> CheckStep | None:
+    that = steps.values.condition(spot.value, spot.verb, spot.names)
+    message, when = steps.text(spot, "message"), steps.when(spot)
+    return None if that is None else CheckStep(spot.id, that, message, when, spot.place)
+
+
+def _read_doctor(steps: StepReader, spot: Spot) -> DoctorStep | None:
+    rules: list[str] = []
+    for node in steps.values.reader.items(spot.value, spot.what):
+        rule = steps.values.reader.text(node, "a rule of doctor")
+        if rule is None:
+            continue
+        if not _RULE.fullmatch(rule) or (steps.rules is not None and rule not in steps.rules):
+            hint = did_you_mean(rule, steps.rules or ())
+            steps.wrong(node.place, f"doctor has no rule {shown(rule)}{hint}")
+        elif rule in rules:
+            steps.wrong(node.place, f"the rule {shown(rule)} is named twice")
+        else:
+            rules.append(rule)
+    if isinstance(spot.value, Items) and not spot.value.nodes:
+        steps.wrong(spot.value.place, "doctor needs at least one rule")
+    return DoctorStep(spot.id, tuple(rules), spot.place)
+
+
+def _read_confirm(steps: StepReader, spot: Spot) -> ConfirmStep | None:
+    question = steps.text(spot, spot.verb)
+    return None if question is None else ConfirmStep(spot.id, question, spot.place)
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+def _read_run(steps: StepReader, spot: Spot) -> RunStep | None:
+    argv = steps.values.texts(spot.value, "the argv of run", spot.names)
+    undo = spot.keys.get("undo")
+    takes_worker = _takes_worker(steps, spot)
+    _check_argv(steps, spot, argv, takes_worker=takes_worker)
+    on = _host(steps, spot)
+    if on is None:
+        return None
+    return RunStep(
+        id=spot.id,
+        argv=argv,
+        env=_env(steps, spot),
+        on=on,
+        timeout=steps.timeout(spot),
+        takes_worker=takes_worker,
+        undo=() if undo is None else steps.values.texts(undo, "the argv of undo", spot.names),
+        when=steps.when(spot),
+        place=spot.place,
+    )
+
+
+def _check_argv(
+    steps: StepReader, spot: Spot, argv: tuple[Text, ...], *, takes_worker: bool
+) -> None:
+    if not isinstance(spot.value, Items):
+        return
+    if not argv or not argv[0].parts or not isinstance(argv[0].parts[0], str):
+        says = "run needs a program: an argv list whose first entry is written out"
+        steps.wrong(spot.value.place, says)
+        return
+    words = ["".join(part for part in text.parts if isinstance(part, str)) for text in argv]
+    found = danger(words)
+    if found is None or takes_worker:
+        return
+    if spot.where is Where.ROLL:
+        says = (
+            f"`{found}` takes workers away: say `takes: worker`, so that the guard is asked first"
+        )
+    else:
+        says = f"`{found}` takes workers away: only a roll can guard that (with `takes: worker`)"
+    steps.wrong(spot.value.place, says)
+
+
+def _takes_worker(steps: StepReader, spot: Spot) -> bool:
+    node = spot.keys.get("takes")
+    if node is None:
+        return False
+    if spot.where is not Where.ROLL:
+        steps.wrong(node.place, "`takes: worker` is only possible inside a roll")
+        return False
+    return steps.values.reader.choice(node, f"takes of {spot.what}", [_WORKER]) is not None
+
+
+def _host(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
+    node = spot.keys.get("on")
+    if node is None and spot.where is Where.ROLL:
+        return CurrentWorker()
+    if node is None:
+        steps.wrong(spot.place, f"{spot.what} needs the key 'on': the host to run it on")
+        return None
+    if isinstance(node, Scalar) and node.text == _WORKER:
+        if spot.where is Where.ROLL:
+            return CurrentWorker()
+        steps.wrong(node.place, "worker is only known inside a roll; name a host here")
+        return None
+    return steps.values.plain_text(node, f"on of {spot.what}")
+
+
+def _env(steps: StepReader, spot: Spot) -> tuple[tuple[str, Text], ...]:
+    node = spot.keys.get("env")
+    if node is None:
+        return ()
+    entries = steps.values.reader.any_table(node, f"env of {spot.what}")
+    for name, entry in entries.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            steps.wrong(entry.key.place, f"{shown(name)} is no name of an environment variable")
+    return tuple(
+        (name, steps.values.text(entry.node, f"{name} of env", spot.names))
+        for name, entry in entries.items()
+    )
+
+
+# --- roll ---------------------------------------------------------------------------------------
+
+
+def _read_roll(steps: StepReader, spot: Spot) -> Roll:
+    values, keys = steps.values, spot.keys
+    inner = _inner_steps(steps, spot)
+    verify = _read_verify(steps, spot, keys["verify"]) if "verify" in keys else None
+    order = _choice(steps, spot, "order", Order)
+    on_fail = _choice(steps, spot, "on_fail", OnFail)
+    workers = values.workers(spot.value, spot.what)
+    if verify is None:
+        verify = Verify(
+            (), Constant(0.0), Constant(0.0), spot.place
+        )  # refused: its absence is noted
+    return Roll(
+        id=spot.id,
+        workers=workers,
+        order=Order(order or Order.FEWEST_ACTIVE_FIRST),
+        canary=_optional(spot, "canary", values.integer, 1),
+        batch=_optional(spot, "batch", values.at_least_one, Count(1)),
+        keep_available=_optional(spot, "keep_available", values.count, Count(75, percent=True)),
+        max_failed=_optional(spot, "max_failed", values.integer, 0),
+        settle=_optional(spot, "settle", values.duration, 5.0),
+        on_fail=OnFail(on_fail or OnFail.ASK),
+        steps=inner,
+        verify=verify,
+        place=spot.place,
+    )
+
+
+def _inner_steps(steps: StepReader, spot: Spot) -> tuple[InnerStep, ...]:
+    node = spot.keys.get("steps")
+    if node is None:
+        return ()
+    if isinstance(node, Items) and not node.nodes:
+        steps.wrong(node.place, f"{spot.what} has no steps")
+    found = steps.steps(node, Where.ROLL, f"{spot.id}.")
+    return tuple(step for step in found if isinstance(step, InnerStep))
+
+
+def _read_verify(steps: StepReader, spot: Spot, node: Node) -> Verify:
+    values, what = steps.values, f"verify of {spot.what}"
+    keys = steps.table(
+        node,
+        what,
+        ("that", "hold", "timeout"),
+        {"that": "what must be seen of every worker", "timeout": _NOTHING_WAITS_FOR_EVER},
+    )
+    names = values.names(in_roll=True)
+    that = values.conditions(keys["that"], f"that of {what}", names) if "that" in keys else ()
+    hold = keys.get("hold")
+    timeout = keys.get("timeout")
+    return Verify(
+        that=that,
+        hold=Constant(10.0) if hold is None else values.duration(hold, f"hold of {what}"),
+        timeout=Constant(0.0)
+        if timeout is None
+        else values.some_time(timeout, f"timeout of {what}"),
+        place=node.place,
+    )
+
+
+def _optional(spot: Spot, key: str, read: Callable[[Node, str], Slot[T]], default: T) -> Slot[T]:
+    node = spot.keys.get(key)
+    return Constant(default) if node is None else read(node, f"{key} of {spot.what}")
+
+
+def _choice(steps: StepReader, spot: Spot, key: str, choices: Iterable[str]) -> str | None:
+    node = spot.keys.get(key)
+    return (
+        None if node is None else steps.values.reader.choice(node, f"{key} of {spot.what}", choices)
+    )
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+_NOTHING_WAITS_FOR_EVER = "nothing waits for ever"
+_ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
+_TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
+_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
+
+_TO_COME = (
+    "scale",
+    "pause",
+    "backup",
+    "park",
+    "move",
+    "purge",
+    "restore",
+    "activate",
+    "probe",
+    "control",
+    "notify",
+)
+
+VERBS: Mapping[str, Verb | None] = {
+    "drain": Verb(
+        _read_worker_step,
+        _ANYWHERE,
+        ("timeout", "on_timeout", "when"),
+        {"timeout": "the longest that a running task may take to finish"},
+    ),
+    "resume": _WORKER_VERB,
+    "stop": _WORKER_VERB,
+    "start": _WORKER_VERB,
+    "restart": _WORKER_VERB,
+    "wait": Verb(
+        _read_wait,
+        _ANYWHERE,
+        ("until", "timeout", "when"),
+        {"until": "the condition that is waited for", **_TIMEOUT},
+    ),
+    "check": Verb(_read_check, frozenset(Where), ("message", "when")),
+    "doctor": Verb(_read_doctor, frozenset({Where.PREFLIGHT})),
+    "confirm": Verb(_read_confirm, frozenset({Where.STEPS})),
+    "run": Verb(_read_run, _ANYWHERE, ("on", "env", "timeout", "takes", "undo", "when")),
+    "roll": Verb(
+        _read_roll,
+        frozenset({Where.STEPS}),
+        (
+            "order",
+            "canary",
+            "batch",
+            "keep_available",
+            "max_failed",
+            "settle",
+            "on_fail",
+            "steps",
+            "verify",
+        ),
+        {
+            "steps": "what is done to each worker",
+            "verify": "what proves that a worker came through",
+        },
+    ),
+    **dict.fromkeys(_TO_COME),
+}
+"""Every verb of the language; None for those this version does not have."""

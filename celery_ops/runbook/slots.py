@@ -1,0 +1,251 @@
+"""Values in a runbook: written out, or `${{ name }}`; and what they are worth in a run.
+
+`${{ … }}` is a typed reference, not a template language: alone it keeps its type, inside a text it
+is shown as people write it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from celery_ops.config import units
+from celery_ops.config.document import Items, Scalar, did_you_mean, shown
+from celery_ops.errors import PreconditionFailed, UsageError
+from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
+from celery_ops.runbook.names import UnknownName, as_written, names_at, value_at
+from celery_ops.runbook.params import bounded_duration
+from celery_ops.runbook.schema import Constant, ParamType, Reference, Slot, Text
+from celery_ops.runbook.selectors import Selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from celery_ops.config.document import Node, Reader
+    from celery_ops.config.units import Count
+    from celery_ops.runbook.names import Names
+    from celery_ops.runbook.positions import Source
+    from celery_ops.runbook.schema import Param
+
+T = TypeVar("T")
+
+MAX_TEXT = 4_000
+_REFERENCE = re.compile(r"\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
+_WHOLE = re.compile(r"[0-9]{1,9}")
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+# --- in a run -----------------------------------------------------------------------------------
+
+
+def resolve(slot: Constant[T] | Reference, scope: Mapping[str, object]) -> T:
+    """What a slot is worth; `scope` holds `params` as `parse_params` gave them.
+
+    Raise UsageError if a parameter has no value; its type was checked when the file was read.
+    """
+    if isinstance(slot, Constant):
+        return slot.value
+    value = value_at(scope, slot.path)
+    if value is None:
+        raise UsageError(f"{slot} has no value")
+    return cast("T", value)
+
+
+def render(text: Text, scope: Mapping[str, object]) -> str:
+    """A text for people; what is not known is shown as `unknown`.
+
+    Values of hostile sources are in it as they are: whoever shows it makes it safe.
+    """
+    return "".join(
+        part if isinstance(part, str) else as_written(value_at(scope, part.path))
+        for part in text.parts
+    )
+
+
+def render_argument(text: Text, scope: Mapping[str, object]) -> str:
+    """A text for a program. Raise PreconditionFailed if something in it is not known."""
+    for part in text.parts:
+        if isinstance(part, Reference) and value_at(scope, part.path) is None:
+            raise PreconditionFailed(f"{'.'.join(part.path)} is not known, and a command needs it")
+    return render(text, scope)
+
+
+# --- in the file --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ValueReader:
+    """Reads slots, texts and conditions; notes what is wrong in the reader it is given.
+
+    A slot that is wrong is read as its fallback: the file is refused anyway, and the rest of it is
+    still checked.
+    """
+
+    reader: Reader
+    source: Source
+    params: Mapping[str, Param]
+
+    def names(self, *, in_roll: bool) -> Names:
+        """What can be named inside a roll, or anywhere else."""
+        return names_at(tuple(self.params.values()), in_roll=in_roll)
+
+    def duration(self, node: Node, what: str) -> Slot[float]:
+        """Seconds."""
+        return self._slot(node, what, ParamType.DURATION, bounded_duration, 0.0)
+
+    def some_time(self, node: Node, what: str) -> Slot[float]:
+        """Seconds, more than none: a timeout."""
+        return self._slot(node, what, ParamType.DURATION, _some_time, 0.0)
+
+    def count(self, node: Node, what: str) -> Slot[Count]:
+        """A number or a percentage."""
+        return self._slot(node, what, ParamType.COUNT, units.count, units.Count(0))
+
+    def at_least_one(self, node: Node, what: str) -> Slot[Count]:
+        """A number or a percentage, but not 0."""
+        return self._slot(node, what, ParamType.COUNT, _at_least_one, units.Count(0))
+
+    def integer(self, node: Node, what: str) -> Slot[int]:
+        """A whole number, not negative."""
+        return self._slot(node, what, ParamType.INTEGER, _not_negative, 0)
+
+    def workers(self, node: Node, what: str) -> Slot[str]:
+        """A selector, checked in form."""
+        return self._slot(
+            node, what, ParamType.WORKERS, lambda text: Selector.parse(text).source, ""
+        )
+
+    def plain_text(self, node: Node, what: str) -> Slot[str]:
+        """A text for the engine (a host's name), not for people: a value or one reference."""
+        return self._slot(node, what, ParamType.TEXT, str, "")
+
+    def text(self, node: Node, what: str, names: Names) -> Text:
+        """A text with references in it."""
+        written = self.reader.text(node, what, empty=True)
+        if written is None or not isinstance(node, Scalar):
+            return Text(())
+        if len(written) > MAX_TEXT:
+            self.reader.wrong(node.place, f"{what} has more than {MAX_TEXT} characters")
+            return Text(())
+        parts: list[str | Reference] = []
+        end = 0
+        for match in _REFERENCE.finditer(written):
+            parts.append(written[end : match.start()])
+            path = self._path(node, match)
+            if path is not None:
+                self._known(node, match, path, names)
+                parts.append(Reference(path, self.source.place(node, match.start())))
+            end = match.end()
+        rest = written[end:]
+        if "${{" in rest:
+            opening = self.source.place(node, end + rest.index("${{"))
+            self.reader.wrong(opening, "this ${{ has no }}")
+        return Text(tuple(part for part in (*parts, rest) if part))
+
+    def texts(self, node: Node, what: str, names: Names) -> tuple[Text, ...]:
+        """A list of texts."""
+        items = self.reader.items(node, what)
+        return tuple(self.text(item, f"an entry of {what}", names) for item in items)
+
+    def condition(self, node: Node, what: str, names: Names) -> Condition | None:
+        written = self.reader.text(node, what)
+        if written is None or not isinstance(node, Scalar):
+            return None
+        try:
+            return condition(written, self.source.place(node, 0), names)
+        except InvalidExpression as error:
+            for fault in error.faults:
+                self.reader.wrong(self.source.place(node, fault.offset), f"{what}: {fault.says}")
+            return None
+
+    def conditions(self, node: Node, what: str, names: Names) -> tuple[Condition, ...]:
+        """A list of conditions, or a single one; never none at all."""
+        nodes = node.nodes if isinstance(node, Items) else (node,)
+        if not nodes:
+            self.reader.wrong(node.place, f"{what} has no condition")
+        found = (self.condition(item, what, names) for item in nodes)
+        return tuple(one for one in found if one is not None)
+
+    def _slot(
+        self, node: Node, what: str, needed: ParamType, parse: Callable[[str], T], fallback: T
+    ) -> Slot[T]:
+        written = self.reader.text(node, what)
+        if written is None or not isinstance(node, Scalar):
+            return Constant(fallback)
+        match = _REFERENCE.search(written)
+        if match is None:
+            return Constant(self._constant(node, what, written, parse, fallback))
+        if match[0] != written.strip():
+            self.reader.wrong(node.place, f"{what}: {match[0]} must stand alone to keep its type")
+            return Constant(fallback)
+        path = self._path(node, match)
+        if path is None or not self._is_param(node, match, path):
+            return Constant(fallback)
+        param = self.params[path[1]]
+        if param.type is not needed:
+            self.reader.wrong(
+                self.source.place(node, match.start()),
+                f"{what} is {needed.value}, and the parameter {param.name} is {param.type.value}",
+            )
+        return Reference(path, node.place)
+
+    def _constant(
+        self, node: Node, what: str, written: str, parse: Callable[[str], T], fallback: T
+    ) -> T:
+        try:
+            return parse(written)
+        except (ValueError, UsageError) as error:
+            self.reader.wrong(node.place, f"{what}: {error}")
+            return fallback
+
+    def _path(self, node: Scalar, match: re.Match[str]) -> tuple[str, ...] | None:
+        inside = match["inside"].strip()
+        if _PATH.fullmatch(inside):
+            return tuple(inside.split("."))
+        place = self.source.place(node, match.start())
+        self.reader.wrong(place, f"{shown(match[0])}: ${{{{ }}}} holds one name and nothing else")
+        return None
+
+    def _is_param(self, node: Scalar, match: re.Match[str], path: tuple[str, ...]) -> bool:
+        place = self.source.place(node, match.start())
+        if path[0] != "params" or len(path) != 2:
+            self.reader.wrong(place, f"only a parameter can stand here: {_examples(self.params)}")
+            return False
+        if path[1] not in self.params:
+            hint = did_you_mean(path[1], self.params)
+            self.reader.wrong(place, f"unknown parameter {shown(path[1])}{hint}")
+            return False
+        return True
+
+    def _known(
+        self, node: Scalar, match: re.Match[str], path: tuple[str, ...], names: Names
+    ) -> None:
+        try:
+            names.type_of(path)
+        except UnknownName as error:
+            self.reader.wrong(self.source.place(node, match.start()), str(error))
+
+
+def _some_time(text: str) -> float:
+    seconds = bounded_duration(text)
+    if seconds <= 0:
+        raise ValueError("no time at all")
+    return seconds
+
+
+def _at_least_one(text: str) -> Count:
+    number = units.count(text)
+    if number.number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"not a whole number of at least 0: {shown(text)}")
+    return int(text)
+
+
+def _examples(params: Iterable[str]) -> str:
+    return ", ".join(f"${{{{ params.{name} }}}}" for name in params) or "none are declared"
