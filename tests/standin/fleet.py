@@ -1,0 +1,569 @@
+"""A simulated fleet: queues, workers that run tasks, and services that stop and start them.
+
+A discrete simulation without any task of its own: everything that has happened by now is worked out
+when somebody looks (`settle`). Each task is counted, so a test can ask for what was lost or ran
+twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from celery_ops.model import ServiceRef, ServiceState
+from celery_ops.ports import Question
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from tests.standin.clock import VirtualClock
+
+
+class Phase(Enum):
+    """Of a worker's process."""
+
+    DOWN = auto()
+    BOOTING = auto()
+    UP = auto()
+    STOPPING = auto()
+
+
+@dataclass
+class Faults:
+    """What is wrong with a worker or its service. All can be switched while it runs."""
+
+    never_replies: bool = False
+    """Consumes, runs and beats, but answers no control message."""
+    silent_to: frozenset[Question] = frozenset()
+    """Questions that get no reply, as `reserved` with arguments that are not JSON."""
+    hangs: bool = False
+    """Stopped with SIGSTOP: still bound, still counted, does nothing at all."""
+    ignores_cancel: bool = False
+    """Answers ok to `cancel_consumer` and goes on consuming."""
+    ignores_add: bool = False
+    """Answers ok to `add_consumer` and consumes nothing more."""
+    acknowledges_nothing: bool = False
+    """Does what is ordered, but no reply arrives."""
+    does_not_come_back: bool = False
+    """Its service starts, runs and never is a worker again."""
+    dies_at_start: bool = False
+    """Its service starts and fails at once."""
+    killed_at_stop: bool = False
+    """Its supervisor sends SIGKILL in place of a warm stop."""
+    stop_does_nothing: bool = False
+    """Its supervisor says the stop was accepted; the process does not notice."""
+    answers_in_pickle: bool = False
+    no_heartbeats: bool = False
+
+
+@dataclass
+class Message:
+    """One numbered task."""
+
+    id: str
+    task: str
+    queue: str
+    seconds: float
+    eta: float | None = None
+    invisible: bool = False
+    """Held by a rate limit: the worker has it and shows it nowhere."""
+
+
+@dataclass
+class Ledger:
+    """What became of every message."""
+
+    sent: int = 0
+    started: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+    lost: set[str] = field(default_factory=set)
+
+    @property
+    def twice(self) -> set[str]:
+        return {one for one, times in self.started.items() if times > 1}
+
+
+@dataclass
+class SimulatedService:
+    """What a supervisor runs."""
+
+    ref: ServiceRef
+    state: ServiceState = ServiceState.STOPPED
+    pid: int | None = None
+    identity: str | None = None
+    started_at: datetime | None = None
+    clean_exit: bool | None = None
+    says: str = ""
+    stop_grace: float = 600.0
+    stop_seconds: float = 0.5
+    boot_seconds: float = 2.0
+    restarts_itself: bool = True
+    signals_children: bool = False
+    stop_signal: str = "TERM"
+    arguments: tuple[str, ...] = ("celery", "-A", "app", "worker")
+    starts: int = 0
+
+
+@dataclass
+class SimulatedWorker:
+    """One worker process under a node name, and its service if it has one."""
+
+    name: str
+    configured: dict[str, dict[str, object]]
+    pool: str
+    concurrency: int
+    service: SimulatedService | None
+    faults: Faults
+    cancel_delay: float = 0.0
+    rate_limited: frozenset[str] = frozenset()
+    registered: tuple[str, ...] = ("app.work",)
+    version: str = "5.7.0"
+    phase: Phase = Phase.DOWN
+    pid: int | None = None
+    started: float = 0.0
+    boots_until: float = 0.0
+    killed_at: float | None = None
+    exits_at: float | None = None
+    consuming: dict[str, dict[str, object]] = field(default_factory=dict)
+    pending: list[tuple[float, str, dict[str, object] | None]] = field(default_factory=list)
+    active: list[tuple[Message, float, float]] = field(default_factory=list)
+    """(message, started, ends), in simulated seconds."""
+    reserved: deque[Message] = field(default_factory=deque)
+    scheduled: list[Message] = field(default_factory=list)
+    hidden: list[Message] = field(default_factory=list)
+    processed: int = 0
+    next_beat: float = 0.0
+
+    @property
+    def prefetch(self) -> int:
+        return self.concurrency * 4
+
+    @property
+    def is_listening(self) -> bool:
+        """Connected to the control exchange: PUBLISH counts it."""
+        return self.phase is Phase.UP
+
+    @property
+    def is_busy_solo(self) -> bool:
+        return self.pool == "solo" and bool(self.active)
+
+    def holds(self) -> list[Message]:
+        """Every message it has taken and not ended."""
+        running = [message for message, _, _ in self.active]
+        return [*running, *self.reserved, *self.scheduled, *self.hidden]
+
+
+class StandinFleet:
+    """The world that StandinBroker and StandinHosts look at."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.workers: list[SimulatedWorker] = []
+        self.services: dict[ServiceRef, SimulatedService] = {}
+        self.queues: dict[str, deque[Message]] = {}
+        self.bound: set[str] = set()
+        self.ledger = Ledger()
+        self.stuck: list[tuple[Message, float]] = []
+        """Left in `unacked` by a killed worker, since when."""
+        self.farewells: list[tuple[str, int | None]] = []
+        self.least_consumers: dict[str, int] = {}
+        """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
+        self._pids = itertools.count(1001)
+        self._ids = itertools.count(1)
+        self._settled = clock.monotonic()
+
+    # --- setting up ---
+
+    def add_worker(
+        self,
+        name: str,
+        *,
+        queues: Iterable[str] = ("default",),
+        host: str | None = "web1",
+        unit: str | None = None,
+        supervisor: str = "supervisord",
+        pool: str = "prefork",
+        concurrency: int = 2,
+        up: bool = True,
+        faults: Faults | None = None,
+    ) -> SimulatedWorker:
+        """A worker, and its service on `host` (named `unit`, or as the node); `host=None`: none."""
+        service = None
+        if host is not None:
+            ref = ServiceRef(host, supervisor, unit or name.partition("@")[0], worker=name)
+            service = self.services[ref] = SimulatedService(ref)
+            service.arguments = ("celery", "-A", "app", "worker", "-n", name)
+        worker = SimulatedWorker(
+            name,
+            {queue: declaration(queue) for queue in queues},
+            pool,
+            concurrency,
+            service,
+            faults or Faults(),
+        )
+        self.workers.append(worker)
+        if up:
+            self._launch(worker)
+            worker.boots_until = self.clock.monotonic()
+            self.settle()
+        return worker
+
+    def add_beat(self, unit: str = "beat", *, host: str = "web1") -> SimulatedService:
+        """A scheduler's service, running."""
+        ref = ServiceRef(host, "supervisord", unit, beat=True)
+        service = self.services[ref] = SimulatedService(ref)
+        self._run_service(service)
+        return service
+
+    def worker(self, name: str) -> SimulatedWorker:
+        """The (first) worker of that name."""
+        return next(worker for worker in self.workers if worker.name == name)
+
+    @property
+    def refs(self) -> tuple[ServiceRef, ...]:
+        """As a context would be configured with."""
+        return tuple(self.services)
+
+    def send(
+        self, queue: str, seconds: float = 1.0, *, task: str = "app.work", eta: float | None = None
+    ) -> Message:
+        """A message that runs for `seconds`; `eta` is seconds from now on."""
+        self.settle()
+        due = None if eta is None else self.clock.monotonic() + eta
+        message = Message(f"task-{next(self._ids)}", task, queue, seconds, due)
+        self.queues.setdefault(queue, deque()).append(message)
+        self.ledger.sent += 1
+        self._fill(self.clock.monotonic())
+        return message
+
+    def hold_invisibly(self, worker: SimulatedWorker, queue: str, count: int) -> None:
+        """Messages that a rate limit holds back.
+
+        The broker calls them unacked, the worker nothing.
+        """
+        for _ in range(count):
+            message = Message(f"task-{next(self._ids)}", "app.limited", queue, 1.0, invisible=True)
+            self.ledger.sent += 1
+            worker.hidden.append(message)
+
+    # --- what happens to processes ---
+
+    def kill(self, worker: SimulatedWorker) -> None:
+        """kill -9: no goodbye, the binding stays, what it held stays unacked.
+
+        Its supervisor starts it again where it `restarts_itself`.
+        """
+        self.settle()
+        self._kill(worker, self.clock.monotonic())
+
+    def warm_stop(self, worker: SimulatedWorker) -> None:
+        """SIGTERM to the main process.
+
+        Running tasks end, everything else goes back to its queue.
+        """
+        self.settle()
+        if worker.phase in (Phase.DOWN, Phase.STOPPING):
+            return
+        now = self.clock.monotonic()
+        service = worker.service
+        if worker.faults.killed_at_stop:
+            self._kill(worker, now)
+            return
+        worker.phase = Phase.STOPPING
+        self.bound.discard(worker.name)
+        self.farewells.append((worker.name, worker.pid))
+        for message in [*worker.reserved, *worker.scheduled, *worker.hidden]:
+            message.invisible = False
+            self.queues.setdefault(message.queue, deque()).appendleft(message)
+        worker.reserved.clear()
+        worker.scheduled.clear()
+        worker.hidden.clear()
+        worker.consuming = {}
+        worker.pending = []
+        if service is not None and service.signals_children:
+            self.ledger.lost.update(message.id for message, _, _ in worker.active)
+            worker.active.clear()
+        worker.killed_at = None if service is None else now + service.stop_grace
+        self._plan_exit(worker, now)
+        self._note_consumers()
+        self._fill(now)
+
+    def stop_service(self, service: SimulatedService) -> None:
+        """What a supervisor does when it is told to stop a service."""
+        self.settle()
+        worker = self._worker_of(service)
+        if service.state not in (ServiceState.RUNNING, ServiceState.STARTING):
+            return
+        if worker is None:
+            self._end_service(service, clean=True)
+            return
+        if worker.faults.stop_does_nothing:
+            return
+        service.state = ServiceState.STOPPING
+        if worker.faults.hangs:
+            worker.phase, worker.killed_at = (
+                Phase.STOPPING,
+                self.clock.monotonic() + service.stop_grace,
+            )
+        elif worker.phase is Phase.BOOTING:
+            worker.phase, worker.pid = Phase.DOWN, None
+            self._end_service(service, clean=True)
+        else:
+            self.warm_stop(worker)
+
+    def start_service(self, service: SimulatedService) -> None:
+        """What a supervisor does when it is told to start a service."""
+        self.settle()
+        if service.state in (ServiceState.RUNNING, ServiceState.STARTING, ServiceState.STOPPING):
+            return
+        worker = self._worker_of(service)
+        if worker is not None:
+            self._launch(worker)
+        else:
+            self._run_service(service)
+
+    # --- looking ---
+
+    def settle(self) -> None:
+        """Let everything happen that is due by now, in order."""
+        until = self.clock.monotonic()
+        while True:
+            due = min((self._next_due(worker) for worker in self.workers), default=until + 1)
+            if due > until:
+                break
+            now = max(due, self._settled)
+            for worker in self.workers:
+                if self._next_due(worker) <= now:
+                    self._happen(worker, now)
+            self._settled = now
+            self._fill(now)
+        self._settled = until
+        self._fill(until)
+
+    def watch_consumers(self) -> None:
+        """From now on `least_consumers` is kept."""
+        self.settle()
+        self.least_consumers = dict(self._consumers())
+
+    def consumers(self, queue: str) -> int:
+        """How many workers consume a queue now."""
+        self.settle()
+        return self._consumers()[queue]
+
+    @property
+    def lost(self) -> set[str]:
+        """Messages that can never end any more, or not before a visibility timeout."""
+        self.settle()
+        return self.ledger.lost | {message.id for message, _ in self.stuck}
+
+    # --- in detail ---
+
+    def _launch(self, worker: SimulatedWorker) -> None:
+        now = self.clock.monotonic()
+        service = worker.service
+        boot_seconds = service.boot_seconds if service is not None else 2.0
+        worker.phase, worker.pid = Phase.BOOTING, next(self._pids)
+        worker.started, worker.boots_until = now, now + boot_seconds
+        worker.killed_at = worker.exits_at = None
+        worker.processed = 0
+        if service is not None:
+            self._run_service(service, worker.pid)
+
+    def _run_service(self, service: SimulatedService, pid: int | None = None) -> None:
+        service.starts += 1
+        service.pid = next(self._pids) if pid is None else pid
+        service.identity = f"{service.ref.name}#{service.starts}"
+        service.started_at = self.clock.now()
+        service.state = ServiceState.RUNNING
+        service.clean_exit = None
+        service.says = "running"
+
+    def _worker_of(self, service: SimulatedService) -> SimulatedWorker | None:
+        return next((worker for worker in self.workers if worker.service is service), None)
+
+    def _next_due(self, worker: SimulatedWorker) -> float:
+        if worker.phase is Phase.BOOTING:
+            return worker.boots_until
+        if worker.phase is Phase.DOWN:
+            return float("inf")
+        moments = [] if worker.faults.hangs else [ends for _, _, ends in worker.active]
+        if worker.phase is Phase.UP and not worker.faults.hangs:
+            moments += [message.eta for message in worker.scheduled if message.eta is not None]
+            if not worker.is_busy_solo:
+                moments += [at for at, _, _ in worker.pending]
+        moments += [at for at in (worker.killed_at, worker.exits_at) if at is not None]
+        return min(moments, default=float("inf"))
+
+    def _happen(self, worker: SimulatedWorker, now: float) -> None:
+        if worker.phase is Phase.BOOTING:
+            self._come_up(worker)
+            return
+        if not worker.faults.hangs:
+            for entry in [one for one in worker.active if one[2] <= now]:
+                worker.active.remove(entry)
+                self.ledger.ended[entry[0].id] += 1
+            self._schedule_due(worker, now)
+            self._apply_pending(worker, now)
+        if worker.phase is Phase.STOPPING:
+            self._plan_exit(worker, now)
+            if worker.exits_at is not None and worker.exits_at <= now:
+                self._exit(worker, clean=True)
+            elif worker.killed_at is not None and worker.killed_at <= now:
+                self._kill(worker, now)
+
+    def _come_up(self, worker: SimulatedWorker) -> None:
+        if worker.faults.dies_at_start:
+            if worker.service is not None:
+                worker.service.state = ServiceState.STOPPING
+            self._exit(worker, clean=False)
+            if worker.service is not None:
+                worker.service.state = ServiceState.FAILED
+                worker.service.says = "exited too quickly (exit status 1)"
+            return
+        if worker.faults.does_not_come_back:
+            worker.boots_until = float("inf")
+            return
+        worker.phase = Phase.UP
+        worker.consuming = {name: dict(entry) for name, entry in worker.configured.items()}
+        worker.pending = []
+        worker.next_beat = self.clock.monotonic()
+        self.bound.add(worker.name)
+        self._note_consumers()
+
+    def _schedule_due(self, worker: SimulatedWorker, now: float) -> None:
+        for message in [one for one in worker.scheduled if one.eta is not None and one.eta <= now]:
+            worker.scheduled.remove(message)
+            worker.reserved.append(message)
+
+    def _apply_pending(self, worker: SimulatedWorker, now: float) -> None:
+        if worker.is_busy_solo:
+            return
+        for entry in [one for one in worker.pending if one[0] <= now]:
+            worker.pending.remove(entry)
+            _, queue, declared = entry
+            if declared is None:
+                worker.consuming.pop(queue, None)
+            else:
+                worker.consuming[queue] = worker.configured.get(queue, declared)
+        self._note_consumers()
+
+    def _plan_exit(self, worker: SimulatedWorker, now: float) -> None:
+        if worker.faults.hangs or worker.active or worker.exits_at is not None:
+            return
+        worker.exits_at = now + (worker.service.stop_seconds if worker.service else 0.5)
+
+    def _exit(self, worker: SimulatedWorker, *, clean: bool) -> None:
+        worker.phase, worker.pid = Phase.DOWN, None
+        worker.killed_at = worker.exits_at = None
+        worker.consuming = {}
+        self._note_consumers()
+        service = worker.service
+        if service is None:
+            return
+        is_unasked = service.state is ServiceState.RUNNING
+        self._end_service(service, clean=clean)
+        if is_unasked and service.restarts_itself:
+            self._launch(worker)
+
+    def _end_service(self, service: SimulatedService, *, clean: bool) -> None:
+        service.state = ServiceState.STOPPED
+        service.pid = service.identity = service.started_at = None
+        service.clean_exit = clean
+        service.says = "stopped" if clean else "stopped with SIGKILL"
+
+    def _kill(self, worker: SimulatedWorker, now: float) -> None:
+        self.ledger.lost.update(message.id for message, _, _ in worker.active)
+        for message in [*worker.reserved, *worker.scheduled, *worker.hidden]:
+            self.stuck.append((message, now))
+        worker.active.clear()
+        worker.reserved.clear()
+        worker.scheduled.clear()
+        worker.hidden.clear()
+        self._exit(worker, clean=False)
+
+    def _fill(self, now: float) -> None:
+        """Workers take messages in turn while they have room, and start what they hold."""
+        takes = True
+        while takes:
+            takes = False
+            for worker in self.workers:
+                if worker.phase is Phase.UP and not worker.faults.hangs:
+                    takes = self._take_one(worker, now) or takes
+                    self._start_held(worker, now)
+
+    def _take_one(self, worker: SimulatedWorker, now: float) -> bool:
+        if len(worker.active) + len(worker.reserved) + len(worker.hidden) >= worker.prefetch:
+            return False
+        for name in worker.consuming:
+            waiting = self.queues.get(name)
+            if waiting:
+                message = waiting.popleft()
+                if message.eta is not None and message.eta > now:
+                    worker.scheduled.append(message)
+                else:
+                    worker.reserved.append(message)
+                return True
+        return False
+
+    def _start_held(self, worker: SimulatedWorker, now: float) -> None:
+        while worker.reserved and len(worker.active) < worker.concurrency:
+            message = worker.reserved.popleft()
+            worker.active.append((message, now, now + message.seconds))
+            worker.processed += 1
+            self.ledger.started[message.id] += 1
+
+    def _consumers(self) -> Counter[str]:
+        return Counter(
+            queue
+            for worker in self.workers
+            if worker.phase is Phase.UP and not worker.faults.hangs
+            for queue in worker.consuming
+        )
+
+    def _note_consumers(self) -> None:
+        now = self._consumers()
+        for queue, least in self.least_consumers.items():
+            self.least_consumers[queue] = min(least, now[queue])
+
+
+def declaration(queue: str) -> dict[str, object]:
+    """A queue as Celery 5.7 tells it in `active_queues`."""
+    exchange = {
+        "name": queue,
+        "type": "direct",
+        "arguments": None,
+        "durable": True,
+        "passive": False,
+        "auto_delete": False,
+        "delivery_mode": None,
+        "no_declare": False,
+    }
+    nothing = dict.fromkeys(
+        (
+            "queue_arguments",
+            "binding_arguments",
+            "consumer_arguments",
+            "alias",
+            "no_declare",
+            "expires",
+            "message_ttl",
+            "max_length",
+            "max_length_bytes",
+            "max_priority",
+        )
+    )
+    return {
+        "name": queue,
+        "exchange": exchange,
+        "routing_key": queue,
+        "durable": True,
+        "exclusive": False,
+        "auto_delete": False,
+        "no_ack": False,
+        "bindings": [],
+        **nothing,
+    }

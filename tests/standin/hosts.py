@@ -1,0 +1,176 @@
+"""Hosts that obey `ports.Hosts` and show the services of a StandinFleet.
+
+The supervisor's commands are `standin status|start|stop …`, understood by the shell; every other
+command is looked up in `programs`, and succeeds silently where it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from celery_ops.errors import CommandFailed, HostUnreachable
+from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
+from celery_ops.ports import Command, Completed
+from tests.standin.fleet import SimulatedService, StandinFleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    Program = Callable[[Command], Completed]
+
+SECONDS_A_COMMAND = 0.01
+
+
+class StandinSupervisor:
+    """Commands of an imaginary supervisor. All kinds are the same here."""
+
+    def __init__(self, fleet: StandinFleet, kind: str) -> None:
+        self._fleet = fleet
+        self._kind = kind
+
+    def status(self, services: Sequence[ServiceRef]) -> Command:
+        return Command(("standin", "status", self._kind, *(service.name for service in services)))
+
+    def read_status(
+        self, services: Sequence[ServiceRef], completed: Completed
+    ) -> Mapping[ServiceRef, ServiceStatus]:
+        if completed.code != 0:
+            raise CommandFailed(completed.err.decode())
+        known = json.loads(completed.out)
+        return {ref: self._read(ref, known[ref.name]) for ref in services if ref.name in known}
+
+    def start(self, service: ServiceRef) -> Command:
+        return Command(("standin", "start", self._kind, service.name))
+
+    def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
+        return Command(("standin", "stop", self._kind, service.name, expect or ""))
+
+    def read_effect(self, service: ServiceRef, completed: Completed) -> None:
+        if completed.code != 0:
+            raise CommandFailed(f"{service}: {completed.err.decode()}")
+
+    def _read(self, ref: ServiceRef, told: Mapping[str, object]) -> ServiceStatus:
+        service = self._fleet.services[ref]
+        pid, identity = told["pid"], told["identity"]
+        return ServiceStatus(
+            state=ServiceState(str(told["state"])),
+            pid=pid if isinstance(pid, int) else None,
+            identity=identity if isinstance(identity, str) else None,
+            started_at=service.started_at,
+            clean_exit=service.clean_exit,
+            says=service.says,
+            stop_grace=service.stop_grace,
+            restarts_itself=service.restarts_itself,
+            signals_children=service.signals_children,
+            stop_signal=service.stop_signal,
+        )
+
+
+class StandinShell:
+    """One simulated host. `ran` are all commands it was given, in order."""
+
+    def __init__(self, hosts: StandinHosts, name: str) -> None:
+        self._hosts = hosts
+        self._name = name
+        self.ran: list[Command] = []
+
+    async def run(self, command: Command, *, timeout: float) -> Completed:
+        hosts = self._hosts
+        clock = hosts.fleet.clock
+        if self._name in hosts.unreachable:
+            raise HostUnreachable(f"{self._name}: no route to host")
+        if self._name in hosts.hanging:
+            await clock.sleep(timeout)
+            raise HostUnreachable(f"{self._name} did not answer within {timeout:.0f} s")
+        self.ran.append(command)
+        await clock.sleep(min(hosts.seconds, timeout))
+        if hosts.seconds > timeout:
+            raise CommandFailed(f"{command} did not end within {timeout:.0f} s")
+        hosts.fleet.settle()
+        if command.argv[0] != "standin":
+            program = hosts.programs.get(command.argv[0])
+            return program(command) if program is not None else _completed()
+        match command.argv[1:]:
+            case ("status", kind, *names):
+                return _completed(json.dumps(self._statuses(kind, names)))
+            case ("start", kind, name):
+                return self._start(self._service(kind, name))
+            case ("stop", kind, name, expect):
+                return self._stop(self._service(kind, name), expect)
+        return _completed(err="unknown command", code=2)
+
+    def _statuses(self, kind: str, names: Sequence[str]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name in names:
+            service = self._service(kind, name)
+            if service is not None:
+                found[name] = {
+                    "state": service.state.value,
+                    "pid": service.pid,
+                    "identity": service.identity,
+                }
+        return found
+
+    def _start(self, service: SimulatedService | None) -> Completed:
+        if service is None:
+            return _completed(err="no such service", code=1)
+        self._hosts.fleet.start_service(service)
+        return _completed()
+
+    def _stop(self, service: SimulatedService | None, expect: str) -> Completed:
+        if service is None:
+            return _completed(err="no such service", code=1)
+        if expect and service.identity != expect:
+            return _completed(err=f"another life runs: {service.identity}, not {expect}", code=3)
+        self._hosts.fleet.stop_service(service)
+        return _completed()
+
+    def _service(self, kind: str, name: str) -> SimulatedService | None:
+        return next(
+            (
+                service
+                for ref, service in self._hosts.fleet.services.items()
+                if (ref.host, ref.supervisor, ref.name) == (self._name, kind, name)
+            ),
+            None,
+        )
+
+
+class StandinHosts:
+    """All hosts of a simulated fleet.
+
+    `unreachable` and `hanging` are names of hosts with that fault.
+    """
+
+    def __init__(self, fleet: StandinFleet) -> None:
+        self.fleet = fleet
+        self.unreachable: set[str] = set()
+        self.hanging: set[str] = set()
+        self.seconds = SECONDS_A_COMMAND
+        self.programs: dict[str, Program] = {}
+        self.arguments_read: list[int] = []
+        self._shells: dict[str, StandinShell] = {}
+
+    def shell(self, host: str) -> StandinShell:
+        return self._shells.setdefault(host, StandinShell(self, host))
+
+    def supervisor(self, kind: str) -> StandinSupervisor:
+        return StandinSupervisor(self.fleet, kind)
+
+    async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        if host in self.unreachable:
+            raise HostUnreachable(f"{host}: no route to host")
+        self.arguments_read.extend(pids)
+        return {
+            service.pid: service.arguments
+            for ref, service in self.fleet.services.items()
+            if ref.host == host and service.pid is not None and service.pid in pids
+        }
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _completed(out: str = "", *, err: str = "", code: int = 0) -> Completed:
+    return Completed(code, out.encode(), err.encode(), SECONDS_A_COMMAND)
