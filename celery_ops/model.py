@@ -396,6 +396,8 @@ class FleetSnapshot:
     problems: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     """What this snapshot could not find out, in words (an incomplete scan, a capped count)."""
+    bound_but_silent: tuple[str, ...] = ()
+    """Names bound on the broker that never gave a sign of life and that nobody configured."""
     broker_error: str | None = None
     broker_lost_at: datetime | None = None
     protected: bool = False

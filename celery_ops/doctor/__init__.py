@@ -1,0 +1,5 @@
+"""What is wrong with a fleet, the evidence, and the fix."""
+
+from celery_ops.doctor.rules import RULES, Rule, examine
+
+__all__ = ["RULES", "Rule", "examine"]

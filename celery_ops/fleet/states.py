@@ -97,6 +97,7 @@ def join(known: Known) -> FleetSnapshot:
         taken=known.taken,
         holder=known.holder,
         notes=_notes(known),
+        bound_but_silent=tuple(sorted((known.bound or frozenset()) - known.nodes.keys())),
         protected=known.protected,
     )
 
@@ -412,10 +413,6 @@ def _beats(known: Known) -> tuple[Beat, ...]:
 
 def _notes(known: Known) -> tuple[str, ...]:
     notes = list(known.queues.notes) if known.queues is not None else []
-    strangers = sorted((known.bound or frozenset()) - known.nodes.keys())
-    if strangers:
-        verb = "name is" if len(strangers) == 1 else "names are"
-        notes.append(f"{len(strangers)} {verb} bound but did not answer: {_listed(strangers)}")
     if known.unanswered:
         notes.append(f"{known.unanswered} listening nodes did not answer")
     return tuple(notes)

@@ -1,0 +1,423 @@
+"""The one registry of rules. Each is a small pure function from a snapshot to what it found.
+
+Used by `doctor`, by the app's list of problems and by a runbook's preflight. A rule claims nothing
+that the snapshot does not prove: where something is unknown it stays silent, and the rule for the
+unknown speaks. Names in findings are hostile text, cut to a readable length and never markup.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration
+from celery_ops.model import Finding, Level, ServiceState, WorkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from celery_ops.model import FleetSnapshot, Service, ServiceStatus, TakenRecord, Worker
+
+    Look = Callable[[FleetSnapshot], Iterable["Found"]]
+
+_CELERY = "https://docs.celeryq.dev/en/stable/"
+_NAME_LENGTH = 80
+_STARTS_WITHIN = 30.0
+"""Seconds a service may run before its worker is expected to answer."""
+_SEVERITY = {Level.ERROR: 0, Level.WARNING: 1, Level.INFO: 2}
+_PURGE = re.compile(r"(?:^|\s)--(?:purge|discard)(?:\s|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a rule found. `level` overrides the rule's own where the case is milder."""
+
+    subject: str
+    says: str
+    fix: str
+    level: Level | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its id, how bad it is, where its truth comes from, and how it looks."""
+
+    id: str
+    level: Level
+    source: str
+    look: Look
+
+    def examine(self, snapshot: FleetSnapshot) -> tuple[Finding, ...]:
+        """This rule's findings."""
+        return tuple(
+            Finding(self.id, found.level or self.level, found.subject, found.says, found.fix)
+            for found in self.look(snapshot)
+        )
+
+
+RULES: dict[str, Rule] = {}
+"""Every rule by its id, in the order they are told in among equals."""
+
+
+def rule(id_: str, level: Level, *, source: str) -> Callable[[Look], Look]:
+    """Register a rule. `source` is the document or issue that it rests on."""
+
+    def register(look: Look) -> Look:
+        if id_ in RULES:
+            raise ValueError(f"two rules are called {id_}")
+        RULES[id_] = Rule(id_, level, source, look)
+        return look
+
+    return register
+
+
+def examine(snapshot: FleetSnapshot) -> tuple[Finding, ...]:
+    """All findings, the worst first; among equals in the registry's order, then by subject."""
+    findings = [finding for one in RULES.values() for finding in one.examine(snapshot)]
+    order = {id_: place for place, id_ in enumerate(RULES)}
+    findings.sort(key=lambda one: (_SEVERITY[one.level], order[one.rule], one.subject))
+    return tuple(findings)
+
+
+# --- the broker ----------------------------------------------------------------------------------
+
+
+@rule("broker-unreachable", Level.ERROR, source=_CELERY + "getting-started/backends-and-brokers/")
+def _broker_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
+    if snapshot.broker_error is None:
+        return
+    since = f" since {_time(snapshot.broker_lost_at)}" if snapshot.broker_lost_at else ""
+    yield Found(
+        snapshot.broker,
+        f"not reachable{since}: {snapshot.broker_error}; everything shown is from before",
+        "Check that the broker runs and that this machine may reach it; it is retried by itself.",
+    )
+
+
+@rule(
+    "queue-without-consumer",
+    Level.ERROR,
+    source=_CELERY + "userguide/workers.html#queues",
+)
+def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
+    """`consumers` is only 0 when every known worker told what it consumes."""
+    for queue in snapshot.queues:
+        if queue.consumers == 0 and queue.ready:
+            yield Found(
+                _cut(queue.name),
+                f"{_count(queue.ready, 'message')}, no consumer",
+                "Start a worker that consumes it (celery worker -Q), give it back to a drained one "
+                "(runbook resume-worker), or correct the producer's routing.",
+            )
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+
+@rule(
+    "worker-conflict",
+    Level.ERROR,
+    source=_CELERY + "userguide/workers.html#starting-the-worker",
+)
+def _worker_conflict(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in _ours(snapshot, WorkerState.CONFLICT):
+        yield Found(
+            _cut(worker.name),
+            worker.says,
+            "Give each worker its own name: celery worker -n NAME@%h (%i per process).",
+        )
+
+
+@rule("worker-silent", Level.ERROR, source=_CELERY + "userguide/monitoring.html#commands")
+def _worker_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in _ours(snapshot, WorkerState.SILENT):
+        status = _status(worker.service)
+        if _is_starting(status, snapshot.at):
+            yield Found(
+                _cut(worker.name), worker.says, "Wait until it has started.", level=Level.INFO
+            )
+            continue
+        if worker.service is not None:
+            fix = f"Look at the log of {_cut(str(worker.service.ref))}; restart it if it hangs."
+        else:
+            fix = "Look at its process on its host; no supervisor is configured for it."
+        yield Found(_cut(worker.name), worker.says, fix)
+
+
+@rule("worker-stopped", Level.ERROR, source=_CELERY + "userguide/daemonizing.html")
+def _worker_stopped(snapshot: FleetSnapshot) -> Iterator[Found]:
+    """A stop that a run recorded is owed by that run, and `left-drained` speaks of it."""
+    for worker in _ours(snapshot, WorkerState.STOPPED):
+        if worker.taken is not None and worker.taken.kind == "service":
+            continue
+        status = _status(worker.service)
+        is_failed = status is not None and status.state is ServiceState.FAILED
+        yield Found(
+            _cut(worker.name),
+            worker.says,
+            f"celery-ops worker start {_cut(worker.name)}",
+            level=Level.ERROR if is_failed else Level.WARNING,
+        )
+
+
+@rule("worker-stalled", Level.ERROR, source="https://github.com/celery/celery/issues/8030")
+def _worker_stalled(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in _ours(snapshot, WorkerState.STALLED):
+        yield Found(
+            _cut(worker.name),
+            worker.says,
+            f"celery-ops worker restart {_cut(worker.name)}; Celery before 5.5 stops consuming "
+            "after a reconnect to Redis. Tasks with a rate limit wait as well.",
+        )
+
+
+@rule("worker-unreadable", Level.WARNING, source=_CELERY + "userguide/security.html#serializers")
+def _worker_unreadable(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in _ours(snapshot, WorkerState.UNREADABLE):
+        yield Found(
+            _cut(worker.name),
+            worker.says,
+            "Let the workers answer in JSON (task_serializer, result_serializer, accept_content), or "
+            "set accept_pickle: true for this context.",
+        )
+
+
+@rule(
+    "bound-but-silent",
+    Level.INFO,
+    source="https://github.com/celery/celery/issues/6089",
+)
+def _bound_but_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
+    names = snapshot.bound_but_silent
+    if names:
+        shown = ", ".join(_cut(name) for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        verb = "name is" if len(names) == 1 else "names are"
+        yield Found(
+            "control bindings",
+            f"{len(names)} {verb} bound but did not answer: {shown}{more}",
+            "Left behind by killed workers as a rule, and harmless; Celery 5.7 sweeps them. Where "
+            "one should be running, configure its service to see it.",
+        )
+
+
+# --- drained and forgotten -----------------------------------------------------------------------
+
+
+@rule("left-drained", Level.ERROR, source=_CELERY + "userguide/workers.html#queues-canceling")
+def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for record in snapshot.taken:
+        if not _is_running(record, snapshot) and _is_still_owed(record, snapshot):
+            yield _owed(record)
+    for worker in _ours(snapshot, WorkerState.DRAINED, WorkerState.DRAINING):
+        if worker.taken is None:
+            yield Found(
+                _cut(worker.name),
+                "consumes nothing, and no run says that it took its queues",
+                f"celery-ops worker restart {_cut(worker.name)}: it then consumes what is configured.",
+                level=Level.WARNING,
+            )
+
+
+def _is_running(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
+    """The run that took it still holds the lease, so it will give it back."""
+    return snapshot.holder is not None and snapshot.holder.run == record.run
+
+
+def _is_still_owed(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
+    """A new incarnation is owed no queues, and a service that runs again is not owed at all."""
+    worker = snapshot.worker(record.worker)
+    if worker is None:
+        return True
+    if record.kind == "service":
+        return not worker.answers
+    return worker.taken == record
+
+
+def _owed(record: TakenRecord) -> Found:
+    if record.kind == "service":
+        what = f"stopped ({_cut(str(record.service))})" if record.service else "stopped"
+    else:
+        names = ", ".join(_cut(queue.name) for queue in record.queues)
+        what = f"left without its queues ({names})"
+    return Found(
+        _cut(record.worker),
+        f"{what} by run {_cut(record.run)} of {_cut(record.operator)}, which does not run any more",
+        f"celery-ops runs adopt {_cut(record.run)}",
+    )
+
+
+# --- services and hosts --------------------------------------------------------------------------
+
+
+@rule("host-unreachable", Level.WARNING, source="man 1 ssh")
+def _host_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for host in snapshot.hosts:
+        if host.error is not None:
+            since = f" since {_time(host.since)}" if host.since is not None else ""
+            yield Found(
+                _cut(host.name),
+                f"not reachable{since}: {host.error}",
+                f"ssh {_cut(host.address)}; until then nothing is known of its services.",
+            )
+
+
+@rule("worker-unsupervised", Level.INFO, source=_CELERY + "userguide/daemonizing.html")
+def _worker_unsupervised(snapshot: FleetSnapshot) -> Iterator[Found]:
+    """Said of some workers it is a gap in the configuration; said of all it is just so."""
+    alive = [worker for worker in snapshot.workers if worker.mine and worker.answers]
+    is_gap = any(worker.service is not None for worker in alive)
+    for worker in alive:
+        if worker.service is None:
+            yield Found(
+                _cut(worker.name),
+                "no configured service runs it: it cannot be restarted from here",
+                "celery-ops config init, or add its service to celery-ops.yaml.",
+                level=Level.WARNING if is_gap else Level.INFO,
+            )
+
+
+@rule("service-mismatch", Level.WARNING, source=_CELERY + "userguide/daemonizing.html")
+def _service_mismatch(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in snapshot.workers:
+        service, status = worker.service, _status(worker.service)
+        if service is None or status is None or not worker.answers:
+            continue
+        expected = service.ref.worker
+        if expected is not None and expected != worker.name:
+            yield Found(
+                _cut(str(service.ref)),
+                f"is configured for {_cut(expected)}, but its process {status.pid} is "
+                f"{_cut(worker.name)}",
+                "Correct `worker:` of the service in celery-ops.yaml.",
+            )
+        elif _is_other_process(worker, status):
+            yield Found(
+                _cut(str(service.ref)),
+                f"its process is {status.pid}, but {_cut(worker.name)} answers as pid "
+                f"{worker.pid}: a shell around it that keeps signals to itself, or another process "
+                "of that name",
+                "Start celery without a shell around it (exec), or correct the service's worker.",
+            )
+
+
+def _is_other_process(worker: Worker, status: ServiceStatus) -> bool:
+    """Both pids are known, and neither is from before a restart that only the other has seen."""
+    if worker.stats is None or worker.service is None or worker.service.status is None:
+        return False
+    if status.state is not ServiceState.RUNNING or status.pid is None:
+        return False
+    started = status.started_at
+    is_from_before = started is not None and worker.stats.at < started
+    beat = worker.heartbeat
+    is_new = beat is not None and beat.value.pid == status.pid
+    return not is_from_before and not is_new and worker.stats.value.pid != status.pid
+
+
+@rule(
+    "stop-loses-tasks",
+    Level.ERROR,
+    source="https://github.com/celery/celery/issues/2700; man 5 systemd.kill, KillMode=",
+)
+def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for worker in snapshot.workers:
+        status = _status(worker.service)
+        if worker.service is None or status is None:
+            continue
+        subject = f"{_cut(worker.name)} ({_cut(str(worker.service.ref))})"
+        if status.signals_children and _has_children(worker):
+            yield Found(
+                subject,
+                "its stop signal reaches the pool's children too: running tasks are lost, even "
+                "with acks_late, and nothing reports it",
+                "systemd: KillMode=mixed; supervisord: stopasgroup=false.",
+            )
+        if status.stop_signal in ("QUIT", "SIGQUIT"):
+            yield Found(
+                subject,
+                "it is stopped with SIGQUIT, a cold shutdown: running tasks are cut off",
+                "Stop it with SIGTERM (systemd: KillSignal=SIGTERM; supervisord: stopsignal=TERM).",
+            )
+        longest = _longest_running(worker, snapshot.at)
+        if status.stop_grace is not None and longest > status.stop_grace:
+            yield Found(
+                subject,
+                f"a task has been running for {as_duration(longest)}; a stop waits "
+                f"{as_duration(status.stop_grace)} and then kills it",
+                "Raise the stop grace above the longest task (systemd: TimeoutStopSec=; "
+                "supervisord: stopwaitsecs=), and drain before stopping.",
+            )
+
+
+@rule(
+    "purges-on-start",
+    Level.ERROR,
+    source=_CELERY + "reference/cli.html#cmdoption-celery-worker-purge",
+)
+def _purges_on_start(snapshot: FleetSnapshot) -> Iterator[Found]:
+    for service in snapshot.services:
+        status = _status(service)
+        if status is not None and status.arguments is not None and _purges(status.arguments):
+            name = service.ref.worker or str(service.ref)
+            yield Found(
+                _cut(name),
+                f"{_cut(str(service.ref))} starts with --purge: every start of it discards all "
+                "messages that wait in its queues",
+                "Remove --purge (or --discard) from its command line.",
+            )
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _ours(snapshot: FleetSnapshot, *states: WorkerState) -> list[Worker]:
+    return [worker for worker in snapshot.workers if worker.mine and worker.state in states]
+
+
+def _status(service: Service | None) -> ServiceStatus | None:
+    return service.status.value if service is not None and service.status is not None else None
+
+
+def _is_starting(status: ServiceStatus | None, now: datetime) -> bool:
+    if status is None:
+        return False
+    if status.state is ServiceState.STARTING:
+        return True
+    if status.state is not ServiceState.RUNNING or status.started_at is None:
+        return False
+    return (now - status.started_at).total_seconds() < _STARTS_WITHIN
+
+
+def _has_children(worker: Worker) -> bool:
+    """Only prefork has any; a pool that is not known may."""
+    pool = worker.stats.value.pool if worker.stats is not None else None
+    return pool in (None, "prefork")
+
+
+def _longest_running(worker: Worker, now: datetime) -> float:
+    """Seconds the longest-running task has been running; 0 where none is known to."""
+    started = [
+        task.started_at
+        for task in (worker.active.value if worker.active is not None else ())
+        if task.started_at is not None
+    ]
+    return max(((now - moment).total_seconds() for moment in started), default=0.0)
+
+
+def _purges(arguments: tuple[str, ...]) -> bool:
+    """`--purge` and its other name, also inside a shell's one argument."""
+    return any(_PURGE.search(argument) for argument in arguments)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _time(moment: datetime | None) -> str:
+    return "an unknown time" if moment is None else f"{moment:%H:%M:%S} UTC"
