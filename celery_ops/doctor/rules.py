@@ -179,8 +179,8 @@ def _worker_unreadable(snapshot: FleetSnapshot) -> Iterator[Found]:
         yield Found(
             _cut(worker.name),
             worker.says,
-            "Let the workers answer in JSON (task_serializer, result_serializer, accept_content), or "
-            "set accept_pickle: true for this context.",
+            "Let the workers answer in JSON (task_serializer, result_serializer, accept_content), "
+            "or set accept_pickle: true for this context.",
         )
 
 
@@ -216,7 +216,7 @@ def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
             yield Found(
                 _cut(worker.name),
                 "consumes nothing, and no run says that it took its queues",
-                f"celery-ops worker restart {_cut(worker.name)}: it then consumes what is configured.",
+                f"celery-ops worker restart {_cut(worker.name)}: it consumes again then.",
                 level=Level.WARNING,
             )
 
