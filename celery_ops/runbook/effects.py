@@ -143,9 +143,6 @@ class Effects:
         except LeaseLost as lost:
             says = Outcome(Result.UNKNOWN, lost.says)
             self._journal.append(EventKind.LEASE_LOST, outcome=says)
-            await self._keeper.regain(REGAIN_SECONDS, self._waiting)
+            await self._keeper.regain(REGAIN_SECONDS)
             self._journal.append(EventKind.LEASED, outcome=Outcome(Result.DONE, "taken again"))
             await effect(self._keeper.fence)
-
-    def _waiting(self, says: str) -> None:
-        self._journal.append(EventKind.WAITING, outcome=Outcome(Result.UNKNOWN, says))

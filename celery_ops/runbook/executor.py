@@ -147,7 +147,8 @@ class Executor:
                 await self._stage.safe_point()
                 await self._step(step, planned)
         except LeaseHeld as error:
-            self._failed(course, Ending.LEASE_HELD, error.says)
+            ending = Ending.STOPPED if self._effects.made else Ending.LEASE_HELD
+            self._failed(course, ending, error.says)
         except ConfirmationNeeded as error:
             self._failed(course, Ending.UNCONFIRMED, error.says)
         except PreconditionFailed as error:

@@ -88,20 +88,28 @@ class Guard:
         found: list[tuple[str, ...]] = []
         batch: list[str] = []
         away: Counter[str] = Counter()
+        is_closed = False
         for target in targets:
             limit = min(canary, size) if canary and not found else size
             fits = all(
                 away[queue] + 1 <= healthy.get(queue, 1) - self.least(queue, healthy.get(queue, 1))
                 for queue in queues[target]
             )
-            if batch and (len(batch) >= limit or not fits):
+            if batch and (len(batch) >= limit or not fits or is_closed):
                 found.append(tuple(batch))
-                batch, away = [], Counter()
+                batch, away, is_closed = [], Counter(), False
+            is_closed = is_closed or (not batch and not self._fits_alone(queues[target], healthy))
             batch.append(target)
             away.update(queues[target])
         if batch:
             found.append(tuple(batch))
         return tuple(found)
+
+    def _fits_alone(self, queues: Collection[str], healthy: Mapping[str, int]) -> bool:
+        return all(
+            healthy.get(queue, 1) - self.least(queue, healthy.get(queue, 1)) >= 1
+            for queue in queues
+        )
 
 
 def consumers(snapshot: FleetSnapshot) -> dict[str, set[str]]:

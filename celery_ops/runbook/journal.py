@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from celery_ops.runbook.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from datetime import datetime
     from pathlib import Path
 
     from celery_ops.ports import Clock

@@ -53,16 +53,42 @@ class LeaseKeeper:
                     waiting(held.says)
                 await self._clock.sleep(RETRY_SECONDS)
             else:
-                self._valid_until = asked + self._lease.ttl
-                self._task = asyncio.create_task(self._renew())
+                self._hold(asked)
                 return
 
-    async def regain(self, wait: float, waiting: Callable[[str], None]) -> None:
-        """Take a lost lease again if nobody else has it. Raise LeaseHeld."""
+    async def regain(self, patience: float) -> None:
+        """Hold a lost lease again if nobody else took it: it expired, or the broker was away.
+
+        A broker that cannot be reached is waited for, `patience` seconds. Raise LeaseHeld at once if
+        somebody else has it: what was planned may not be true any more.
+        """
         if self._task is not None:
             self._task.cancel()
-        self._fence, self._lost = None, ""
-        await self.acquire(wait, waiting)
+        deadline = self._clock.monotonic() + patience
+        while True:
+            try:
+                await self._take_again()
+            except BrokerUnreachable:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                await self._clock.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _take_again(self) -> None:
+        asked = self._clock.monotonic()
+        try:
+            if self._fence is None:
+                raise LeaseLost("the lease was never held")
+            await self._lease.renew(self._fence)
+        except LeaseLost:
+            self._fence = await self._lease.acquire(self._holder)
+        self._hold(asked)
+
+    def _hold(self, asked: float) -> None:
+        self._lost = ""
+        self._valid_until = asked + self._lease.ttl
+        self._task = asyncio.create_task(self._renew())
 
     async def release(self) -> None:
         """Give it back if it is still ours. A broker that is away lets it expire by itself."""

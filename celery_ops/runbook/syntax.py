@@ -278,7 +278,8 @@ class _Parser:
         else:
             self._fail_at(token)
         self._at += 1
-        return Literal(value, Type(kind), shown(token.text), token.offset)
+        written = shown(str(value)) if kind is Kind.TEXT else token.text
+        return Literal(value, Type(kind), written, token.offset)
 
     @property
     def _next(self) -> _Token:

@@ -84,6 +84,10 @@ class StandinLease:
         """What another operator's breaking of the lease does."""
         return self._give(holder)
 
+    def forget(self) -> None:
+        """What a restart of a broker without persistence does."""
+        self._token, self._holder, self._expires = None, None, 0.0
+
     def _give(self, holder: Holder) -> Fence:
         self._tokens += 1
         self._token, self._holder = f"token-{self._tokens}", holder

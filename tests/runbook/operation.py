@@ -1,0 +1,171 @@
+"""A whole operation on the stand-in fleet: plan a runbook, execute it, look at what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from celery_ops.doctor import examine
+from celery_ops.fleet.survey import Surveyor
+from celery_ops.runbook import journal
+from celery_ops.runbook.executor import Executor
+from celery_ops.runbook.journal import Ending, EventKind, Journal, Result
+from celery_ops.runbook.library import Library
+from celery_ops.runbook.plan import Where
+from celery_ops.runbook.planner import Planner
+from tests.standin.broker import StandinBroker
+from tests.standin.clock import VirtualClock
+from tests.standin.fleet import StandinFleet
+from tests.standin.hosts import StandinHosts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.runbook.journal import Event, Outcome
+    from celery_ops.runbook.plan import Plan
+
+OPERATOR = "ann@desk"
+
+
+class Operation:
+    """One operator with a home directory of her own, on a fleet that others may share."""
+
+    def __init__(
+        self,
+        directory: Path,
+        fleet: StandinFleet | None = None,
+        broker: StandinBroker | None = None,
+        *,
+        operator: str = OPERATOR,
+    ) -> None:
+        self.fleet = fleet or StandinFleet(VirtualClock())
+        self.clock = self.fleet.clock
+        self.broker = broker or StandinBroker(self.fleet)
+        self.hosts = StandinHosts(self.fleet)
+        self.directory = directory
+        self.operator = operator
+        self.user_runbooks = directory / "runbooks"
+        self.runs = 0
+        self.executor: Executor | None = None
+
+    def surveyor(self) -> Surveyor:
+        return Surveyor(
+            self.broker,
+            self.hosts,
+            context="test",
+            services=self.fleet.refs,
+            clock=self.clock,
+            diagnose=examine,
+        )
+
+    async def plan(self, name: str, **params: str) -> Plan:
+        self.runs += 1
+        planner = Planner(
+            surveyor=self.surveyor(),
+            hosts=self.hosts,
+            library=Library(self.user_runbooks),
+            where=self.where(),
+            clock=self.clock,
+            operator=self.operator,
+        )
+        return await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
+
+    def where(self) -> Where:
+        return Where(
+            context="test",
+            broker=self.broker.address,
+            identity=self.broker.identity,
+            protected=False,
+            scope=("*",),
+            services=self.fleet.refs,
+        )
+
+    async def execute(self, plan: Plan) -> Ran:
+        """Execute with every confirmation given."""
+        answers = {one.step: f"yes ({self.operator})" for one in plan.confirmations}
+        path = self.directory / "runs" / f"{plan.run}.jsonl"
+        journal.create(path, replace(plan, answers={**plan.answers, **answers}), self.clock)
+        return await self.take_up(path)
+
+    async def take_up(self, path: Path) -> Ran:
+        """Execute a run whose journal has been written."""
+        (planned, *_) = journal.read(path)
+        assert planned.plan is not None
+        held = Journal(path, self.clock)
+        self.executor = Executor(
+            journal=held,
+            inbox=path.with_suffix(".inbox"),
+            plan=planned.plan,
+            broker=self.broker,
+            surveyor=self.surveyor(),
+            hosts=self.hosts,
+            clock=self.clock,
+            at_once=lambda: None,
+        )
+        try:
+            ending = await self.executor.execute()
+        finally:
+            held.close()
+        return Ran(ending, list(journal.read(path)))
+
+    async def run(self, name: str, **params: str) -> Ran:
+        return await self.execute(await self.plan(name, **params))
+
+    async def run_while(
+        self, name: str, meanwhile: Callable[[], Awaitable[None]], **params: str
+    ) -> Ran:
+        """Run it with something else going on beside it."""
+        beside = asyncio.ensure_future(meanwhile())
+        try:
+            return await self.run(name, **params)
+        finally:
+            beside.cancel()
+            with suppress(asyncio.CancelledError):
+                await beside
+
+    async def look(self) -> FleetSnapshot:
+        return await self.surveyor().refresh()
+
+    def write_runbook(self, name: str, text: str) -> None:
+        self.user_runbooks.mkdir(exist_ok=True)
+        (self.user_runbooks / f"{name}.yaml").write_text(text)
+
+
+class Ran:
+    """How a run went."""
+
+    def __init__(self, ending: Ending, events: list[Event]) -> None:
+        self.ending = ending
+        self.events = events
+
+    @property
+    def end(self) -> Outcome:
+        outcome = self.events[-1].outcome
+        assert self.events[-1].event is EventKind.ENDED
+        assert outcome is not None
+        return outcome
+
+    @property
+    def effects(self) -> list[tuple[str | None, str | None]]:
+        return [
+            (event.target, event.intent) for event in self.events if event.event is EventKind.INTENT
+        ]
+
+    def results(self, target: str) -> list[tuple[str | None, Result, str]]:
+        return [
+            (event.step, event.outcome.result, event.outcome.says)
+            for event in self.events
+            if event.event is EventKind.RESULT and event.target == target and event.outcome
+        ]
+
+    def told(self) -> str:
+        """Everything the run said, for a failing test's message."""
+        lines = []
+        for event in self.events[1:]:
+            says = event.outcome.says if event.outcome else event.intent
+            lines.append(f"{event.at:%H:%M:%S} {event.event} {event.step} {event.target}: {says}")
+        return "\n".join(lines)
