@@ -108,8 +108,11 @@ class Memory:
         are alive.
         """
         names = set(answered)
-        silent_listeners = max(0, (round_.expected or 0) - len(names))
         self.unanswered = 0
+        if round_.complete or round_.expected is None:
+            return
+        heard = max((len(replies) for replies in round_.replies.values()), default=0)
+        silent_listeners = max(0, round_.expected - heard)
         if silent_listeners == 0:
             return
         silent_names = (self.bound or frozenset()) - names

@@ -139,7 +139,10 @@ class Surveyor:
         memory.note_queues(queues, self._clock.monotonic())
 
     async def _ask(self, questions: Sequence[Question], to: Targets | None, timeout: float) -> None:
-        """One round; learned from together with who is bound meanwhile."""
+        """One round; learned from together with who is bound meanwhile. No question: no round."""
+        if not questions:
+            self._memory.bound = await self.broker.nodes()
+            return
         started = self._clock.monotonic()
         expected = self._expected_to_answer(to)
         async with _together() as group:
