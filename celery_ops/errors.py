@@ -83,8 +83,16 @@ class LeaseLost(OpsError):
     """The lease is no longer ours; nothing more may be changed under it."""
 
 
+class RecordUnreadable(OpsError):
+    """What another operator left in the broker (a taken record, the lease) cannot be read."""
+
+
 class ConfirmationNeeded(OpsError):
     """A confirmation is needed and nobody can be asked."""
+
+
+class Declined(OpsError):
+    """The operator was asked and said no; nothing was changed."""
 
 
 class JournalError(OpsError):
