@@ -1,0 +1,62 @@
+"""Adapters for message brokers: the only package that talks to them.
+
+`connect` picks the adapter by the URL's scheme. Neither celery nor kombu is imported on this path:
+they cost more time than `status` has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.broker import address
+from celery_ops.broker.redis import RedisBroker
+from celery_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery_ops.config.secret import Secret
+    from celery_ops.ports import Broker, Clock
+
+_REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix"}
+_NOT_YET = {
+    "amqp": "RabbitMQ",
+    "amqps": "RabbitMQ",
+    "pyamqp": "RabbitMQ",
+    "librabbitmq": "RabbitMQ",
+    "sentinel": "Redis Sentinel",
+}
+_CLUSTER = {"redis+cluster", "rediss+cluster", "redis-cluster"}
+
+
+async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -> Broker:
+    """The broker at a URL; raise UsageError if the URL or an option makes no sense.
+
+    `options` are Celery's `broker_transport_options`, and its settings `control_exchange` and
+    `event_exchange`, and `ssl` for `broker_use_ssl`. Nothing is sent yet: the first call
+    connects, so that an app can start before its broker does.
+    """
+    text = url.reveal()
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        raise UsageError(
+            "The broker's URL has no scheme.", fix="Write it in full: redis://host:6379/0"
+        )
+    if ";" in text:
+        raise UsageError(
+            "Several brokers in one URL (separated by ;) are not supported yet.",
+            fix="Name the one that is in use now; write a ; in a password as %3B.",
+        )
+    if scheme in _REDIS:
+        return RedisBroker(address.parse(url, options), options, clock=clock)
+    if scheme in _CLUSTER:
+        raise UsageError(
+            "Celery itself has no transport for Redis Cluster, so there can be no fleet on it.",
+            fix="If workers run, their broker is another one: see celery inspect stats.",
+        )
+    if scheme in _NOT_YET:
+        raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
+    raise UsageError(
+        "The scheme of the broker's URL is not supported.",
+        fix="Supported are redis://, rediss:// and redis+socket://.",
+    )

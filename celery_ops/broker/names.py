@@ -1,0 +1,205 @@
+"""What kombu calls things in Redis: keys, members and channels, from the transport options.
+
+Source: `kombu.transport.redis.Channel` (kombu 5.3 to 5.7). The options must be the fleet's own;
+with others the same server shows an empty world (FACTS 1). Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from celery_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_STEPS = (0, 3, 6, 9)
+REPLY_EXCHANGE = "celery-ops.reply"
+"""The same for every client: a worker remembers each distinct exchange it replied to for ever."""
+_REPLY_LIST_SUFFIX = ".reply.celery-ops.pidbox"
+"""As kombu's own end, so that tools that leave reply lists out leave ours out too."""
+
+_OURS = {"control_exchange", "event_exchange", "ssl"}
+_READ = {
+    "global_keyprefix", "sep", "priority_steps", "fanout_prefix", "fanout_patterns",
+    "unacked_key", "unacked_index_key",
+}  # fmt: skip
+_WITHOUT_EFFECT_HERE = {
+    "visibility_timeout", "ack_emulation", "unacked_mutex_key", "unacked_mutex_expire",
+    "unacked_restore_limit", "unacked_restore_interval", "unacked_restore_throttle",
+    "socket_timeout", "socket_connect_timeout", "socket_keepalive", "socket_keepalive_options",
+    "queue_order_strategy", "max_connections", "health_check_interval", "reauth_check_interval",
+    "retry_on_timeout", "client_name", "sentinel_fanout_compat", "body_encoding",
+    "deadletter_queue", "polling_interval", "brpop_timeout", "max_retries", "interval_start",
+    "interval_step", "interval_max", "connect_retries_timeout", "errback", "confirm_publish",
+    "batch_publish",
+}  # fmt: skip
+KNOWN_OPTIONS = frozenset(_OURS | _READ | _WITHOUT_EFFECT_HERE)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Every name that is used in Redis. `prefix` (global_keyprefix) is part of all keys and
+    channels.
+    """
+
+    db: int
+    prefix: str = ""
+    separator: str = "\x06\x16"
+    steps: tuple[int, ...] = DEFAULT_STEPS
+    fanout_prefix: str = "/{db}."
+    fanout_patterns: bool = True
+    control_exchange: str = "celery"
+    event_exchange: str = "celeryev"
+    unacked_name: str = "unacked"
+    unacked_index_name: str = "unacked_index"
+
+    @property
+    def unacked(self) -> str:
+        return self.prefix + self.unacked_name
+
+    @property
+    def unacked_index(self) -> str:
+        return self.prefix + self.unacked_index_name
+
+    @property
+    def lease(self) -> str:
+        return f"{self.prefix}celery-ops:lease"
+
+    @property
+    def taken(self) -> str:
+        return f"{self.prefix}celery-ops:taken"
+
+    @property
+    def pidbox(self) -> str:
+        """The exchange that control messages go to."""
+        return f"{self.control_exchange}.pidbox"
+
+    @property
+    def control_channel(self) -> str:
+        return self._channel(self.pidbox)
+
+    @property
+    def heartbeat_channel(self) -> tuple[str, bool]:
+        """Where workers announce themselves, and whether that is a pattern."""
+        if self.fanout_patterns:
+            return escaped(self._channel(self.event_exchange)) + "/worker.*", True
+        return self._channel(self.event_exchange), False
+
+    @property
+    def binding_prefix(self) -> str:
+        return f"{self.prefix}_kombu.binding."
+
+    def binding(self, exchange: str) -> str:
+        """The set of the queues that are bound to an exchange."""
+        return self.binding_prefix + exchange
+
+    def member(self, routing_key: str, queue: str) -> str:
+        """One entry of such a set, for a direct exchange."""
+        return self.separator.join((routing_key, "", queue))
+
+    def bound(self, member: str) -> tuple[str, str] | None:
+        """(routing key, queue) of such an entry; None if it is not one."""
+        parts = member.split(self.separator)
+        return (parts[0], parts[2]) if len(parts) == 3 else None
+
+    def node(self, queue: str) -> str | None:
+        """The node whose control queue that is."""
+        suffix = f".{self.pidbox}"
+        return queue.removesuffix(suffix) if queue.endswith(suffix) else None
+
+    def reply_list(self, client: str) -> str:
+        return client + _REPLY_LIST_SUFFIX
+
+    def key(self, queue: str, step: int) -> str:
+        """The list of a queue's messages at one of its priority steps."""
+        return f"{self.prefix}{queue}{self.suffix(step)}"
+
+    def keys(self, queue: str) -> tuple[str, ...]:
+        return tuple(self.key(queue, step) for step in self.steps)
+
+    def suffix(self, step: int) -> str:
+        """A message of priority p lies at the largest step that is not above p; 0 has no suffix."""
+        step = self.steps[bisect(self.steps, step) - 1]
+        return f"{self.separator}{step}" if step else ""
+
+    def queue_of(self, key: str) -> tuple[str, int] | None:
+        """(queue, step) of a list's key; None if it is outside of our prefix."""
+        if not key.startswith(self.prefix):
+            return None
+        name, separator, step = key[len(self.prefix) :].rpartition(self.separator)
+        if separator and step.isascii() and step.isdigit():
+            return name, int(step)
+        return key[len(self.prefix) :], 0
+
+    def is_plumbing(self, exchange_or_queue: str) -> bool:
+        """Whether an exchange or list is of Celery's or our own machinery and holds no tasks."""
+        return exchange_or_queue.endswith(".pidbox") or exchange_or_queue in {
+            self.event_exchange,
+            REPLY_EXCHANGE,
+        }
+
+    def _channel(self, exchange: str) -> str:
+        # kombu formats {db} after the options were read, so a prefix of one's own may contain it
+        # too.
+        return self.prefix + self.fanout_prefix.replace("{db}", str(self.db)) + exchange
+
+
+def from_options(db: int, options: Mapping[str, object]) -> Names:
+    """Names by Celery's `broker_transport_options` and `control_exchange`, `event_exchange`.
+
+    Raise UsageError for what is not an option: a misspelt one would show an empty world.
+    """
+    _refuse_unknown(options)
+    prefix = options.get("fanout_prefix", True)
+    fanout_prefix = prefix if isinstance(prefix, str) else "/{db}." if prefix else ""
+    return Names(
+        db=db,
+        prefix=_option(options, "global_keyprefix", str, ""),
+        separator=_option(options, "sep", str, "\x06\x16"),
+        steps=_steps(options.get("priority_steps")),
+        fanout_prefix=fanout_prefix,
+        fanout_patterns=bool(options.get("fanout_patterns", True)),
+        control_exchange=_option(options, "control_exchange", str, "celery"),
+        event_exchange=_option(options, "event_exchange", str, "celeryev"),
+        unacked_name=_option(options, "unacked_key", str, "unacked"),
+        unacked_index_name=_option(options, "unacked_index_key", str, "unacked_index"),
+    )
+
+
+def _refuse_unknown(options: Mapping[str, object]) -> None:
+    for name in options:
+        if name == "credential_provider":
+            raise UsageError("The broker option credential_provider is not supported yet.")
+        if name not in KNOWN_OPTIONS:
+            near = difflib.get_close_matches(name, KNOWN_OPTIONS, n=1)
+            raise UsageError(
+                f"{name!r} is not a broker option.",
+                fix=f"Did you mean {near[0]!r}?" if near else None,
+            )
+
+
+def _option(options: Mapping[str, object], name: str, kind: type[T], default: T) -> T:
+    value = options.get(name, default)
+    if not isinstance(value, kind):
+        raise UsageError(f"The broker option {name} is not a {kind.__name__}.")
+    return value
+
+
+def _steps(value: object) -> tuple[int, ...]:
+    if value is None:
+        return DEFAULT_STEPS
+    if not (isinstance(value, list | tuple) and value and all(type(step) is int for step in value)):
+        raise UsageError("The broker option priority_steps is not a list of numbers.")
+    return tuple(sorted(value))
+
+
+def escaped(text: str) -> str:
+    """Text as part of a glob-style pattern of Redis."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", text)

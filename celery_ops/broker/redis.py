@@ -1,0 +1,148 @@
+"""The broker adapter for Redis: the `Broker` port without kombu.
+
+kombu's consumers sweep `unacked` with a visibility timeout of their own (FACTS A) and wait for
+replies by a timeout, so they are not used. Each part of the work has a module: `mailbox` asks and
+orders, `heartbeats` listens, `sizes` counts, `lease` locks; this class puts them behind the port.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.broker import heartbeats, names, records, scripts
+from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
+from celery_ops.broker.mailbox import Mailbox
+from celery_ops.broker.sizes import QueueSizes
+from celery_ops.broker.wire import Wire
+from celery_ops.errors import LeaseLost, RecordUnreadable
+from celery_ops.ports import Question, Round
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from celery_ops.broker.address import RedisAddress
+    from celery_ops.broker.wire import Word
+    from celery_ops.model import Heartbeat, Holder, TakenRecord, Targets
+    from celery_ops.ports import Clock, Fence, Order, QueuesReading, Reply
+
+REPLY_EXPIRY = 60.0
+"""Seconds after which nothing is left of a client that was killed."""
+
+_ARGUMENTS: Mapping[Question, Mapping[str, object]] = {
+    # Arguments as shortened text: works for those that are not JSON, and bounds the reply.
+    Question.ACTIVE: {"safe": True},
+    Question.REGISTERED: {"taskinfoitems": ["rate_limit", "acks_late"]},
+}
+
+
+class RedisBroker:
+    """Implements `ports.Broker`. Connects when it is first used, and again after a loss.
+
+    `lease_ttl` and `reply_expiry` are in seconds.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        options: Mapping[str, object],
+        *,
+        clock: Clock,
+        lease_ttl: float = DEFAULT_TTL,
+        reply_expiry: float = REPLY_EXPIRY,
+    ) -> None:
+        self._clock = clock
+        self._address = address
+        self._names = names.from_options(address.db, options)
+        self._wire = Wire(address)
+        self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
+        self._sizes = QueueSizes(self._wire, self._names, clock)
+        self._lease = RedisLease(self._wire, self._names, ttl=lease_ttl)
+
+    @property
+    def address(self) -> str:
+        return str(self._address)
+
+    @property
+    def identity(self) -> str:
+        """The server as the URL names it: what a restart and a failover behind one name keep."""
+        return f"redis {self._address.place} db={self._address.db} prefix={self._names.prefix!r}"
+
+    @property
+    def lease(self) -> RedisLease:
+        return self._lease
+
+    def heartbeats(self) -> AsyncIterator[Heartbeat]:
+        return heartbeats.heartbeats(self._wire, self._names)
+
+    async def ask(
+        self,
+        questions: Sequence[Question],
+        *,
+        to: Targets | None,
+        timeout: float,
+        known: Collection[str] = (),
+    ) -> Round:
+        asked_at = self._clock.now()
+        wanted = tuple(dict.fromkeys(questions))
+        calls = [(question.value, _ARGUMENTS.get(question, {})) for question in wanted]
+        over = await self._mailbox.round(calls, to=to, timeout=timeout, known=known)
+        return Round(
+            asked_at=asked_at,
+            ended_at=self._clock.now(),
+            replies={question: over.replies[question.value] for question in wanted},
+            expected=over.expected,
+            complete=over.complete,
+        )
+
+    async def nodes(self) -> frozenset[str]:
+        return await self._mailbox.bound_nodes()
+
+    async def queues(self, known: Collection[str]) -> QueuesReading:
+        return await self._sizes.read(known)
+
+    async def order(
+        self, order: Order, *, to: Targets, fence: Fence, timeout: float
+    ) -> tuple[Reply, ...]:
+        over = await self._mailbox.round(
+            [(order.method, order.arguments)], to=to, timeout=timeout, fence=fence
+        )
+        return over.replies[order.method]
+
+    async def taken(self) -> tuple[TakenRecord, ...]:
+        """What runs owe back; raise RecordUnreadable, naming each entry that cannot be read."""
+        entries = await self._wire.read("HGETALL", self._names.taken)
+        found: list[TakenRecord] = []
+        unreadable: list[str] = []
+        for field, value in entries.items():
+            try:
+                found.append(records.decode_taken(value))
+            except RecordUnreadable as error:
+                unreadable.append(f"{field.decode(errors='replace')!r}: {error.says}")
+        if unreadable:
+            raise RecordUnreadable(
+                f"The broker's {self._names.taken} has entries that cannot be read: "
+                + "; ".join(unreadable),
+                fix="They say what a run took away. Look at them with HGETALL; once what they"
+                " tell is given back, remove them with HDEL.",
+            )
+        return tuple(sorted(found, key=lambda record: record.key))
+
+    async def holder(self) -> Holder | None:
+        return await self._lease.holder()
+
+    async def take(self, record: TakenRecord, *, fence: Fence) -> None:
+        await self._fenced(scripts.TAKE, fence, record.key, records.encode_taken(record))
+
+    async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None:
+        await self._fenced(scripts.CLEAR_TAKEN, fence, record.key)
+
+    async def close(self) -> None:
+        """Leave nothing but what expires by itself."""
+        await self._mailbox.close()
+        await self._wire.close()
+
+    async def _fenced(self, script: str, fence: Fence, *arguments: Word) -> None:
+        keys = (self._names.lease, self._names.taken)
+        done = await self._wire.write("EVAL", script, len(keys), *keys, fence.token, *arguments)
+        if not done:
+            raise LeaseLost("The lease of this context is no longer ours; nothing was written.")

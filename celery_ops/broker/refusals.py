@@ -1,0 +1,130 @@
+"""redis-py's errors in our own words: what happened, and what to do about it. Never a password."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from redis.exceptions import AuthenticationError, BusyLoadingError, ResponseError
+from redis.exceptions import TimeoutError as NoAnswer
+
+from celery_ops.config.secret import MASK, masked
+from celery_ops.errors import BrokerFull, BrokerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_ops.broker.address import RedisAddress
+
+_FULL = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
+_FULL_FIXES = {
+    "OOM": "Its maxmemory is reached: make room, or raise it. Queues can still be read.",
+    "READONLY": "It is a replica: the address has to be the one of the master.",
+    "MISCONF": "It cannot save its data to disk: look into the server's log and at its disk.",
+    "NOREPLICAS": "It has fewer replicas than min-replicas-to-write demands.",
+}
+_WRONG_LOGIN = re.compile(
+    r"WRONGPASS|NOAUTH|invalid password|invalid username|no password is set", re.I
+)
+_FORBIDDEN_COMMAND = re.compile(r"run the '([^'|]+)[^']*' command")
+_ARGUMENTS = re.compile(r",? with args beginning with.*", re.S)
+
+
+class Refused(BrokerUnreachable):
+    """The broker answers, but refuses a command: a right is missing, or it knows no such one."""
+
+
+def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
+    """The error an adapter raises for one of redis-py's or of the system's."""
+    text = _safe_text(error, address)
+    if full := _FULL.search(text):
+        return BrokerFull(
+            f"The broker at {address.place} refuses to write ({full[1]}).", fix=_FULL_FIXES[full[1]]
+        )
+    if "NOPERM" in text:
+        return _not_permitted(text, address)
+    if isinstance(error, AuthenticationError) or _WRONG_LOGIN.search(text):
+        return BrokerUnreachable(
+            f"The broker at {address.place} refuses the user name or the password.",
+            fix="They are in the broker's URL, percent-encoded: redis://user:password@host:6379/0",
+        )
+    if isinstance(error, BusyLoadingError):
+        return BrokerUnreachable(
+            f"The broker at {address.place} is still loading its data.",
+            fix="It answers as soon as it is done.",
+        )
+    if isinstance(error, ResponseError):
+        return Refused(f"The broker at {address.place} refused a command: {text}")
+    return _unreachable(error, text, address)
+
+
+def _not_permitted(text: str, address: RedisAddress) -> Refused:
+    user = address.username or "default"
+    if command := _FORBIDDEN_COMMAND.search(text):
+        return Refused(
+            f"The broker's user {user} may not run {command[1].upper()}.",
+            fix=f"Give it that right: ACL SETUSER {user} +{command[1].lower()}",
+        )
+    what, rule = ("channels", "&*") if "channel" in text else ("keys", "~*")
+    return Refused(
+        f"The broker's user {user} may not use the {what} that Celery uses.",
+        fix=f"Give it the rights a worker has: ACL SETUSER {user} {rule}",
+    )
+
+
+def _unreachable(error: BaseException, text: str, address: RedisAddress) -> BrokerUnreachable:
+    place = address.place
+    for cause in _causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                why = cause.verify_message
+                return BrokerUnreachable(
+                    f"The certificate of the broker at {place} is not trusted: {why}.",
+                    fix="Name the authority that signed it: rediss://…?ssl_ca_certs=/path/ca.crt",
+                )
+            case ssl.SSLError():
+                return BrokerUnreachable(
+                    f"The broker at {place} does not agree on TLS.",
+                    fix="rediss:// is for ports that speak TLS, redis:// for others.",
+                )
+            case socket.gaierror():
+                return BrokerUnreachable(
+                    f"The broker's host {address.host} is not known.",
+                    fix="Check its name in the URL, and that this machine can resolve it.",
+                )
+            case ConnectionRefusedError():
+                return BrokerUnreachable(
+                    f"Nothing listens at {place}.",
+                    fix="Is the broker running, and is the port right?",
+                )
+            case FileNotFoundError():
+                missing = cause.filename or address.path or "a certificate's file"
+                return BrokerUnreachable(
+                    f"There is no {missing}.", fix="Check the path in the URL."
+                )
+            case PermissionError():
+                return BrokerUnreachable(f"This user may not open {address.path or place}.")
+            case TimeoutError() | NoAnswer():
+                return BrokerUnreachable(
+                    f"The broker at {place} does not answer.",
+                    fix="Check the address, the network, firewalls, and whether it speaks TLS.",
+                )
+    return BrokerUnreachable(f"The connection to the broker at {place} was lost: {text}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, the deepest first: redis-py wraps the system's errors."""
+    chain = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        if deeper in chain:
+            break
+        chain.append(deeper)
+    return reversed(chain)
+
+
+def _safe_text(error: BaseException, address: RedisAddress) -> str:
+    # A server without AUTH quotes the arguments of the command it does not know: the password.
+    text = masked(_ARGUMENTS.sub("", str(error))).strip() or type(error).__name__
+    return text.replace(address.password.reveal(), MASK) if address.password else text

@@ -1,0 +1,85 @@
+"""The Lua scripts: what Redis has to check and do in one step.
+
+They are sent with EVAL each time. That saves the bookkeeping of SCRIPT LOAD after a restart or a
+failover; the server compiles each of them once.
+"""
+
+from __future__ import annotations
+
+_HOLDS = """
+local function holds(key, token)
+  local lease = redis.call('GET', key)
+  if not lease then return false end
+  local readable, value = pcall(cjson.decode, lease)
+  return readable and type(value) == 'table' and value.token == token
+end
+"""
+
+PUBLISH = (
+    _HOLDS
+    + """
+-- KEYS: the binding of the reply exchange, our reply list, the lease.
+-- ARGV: token or '', key prefix, separator, suffix of lists, our member, our sentinel,
+--       expiry of the list in ms, of the binding in ms, channel, message...
+-- Returns how many listeners each message reached, or nothing if the token is not the lease's.
+if ARGV[1] ~= '' and not holds(KEYS[3], ARGV[1]) then return false end
+local prefix, separator, suffix = ARGV[2], ARGV[3], ARGV[4]
+local lives, bound_for = tonumber(ARGV[7]), tonumber(ARGV[8])
+-- The binding is shared, and every client that asks prolongs it. So the members of those who may be
+-- gone have to leave it before their lists expire: a reply to a list that is gone would stay for
+-- ever.
+for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local first = string.find(member, separator, 1, true)
+  local second = first and string.find(member, separator, first + #separator, true)
+  local queue = second and string.sub(member, second + #separator) or ''
+  if redis.call('PTTL', prefix .. queue .. suffix) < 1.25 * bound_for then
+    redis.call('SREM', KEYS[1], member)
+  end
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], ARGV[6]) end
+redis.call('PEXPIRE', KEYS[2], lives)
+redis.call('SADD', KEYS[1], ARGV[5])
+redis.call('PEXPIRE', KEYS[1], bound_for)
+local reached = {}
+for index = 10, #ARGV do reached[#reached + 1] = redis.call('PUBLISH', ARGV[9], ARGV[index]) end
+return reached
+"""
+)
+
+RENEW = (
+    _HOLDS
+    + """
+-- KEYS: the lease. ARGV: token, ttl in ms. Returns whether it is still the token's.
+if not holds(KEYS[1], ARGV[1]) then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+)
+
+RELEASE = (
+    _HOLDS
+    + """
+-- KEYS: the lease. ARGV: token.
+if not holds(KEYS[1], ARGV[1]) then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+)
+
+TAKE = (
+    _HOLDS
+    + """
+-- KEYS: the lease, the hash of what is taken. ARGV: token, field, record.
+if not holds(KEYS[1], ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+return 1
+"""
+)
+
+CLEAR_TAKEN = (
+    _HOLDS
+    + """
+-- KEYS: the lease, the hash of what is taken. ARGV: token, field.
+if not holds(KEYS[1], ARGV[1]) then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[2])
+return 1
+"""
+)
