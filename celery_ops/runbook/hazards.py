@@ -54,9 +54,8 @@ def _service_obstacles(verb: WorkerVerb, worker: PlannedWorker, live: Worker | N
             f"{name} purges its queues when it starts (--purge): waiting messages would be lost"
         ]
     if verb is WorkerVerb.RESTART and worker.state is WorkerState.STOPPED:
-        return [
-            f"{name} is stopped: start it (celery-ops worker start {name}) or leave it out (!{name})"
-        ]
+        fix = f"start it (celery-ops worker start {name}) or leave it out (!{name})"
+        return [f"{name} is stopped: {fix}"]
     return []
 
 

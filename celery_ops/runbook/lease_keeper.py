@@ -59,8 +59,8 @@ class LeaseKeeper:
     async def regain(self, patience: float) -> None:
         """Hold a lost lease again if nobody else took it: it expired, or the broker was away.
 
-        A broker that cannot be reached is waited for, `patience` seconds. Raise LeaseHeld at once if
-        somebody else has it: what was planned may not be true any more.
+        A broker that cannot be reached is waited for, `patience` seconds. LeaseHeld is raised at
+        once if somebody else has it: what was planned may not be true any more.
         """
         if self._task is not None:
             self._task.cancel()
@@ -77,11 +77,12 @@ class LeaseKeeper:
 
     async def _take_again(self) -> None:
         asked = self._clock.monotonic()
-        try:
-            if self._fence is None:
-                raise LeaseLost("the lease was never held")
-            await self._lease.renew(self._fence)
-        except LeaseLost:
+        if self._fence is not None:
+            try:
+                await self._lease.renew(self._fence)
+            except LeaseLost:
+                self._fence = None
+        if self._fence is None:
             self._fence = await self._lease.acquire(self._holder)
         self._hold(asked)
 

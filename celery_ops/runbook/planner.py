@@ -240,7 +240,7 @@ class _Draft:
                 return self.plan_roll(step)
             case WorkerStep():
                 chosen = [worker.name for worker in self.selected(step)]
-                batches = self.guarded(step, chosen) if step.verb.takes_capacity else ()
+                batches = self.guarded(chosen) if step.verb.takes_capacity else ()
                 return PlannedStep(
                     id=step.id,
                     says=_says(step, self.scope),
@@ -278,7 +278,7 @@ class _Draft:
     def allow_gap(self) -> tuple[str, ...]:
         return self.request.allow_gap
 
-    def guarded(self, step: WorkerStep, chosen: list[str]) -> tuple[PlannedBatch, ...]:
+    def guarded(self, chosen: list[str]) -> tuple[PlannedBatch, ...]:
         """A step outside a roll takes all of its targets at once."""
         guard = Guard(keep_available(self.request.params), frozenset(self.allow_gap))
         return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)

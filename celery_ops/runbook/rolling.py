@@ -231,9 +231,9 @@ class Rolling:
 
 async def run_on_host(stage: Stage, step: RunStep, target: Target | None) -> None:
     """A `run` step, on the host of the current worker or the named one."""
-    scope = {"params": stage.params}
+    scope: dict[str, object] = {"params": stage.params}
     if target is not None:
-        scope["before"] = facts.BeforeFacts(facts.of_planned(target.planned))  # type: ignore[assignment]
+        scope["before"] = facts.BeforeFacts(facts.of_planned(target.planned))
     if isinstance(step.on, CurrentWorker):
         if target is None or target.planned.service is None:
             raise StepFailed(f"step {step.id} has no host to run on")
