@@ -204,6 +204,7 @@ class ServiceStatus:
     stop_grace: float | None = None
     """Seconds between the stop signal and SIGKILL."""
     restarts_itself: bool | None = None
+    """Started again whenever it ends, cleanly or not (`Restart=always`, `autorestart=true`)."""
     signals_children: bool | None = None
     """The stop signal reaches the pool's children too: running tasks are lost (FACTS: even
     acks_late).

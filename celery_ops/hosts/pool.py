@@ -1,0 +1,64 @@
+"""The hosts of one context, each reached once, and the supervisors on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.config.contexts import LOCAL
+from celery_ops.config.document import did_you_mean, shown
+from celery_ops.errors import CommandFailed, HostUnreachable, UsageError
+from celery_ops.hosts import processes
+from celery_ops.hosts.local import LocalShell
+from celery_ops.hosts.supervisord import Supervisord
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from celery_ops.config.contexts import Context
+    from celery_ops.ports import Shell, Supervisor
+
+PROCESSES_TIMEOUT = 10.0
+
+
+class HostPool:
+    """The Hosts port for a context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._local = LocalShell()
+        self._supervisors: dict[str, Supervisor] = {
+            "supervisord": Supervisord(context.server_passwords)
+        }
+
+    def shell(self, host: str) -> Shell:
+        """The shell of a host. Raise UsageError for a name that is not configured."""
+        if host == LOCAL:
+            return self._local
+        names = [entry.name for entry in self._context.hosts]
+        if host not in names:
+            raise UsageError(f"No host is called {shown(host)}{did_you_mean(host, names)}.")
+        raise HostUnreachable(
+            f"{host} cannot be reached: this version does not speak SSH.",
+            fix=f"Run celery-ops on {host} itself, and name its services' host `{LOCAL}`.",
+        )
+
+    def supervisor(self, kind: str) -> Supervisor:
+        """Raise CommandFailed for a kind that this version cannot speak to."""
+        if kind not in self._supervisors:
+            known = ", ".join(sorted(self._supervisors))
+            raise CommandFailed(f"This version does not speak to {kind}, only to {known}.")
+        return self._supervisors[kind]
+
+    async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
+        """Command lines of processes; a pid that is gone, or is the kernel's, is left out.
+
+        Raise HostUnreachable or CommandFailed.
+        """
+        if not pids:
+            return {}
+        command = processes.arguments(pids)
+        completed = await self.shell(host).run(command, timeout=PROCESSES_TIMEOUT)
+        return processes.read_arguments(pids, completed)
+
+    async def close(self) -> None:
+        """Nothing is kept open for the local machine."""
