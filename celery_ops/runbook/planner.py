@@ -197,6 +197,10 @@ class _Draft:
         for step in self.request.runbook.steps:
             for worker in self.selected(step):
                 self.targets[worker.name] = plan_worker(worker, self.snapshot)
+        if not self.targets and any(
+            self.selects_workers(step) for step in self.request.runbook.steps
+        ):
+            self.refusals.append("there is nothing to do: nothing is owed to any of these workers")
         names = frozenset(self.targets)
         self.scope["targets"] = facts.TargetsFacts(len(names), names)
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
@@ -212,9 +216,14 @@ class _Draft:
                 return in_order(chosen, step.order)
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
+                if step.verb is WorkerVerb.RESUME:
+                    chosen = tuple(worker for worker in chosen if _is_owed(worker))
                 return in_order(chosen, Order.BY_NAME)
             case _:
                 return []
+
+    def selects_workers(self, step: Step) -> bool:
+        return isinstance(step, Roll | WorkerStep)
 
     def check_preflight(self, step: CheckStep | DoctorStep) -> None:
         match step:
@@ -346,6 +355,11 @@ class _Draft:
             return ()
         names = ", ".join(self.targets) or "the hosts named in it"
         return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
+
+
+def _is_owed(worker: Worker) -> bool:
+    """Something was taken from it, or it consumes nothing and nobody recorded why."""
+    return worker.taken is not None or worker.queues == ()
 
 
 def keep_available(params: Mapping[str, Value]) -> Count:

@@ -85,6 +85,19 @@ async def test_a_drained_worker_is_recorded_and_resumed_exactly(operation: Opera
     assert await operation.broker.taken() == ()
 
 
+async def test_resuming_everybody_touches_only_those_that_are_owed_something(
+    operation: Operation,
+) -> None:
+    four_workers(operation)
+    await operation.run("drain-worker", workers="w3@web1")
+    ran = await operation.run("resume-worker")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert {target for target, _ in ran.effects} == {"w3@web1"}
+    assert (await operation.plan("resume-worker")).refusals == (
+        "there is nothing to do: nothing is owed to any of these workers",
+    )
+
+
 async def test_a_worker_that_does_not_come_back_needs_a_human(operation: Operation) -> None:
     workers = four_workers(operation)
     workers[0].faults.dies_at_start = True
