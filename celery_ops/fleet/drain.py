@@ -43,6 +43,13 @@ class DrainReading:
     @property
     def obstacles(self) -> tuple[str, ...]:
         """Why the worker cannot be quiet in this round, in words."""
+        if self.processed is None or self.incarnation is None:
+            return (*self.without_stats, "stats unknown")
+        return self.without_stats
+
+    @property
+    def without_stats(self) -> tuple[str, ...]:
+        """The obstacles of a round that did not ask for stats."""
         found = []
         if self.consuming is None:
             found.append("what it consumes is unknown")
@@ -56,8 +63,6 @@ class DrainReading:
             found.append("reserved unknown: a prefetched task has arguments that are not JSON?")
         elif self.reserved:
             found.append(f"{self.reserved} reserved")
-        if self.processed is None or self.incarnation is None:
-            found.append("stats unknown")
         return tuple(found)
 
 

@@ -87,7 +87,10 @@ class KnownNode:
     missed_since: datetime | None = None
     """When the first round was asked that it has not answered since; None while it answers."""
     listens_at: datetime | None = None
-    """When the broker last counted it among the listeners although it did not answer."""
+    """When the broker last counted it among the listeners although it did not answer.
+
+    A stopped process is still connected, so this is no sign of life.
+    """
     unreadable: str | None = None
     doubled: bool = False
     """Two processes answered the last round under this name."""
@@ -134,7 +137,7 @@ class KnownNode:
     def seen_at(self) -> datetime | None:
         """The last sign of life; a goodbye is one."""
         beat_at = self.heartbeat.at if self.heartbeat is not None else None
-        signs = (self.replied_at, beat_at, self.listens_at)
+        signs = (self.replied_at, beat_at)
         return max((sign for sign in signs if sign is not None), default=None)
 
     @property
@@ -160,6 +163,11 @@ class KnownNode:
     def wants_stats(self) -> bool:
         is_there = self.is_answering or self.heartbeat is not None
         return is_there and self.stats_tries > 0 and self.unreadable is None
+
+    @property
+    def may_be_drained(self) -> bool:
+        """It consumes nothing, so its stats belong to every round: they are part of the proof."""
+        return self.is_answering and self.consuming is not None and not self.consuming.value
 
     @property
     def wants_registered(self) -> bool:
@@ -339,22 +347,26 @@ class KnownNode:
             self.consumed_before = self.consuming.value
 
     def _learn_drain(self, given: Answers, asking: Asking) -> None:
-        if Question.ACTIVE_QUEUES in asking.questions and self._consumed():
+        """Only a round that asked everything can go on with the proof; a lesser one can end it."""
+        if not asking.questions & DRAIN_QUESTIONS - {Question.STATS}:
+            return
+        if self._consumed():
             self.drain = None
             return
-        asked_all = asking.questions >= DRAIN_QUESTIONS
+        has_stats = Question.STATS in given
         reading = DrainReading(
             asked=asking.asked,
             ended=asking.ended,
-            incarnation=self.incarnation if Question.STATS in given else None,
-            consuming=_names(self.consuming) if Question.ACTIVE_QUEUES in given else None,
-            active=_number(self.active) if Question.ACTIVE in given else None,
-            reserved=_number(self.reserved) if Question.RESERVED in given else None,
-            processed=self._stats_processed() if Question.STATS in given else None,
+            incarnation=self.incarnation if has_stats else None,
+            consuming=_names(self.consuming),
+            active=_number(self.active),
+            reserved=_number(self.reserved),
+            processed=self._stats_processed() if has_stats else None,
         )
-        is_busy = bool(reading.active or reading.reserved)
-        if asked_all or (is_busy and self.drain is not None):
+        if asking.questions >= DRAIN_QUESTIONS:
             self.drain = (self.drain or DrainProof()).after(reading)
+        elif self.drain is None or reading.active or reading.reserved:
+            self.drain = DrainProof(obstacles=reading.without_stats or DrainProof().obstacles)
 
     def _stats_processed(self) -> int | None:
         return self.stats.value.processed if self.stats is not None else None

@@ -81,7 +81,8 @@ class Memory:
         for node in list(self.nodes.values()):
             if node.name in kept:
                 continue
-            last = node.seen_at or node.goodbye_at
+            signs = (node.seen_at, node.goodbye_at, node.listens_at)
+            last = max((sign for sign in signs if sign is not None), default=None)
             if last is None or now - last >= FORGOTTEN_AFTER:
                 del self.nodes[node.name]
 

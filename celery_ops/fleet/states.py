@@ -286,10 +286,11 @@ def _since_when(node: KnownNode, known: Known) -> str:
             f"heartbeats go on, but no control message is answered since {since}: "
             "is remote control switched off?"
         )
-    if node.replied_at is None and node.listens_at is not None:
-        return "listens to control messages and does not answer"
+    connected = ", though it is connected" if node.listens_at is not None else ""
     if node.seen_at is not None:
-        return f"no reply and no heartbeat since {_clock_time(node.seen_at)}"
+        return f"no reply and no heartbeat since {_clock_time(node.seen_at)}{connected}"
+    if connected:
+        return "connected to the broker, but does not answer"
     if known.bound is not None and node.name in known.bound:
         return "bound on the broker, but never answered"
     return "never seen"
@@ -308,7 +309,8 @@ def _is_shown(
 
     Not where that service was found to run a worker of another name: that mismatch shows there.
     """
-    if node.seen_at is not None or node.goodbye_at is not None or service is not None:
+    signs = (node.seen_at, node.goodbye_at, node.listens_at, service)
+    if any(sign is not None for sign in signs):
         return True
     return any(one.ref.worker == node.name and one.ref not in matched for one in services)
 

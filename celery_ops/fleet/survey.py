@@ -175,7 +175,7 @@ class Surveyor:
             to is not None
             or self._stats_at is None
             or now - self._stats_at >= STATS_INTERVAL
-            or any(node.wants_stats or node.drain is not None for node in nodes)
+            or any(node.wants_stats or node.may_be_drained for node in nodes)
         )
         if is_due and to is None:
             self._stats_at = now
