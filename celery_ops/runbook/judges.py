@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from celery_ops.config.units import as_duration
 from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook import facts
 
@@ -171,8 +172,9 @@ class Verification:
             self._good_from = snapshot.at
         held = (snapshot.at - self._good_from).total_seconds()
         if held < self._hold:
-            return Judgement(Seen.NOT_YET, f"holds for {held:.0f} of {self._hold:.0f} s")
-        return Judgement(Seen.DONE, f"all {len(self._verify.that)} conditions held {held:.0f} s")
+            hold = as_duration(self._hold)
+            return Judgement(Seen.NOT_YET, f"all conditions hold; watched for {hold}")
+        return Judgement(Seen.DONE, f"all conditions held for {as_duration(held)}")
 
     def _bad(self, says: str) -> Judgement:
         self._good_from = None
