@@ -22,7 +22,7 @@ from celery_ops.cli import exit_codes, state
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.text import safe_lines
 from celery_ops.config.secret import masked
-from celery_ops.errors import OpsError
+from celery_ops.errors import InvalidDocument, OpsError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -39,6 +39,10 @@ def errors_become_exit_codes() -> Iterator[None]:
         sys.stdout.flush()
     except (click.exceptions.Exit, click.ClickException):
         raise
+    except InvalidDocument as error:
+        # Only positions and problems, as editors and CI read them.
+        complain(str(error))
+        raise click.exceptions.Exit(exit_codes.of_error(error)) from error
     except OpsError as error:
         complain(f"celery-ops: {error}")
         raise click.exceptions.Exit(exit_codes.of_error(error)) from error

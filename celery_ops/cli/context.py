@@ -46,6 +46,16 @@ def configuration(choice: Choice) -> Configuration:
     return contexts.Configuration() if path is None else contexts.load(path.absolute(), os.environ)
 
 
+def directory(choice: Choice) -> Path | None:
+    """Where the configuration is, with the user's own runbooks beside it; None without one."""
+    if choice.broker is not None or choice.app is not None:
+        return None
+    found = configuration(choice)
+    if choice.context is not None and _is_demo(choice.context, found):
+        return registry.find(choice.context).config.parent
+    return None if found.file is None else found.file.parent
+
+
 def _chosen(choice: Choice) -> Chosen:
     if choice.broker is not None:
         return Chosen(contexts.only_broker(choice.broker.reveal()), None)

@@ -62,7 +62,9 @@ _OF_ERRORS: tuple[tuple[type[OpsError], ExitCode], ...] = (
     (errors.JournalError, ExitCode.REFUSED),
     (errors.LeaseHeld, ExitCode.LEASE_HELD),
     (errors.LeaseLost, ExitCode.INTERRUPTED),
+    (errors.RecordUnreadable, ExitCode.NEEDS_HUMAN),
     (errors.ConfirmationNeeded, ExitCode.UNCONFIRMED),
+    (errors.Declined, ExitCode.ABORTED),
     (errors.OpsError, ExitCode.STOPPED),
 )
 

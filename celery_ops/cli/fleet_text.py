@@ -108,7 +108,7 @@ def _worker_row(worker: Worker, snapshot: FleetSnapshot) -> tuple[str, ...]:
         worker.name if worker.mine else f"({worker.name})",
         worker.state.value,
         age(None if seen is None else max(0.0, (snapshot.at - seen).total_seconds())),
-        number(worker.pid),
+        UNKNOWN if worker.pid is None else str(worker.pid),
         stats.pool or UNKNOWN if stats else UNKNOWN,
         number(stats.concurrency if stats else None),
         number(len(worker.active.value) if worker.active else None),

@@ -1,0 +1,65 @@
+"""A context made live: its broker connected, its hosts within reach, its fleet asked."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.broker import connect
+from celery_ops.doctor import examine
+from celery_ops.fleet.clock import SystemClock
+from celery_ops.fleet.survey import Surveyor
+from celery_ops.hosts import HostPool
+from celery_ops.model import Host
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from celery_ops.config.contexts import Context
+    from celery_ops.ports import Broker, Clock, Hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What every command that looks at a fleet works with."""
+
+    context: Context
+    broker: Broker
+    hosts: Hosts
+    surveyor: Surveyor
+    clock: Clock
+
+
+@asynccontextmanager
+async def opened(context: Context) -> AsyncIterator[Deployment]:
+    """Connect, and close everything afterwards. Raise BrokerUnreachable or UsageError."""
+    clock = SystemClock()
+    broker = await connect(context.broker, broker_options(context), clock=clock)
+    hosts = HostPool(context)
+    surveyor = Surveyor(
+        broker,
+        hosts,
+        context=context.name,
+        services=context.services,
+        clock=clock,
+        scope=context.scope or ("*",),
+        protected=context.protected,
+        machines=tuple(Host(host.name, host.address) for host in context.hosts),
+        diagnose=examine,
+    )
+    try:
+        yield Deployment(context, broker, hosts, surveyor, clock)
+    finally:
+        await surveyor.close()
+        await hosts.close()
+        await broker.close()
+
+
+def broker_options(context: Context) -> dict[str, object]:
+    """What the broker's adapter must know beside the URL. May contain secrets."""
+    return {
+        **context.broker_options,
+        "control_exchange": context.control_exchange,
+        "event_exchange": context.event_exchange,
+    }

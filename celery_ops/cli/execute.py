@@ -1,0 +1,154 @@
+"""The process that executes a run: `runs _execute ID`, with what is secret on its stdin."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from celery_ops.cli import engine, exit_codes
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.config import contexts
+from celery_ops.config.secret import Secret, masked
+from celery_ops.errors import BrokerUnreachable, HostUnreachable, OpsError, UsageError
+from celery_ops.fleet.clock import SystemClock
+from celery_ops.runbook import journal
+from celery_ops.runbook.executor import Executor
+from celery_ops.runbook.journal import (
+    Ending,
+    EventKind,
+    Journal,
+    Outcome,
+    Report,
+    Result,
+    RunState,
+)
+
+if TYPE_CHECKING:
+    from celery_ops.config.contexts import Context
+    from celery_ops.runbook.brake import Brake
+    from celery_ops.runbook.desk import RunStore
+    from celery_ops.runbook.plan import Plan
+
+_FIX = "It is started by celery-ops itself: celery-ops runbook NAME"
+_MOST_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came through the pipe."""
+
+    broker: Secret
+    options: dict[str, object]
+
+
+class _Line(msgspec.Struct):
+    broker: str
+    options: dict[str, object] = {}
+
+
+def told_on_stdin() -> Told:
+    """Read the one line of secrets. Raise UsageError if there is none."""
+    line = b"" if sys.stdin.isatty() else sys.stdin.buffer.readline(_MOST_BYTES)
+    try:
+        said = msgspec.json.decode(line, type=_Line)
+    except msgspec.DecodeError:
+        # Not chained: the decoder's text may quote what it could not read.
+        raise UsageError("an executor needs a line of JSON on its stdin", fix=_FIX) from None
+    return Told(Secret(said.broker), said.options)
+
+
+async def execute(run: str, told: Told) -> ExitCode:
+    """Execute a run that was planned, to its end. Raise UsageError if it cannot be begun.
+
+    What keeps it from being put together, a broker that is away for one, ends it in its journal.
+    """
+    store = engine.store()
+    plan = _planned(store, run)
+    kept = Journal(store.path(run), SystemClock())
+    executor: Executor | None = None
+    try:
+        async with opened(_context(plan, told)) as deployment:
+            executor = Executor(
+                journal=kept,
+                inbox=store.inbox(run),
+                plan=plan,
+                broker=deployment.broker,
+                surveyor=deployment.surveyor,
+                hosts=deployment.hosts,
+                clock=deployment.clock,
+                at_once=_exit_at_once,
+            )
+            _obey_signals(executor.brake)
+            return exit_codes.of_ending(await executor.execute())
+    except OpsError as error:
+        if executor is not None:
+            raise
+        return exit_codes.of_ending(_never_began(kept, plan, error))
+    finally:
+        kept.close()
+
+
+def _planned(store: RunStore, run: str) -> Plan:
+    if run not in store.ids():
+        raise UsageError(f"there is no run {run!r}", fix=_FIX)
+    events = list(journal.read(store.path(run)))
+    if not events or events[0].plan is None:
+        raise UsageError(f"the run {run} has no plan", fix=_FIX)
+    if len(events) > 1:
+        raise UsageError(f"the run {run} has begun already", fix=f"celery-ops runs show {run}")
+    return events[0].plan
+
+
+def _context(plan: Plan, told: Told) -> Context:
+    """The context as the plan froze it; how its hosts are reached is the configuration's."""
+    where = plan.where
+    if where.config is None:
+        context = contexts.only_broker(told.broker.reveal())
+    else:
+        found = contexts.load(Path(where.config), os.environ)
+        context = contexts.select(found, where.context)
+    return replace(
+        context,
+        name=where.context,
+        broker=told.broker,
+        broker_options=told.options,
+        scope=where.scope,
+        services=where.services,
+        protected=where.protected,
+    )
+
+
+def _obey_signals(brake: Brake) -> None:
+    """SIGTERM is an orderly abort, a second one ends the run at once; SIGHUP changes nothing.
+
+    Ctrl-C does not come here: the executor has no terminal, its followers do.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, brake.pull, "SIGTERM")
+    loop.add_signal_handler(signal.SIGINT, brake.pull, "SIGINT")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _exit_at_once() -> None:
+    """The third abort: no undo, no end in the journal, so the run counts as interrupted."""
+    os._exit(ExitCode.INTERRUPTED)
+
+
+def _never_began(kept: Journal, plan: Plan, error: OpsError) -> Ending:
+    away = isinstance(error, BrokerUnreachable | HostUnreachable)
+    ending = Ending.UNREACHABLE if away else Ending.REFUSED
+    report = Report(not_started=tuple(target.name for target in plan.targets))
+    kept.append(EventKind.STARTED)
+    kept.append(
+        EventKind.ENDED,
+        outcome=Outcome(Result.FAILED, masked(str(error)), RunState.FAILED, ending, report),
+    )
+    return ending

@@ -1,0 +1,179 @@
+"""Following a run in a terminal or a script, and what signals mean meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_ops.cli import exit_codes, show_run, terminal
+from celery_ops.cli.boundary import complain
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.errors import OpsError
+from celery_ops.runbook.journal import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_ops.config.contexts import Context
+    from celery_ops.model import TakenRecord
+    from celery_ops.runbook.desk import Runs
+    from celery_ops.runbook.journal import Event
+    from celery_ops.runbook.plan import Plan
+
+_STAGES = (
+    "aborting: undoing the current batch; Ctrl-C again to stop without undo",
+    "stopping after the command in flight, without undo; Ctrl-C again to stop at once",
+    "stopping at once",
+)
+_LOG_LINES = 5
+
+
+class Follower:
+    """Shows one run until it ends, or until nobody executes it any more.
+
+    With `steers`, Ctrl-C and SIGTERM go to the run; else Ctrl-C only ends the following.
+    `context` is where an interrupted run may have left something taken; None: not known here.
+    """
+
+    def __init__(
+        self, runs: Runs, run: str, *, as_json: bool, steers: bool, context: Context | None
+    ) -> None:
+        self._runs = runs
+        self._run = run
+        self._as_json = as_json
+        self._steers = steers
+        self._context = context
+        self._pulled = 0
+        self._plan: Plan | None = None
+        self._has_effects = False
+        self._end: Event | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def follow(self) -> int:
+        """Show it all, and return the exit code."""
+        self._task = asyncio.create_task(self._show())
+        try:
+            with self._signals():
+                await self._task
+        except asyncio.CancelledError:
+            complain(f"The run goes on: celery-ops runs follow {self._run}")
+            return exit_codes.of_signal(signal.SIGINT)
+        finally:
+            self._ask_no_more()
+        return await self._concluded()
+
+    async def _show(self) -> None:
+        can_answer = terminal.can_ask()
+        async for event in self._runs.follow(self._run, can_answer=can_answer):
+            self._note(event)
+            if self._as_json:
+                click.echo(event.to_line(), nl=False)
+            else:
+                click.echo(show_run.event_line(event))
+            if event.event is EventKind.ASKED and can_answer:
+                self._ask_no_more()
+                self._asking = asyncio.create_task(self._ask(event))
+            elif event.event in {EventKind.ANSWERED, EventKind.ABORTING, EventKind.ENDED}:
+                self._ask_no_more()
+
+    def _note(self, event: Event) -> None:
+        self._plan = event.plan or self._plan
+        self._has_effects = self._has_effects or event.event is EventKind.INTENT
+        if event.event is EventKind.ENDED:
+            self._end = event
+
+    async def _ask(self, event: Event) -> None:
+        outcome = event.outcome
+        reason = "" if outcome is None else f"{outcome.says}\n"
+        answer = await terminal.ask_meanwhile(f"{reason}{event.intent or ''}")
+        # An empty line, or an ended input, must not leave the run waiting: `stop` is safe.
+        self._runs.answer(self._run, event.step or "", answer.lower() or "stop")
+
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    # --- signals ---
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        if self._steers:
+            loop.add_signal_handler(signal.SIGTERM, self._terminated)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    def _interrupted(self) -> None:
+        if self._steers and self._pulled < len(_STAGES):
+            complain(_STAGES[self._pulled])
+            self._pulled += 1
+            self._runs.abort(self._run)
+        elif self._task is not None:
+            self._task.cancel()
+
+    def _terminated(self) -> None:
+        if not self._pulled:
+            self._interrupted()
+
+    # --- the end ---
+
+    async def _concluded(self) -> int:
+        outcome = self._end.outcome if self._end is not None else None
+        if outcome is None or outcome.ending is None or self._plan is None:
+            return await self._broken_off()
+        for line in show_run.end_lines(outcome, self._plan):
+            click.echo(line, err=self._as_json)
+        code = exit_codes.of_ending(outcome.ending)
+        if code is ExitCode.BUG:
+            self._show_log()
+        return code
+
+    async def _broken_off(self) -> int:
+        """No end in the journal: what is left is a question for the broker, not for us to guess."""
+        complain(f"celery-ops: {self._run} was interrupted: nobody executes it any more")
+        self._show_log()
+        if not self._has_effects:
+            complain("Nothing had been changed.")
+            return ExitCode.INTERRUPTED
+        taken = await self._left_taken()
+        if taken is None:
+            complain("What it left is not known here: celery-ops status shows what is taken.")
+            return ExitCode.NEEDS_HUMAN
+        for record in taken:
+            verb = "start" if record.kind == "service" else "resume"
+            complain(f"{record.worker} is left without its {record.kind}: "
+                     f"celery-ops worker {verb} {record.worker}")  # fmt: skip
+        return ExitCode.NEEDS_HUMAN if taken else ExitCode.INTERRUPTED
+
+    async def _left_taken(self) -> list[TakenRecord] | None:
+        if self._context is None:
+            return None
+        try:
+            async with opened(self._context) as deployment:
+                taken = await deployment.broker.taken()
+        except OpsError:
+            # Unknown, and said to be so by the caller: the run's own end is the matter here.
+            return None
+        return [record for record in taken if record.run == self._run]
+
+    def _show_log(self) -> None:
+        path = self._runs.store.log(self._run)
+        if not path.is_file():
+            return
+        lines = path.read_text("utf-8", "backslashreplace").splitlines()[-_LOG_LINES:]
+        for line in lines:
+            complain(f"  {line}")
+        if lines:
+            complain(f"All of it is in {path}")

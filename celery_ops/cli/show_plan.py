@@ -1,0 +1,126 @@
+"""A plan as plain text: what an operator must read before agreeing, the worst first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.cli.text import Column, safe_lines, table
+from celery_ops.config.units import as_duration
+from celery_ops.tui.text import UNKNOWN, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from celery_ops.runbook.plan import Plan, PlannedBatch, PlannedStep, PlannedWorker
+
+_TARGETS = (
+    Column("target", gives=True),
+    Column("state"),
+    Column("pid", right=True),
+    Column("since"),
+    Column("active", right=True),
+    Column("longest", right=True),
+    Column("eta", right=True),
+    Column("queues", gives=True),
+    Column("service", gives=True),
+)
+_CAPACITY = (
+    Column("batch"),
+    Column("workers", gives=True),
+    Column("queue", gives=True),
+    Column("consumers", right=True),
+    Column("during", right=True),
+    Column("guard", right=True),
+)
+
+
+def lines(plan: Plan, width: int) -> list[str]:
+    """The whole plan; refusals and hazards stand before everything else."""
+    blocks = [
+        _head(plan),
+        _listed("REFUSED, because:", plan.refusals),
+        _listed("Hazards:", plan.hazards),
+        _listed("Cannot be undone:", plan.irreversible),
+        _targets(plan.targets, width),
+    ]
+    blocks += [_step(step, width) for step in plan.steps]
+    blocks.append(_listed("Will be asked:", _questions(plan)))
+    return [line for block in blocks if block for line in ["", *block]][1:]
+
+
+def _head(plan: Plan) -> list[str]:
+    params = " ".join(f"-p {key}={value}" for key, value in plan.params.items())
+    lines = [
+        f"{plan.runbook}: {plan.summary}",
+        f"on {plan.where.context} ({plan.where.broker}), risk {plan.risk}, from {plan.file}",
+    ]
+    if params:
+        lines.append(f"with {params}")
+    if plan.allow_gap:
+        lines.append(f"may go unconsumed: {', '.join(plan.allow_gap)}")
+    return _safe(lines)
+
+
+def _targets(targets: Sequence[PlannedWorker], width: int) -> list[str]:
+    return table(_TARGETS, [_target(target) for target in targets], width) if targets else []
+
+
+def _target(target: PlannedWorker) -> tuple[str, ...]:
+    life = target.incarnation
+    queues = UNKNOWN
+    if target.queues is not None:
+        queues = ",".join(queue.name for queue in target.queues) or "none"
+    if target.owed_by is not None:
+        queues += f" (owed by {target.owed_by})"
+    return (
+        target.name,
+        target.state.value,
+        UNKNOWN if life is None else str(life.pid),
+        UNKNOWN if life is None else f"{life.started_at:%m-%d %H:%M:%S}",
+        number(target.active),
+        "" if target.longest is None else as_duration(max(0.0, target.longest)),
+        number(target.scheduled),
+        queues,
+        "none" if target.service is None else str(target.service),
+    )
+
+
+def _step(step: PlannedStep, width: int) -> list[str]:
+    lines = _safe([f"Step {step.id}: {step.says}"])
+    lines += [f"  {line}" for line in _capacity(step.batches, width - 2)]
+    target = None
+    for action in step.actions:
+        if action.target is not None and action.target != target:
+            target = action.target
+            lines += _safe([f"  {target}"])
+        lines += _safe([f"    {action.does}"])
+        lines += _safe([f"      undo: {action.undo}"]) if action.undo else ["      no undo"]
+    return lines
+
+
+def _capacity(batches: Sequence[PlannedBatch], width: int) -> list[str]:
+    rows = []
+    for batch in batches:
+        first = [f"{batch.number}{' canary' if batch.canary else ''}", ", ".join(batch.workers)]
+        for one in batch.capacity:
+            counts = [str(one.healthy), str(one.during), f"≥ {one.least}"]
+            rows.append([*first, one.queue, *counts])
+            first = ["", ""]
+        if first[0]:
+            rows.append([*first, "none", "", "", ""])
+    return table(_CAPACITY, rows, width) if rows else []
+
+
+def _questions(plan: Plan) -> list[str]:
+    return [
+        one.question if one.typed is None else f"{one.question} (type {one.typed} to agree)"
+        for one in plan.confirmations
+    ]
+
+
+def _listed(title: str, entries: Sequence[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in _safe(entries))] if entries else []
+
+
+def _safe(lines: Iterable[str]) -> list[str]:
+    return [safe_lines(line.replace("\n", " ")) for line in lines]

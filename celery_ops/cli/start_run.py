@@ -1,0 +1,103 @@
+"""From a runbook's name to a run that is followed: plan, show, confirm, start, follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from celery_ops.cli import confirm, context, engine, show_plan, terminal
+from celery_ops.cli.boundary import complain, run
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.cli.follow import Follower
+from celery_ops.cli.text import width_of_terminal
+from celery_ops.config.secret import masked
+from celery_ops.errors import LeaseHeld, PreconditionFailed
+
+if TYPE_CHECKING:
+    from celery_ops.cli.choice import Choice
+    from celery_ops.cli.context import Chosen
+    from celery_ops.model import Holder
+    from celery_ops.runbook.desk import RunDesk
+    from celery_ops.runbook.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for. `wait` is in seconds."""
+
+    runbook: str
+    given: dict[str, str]
+    only_plan: bool = False
+    yes: bool = False
+    as_json: bool = False
+    wait: float = 0.0
+    detach: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A plan and the desk that can start it; the broker it was made with is closed again."""
+
+    plan: Plan
+    desk: RunDesk
+    holder: Holder | None
+
+
+def start_run(choice: Choice, wanted: Wanted) -> int:
+    """Do what was asked for and return the exit code. Raise what keeps the run from beginning."""
+    chosen = context.resolve(choice)
+    runbook = engine.library(chosen.context.directory).get(wanted.runbook)
+    if chosen.context.read_only and runbook.changes and not wanted.only_plan:
+        raise PreconditionFailed(
+            f"{wanted.runbook} changes the fleet, and {chosen.context.name} is only read here",
+            fix="--plan shows what it would do.",
+        )
+    drawn = run(_draw(chosen, wanted))
+    if wanted.only_plan:
+        _show(drawn.plan, as_json=wanted.as_json, err=False)
+        return ExitCode.REFUSED if drawn.plan.refusals else ExitCode.DONE
+    _require_possible(drawn, wanted)
+    answers = _agreed(drawn.plan, wanted, explicit=choice.is_explicit)
+    started = drawn.desk.start(drawn.plan, answers=answers, wait=wanted.wait)
+    if wanted.detach:
+        click.echo(started)
+        complain(f"It goes on without this terminal: celery-ops runs follow {started}")
+        return ExitCode.DONE
+    follower = Follower(
+        drawn.desk, started, as_json=wanted.as_json, steers=True, context=chosen.context
+    )
+    return run(follower.follow())
+
+
+async def _draw(chosen: Chosen, wanted: Wanted) -> _Drawn:
+    async with opened(chosen.context) as deployment:
+        desk = engine.desk(deployment, chosen)
+        plan = await desk.plan(wanted.runbook, wanted.given)
+        return _Drawn(plan, desk, await deployment.broker.holder())
+
+
+def _require_possible(drawn: _Drawn, wanted: Wanted) -> None:
+    if drawn.plan.refusals:
+        says = "\n".join(["refused; nothing was changed:", *drawn.plan.refusals])
+        raise PreconditionFailed(says, fix="--plan shows all of it.")
+    if drawn.holder is not None and not wanted.wait:
+        raise LeaseHeld(str(drawn.holder), fix="--wait 10m waits for the end of it.")
+
+
+def _agreed(plan: Plan, wanted: Wanted, *, explicit: bool) -> dict[str, str]:
+    answered = confirm.is_answered(plan, yes=wanted.yes, explicit=explicit)
+    if not answered and terminal.can_ask():
+        _show(plan, as_json=False, err=True)
+    return confirm.agree(plan, yes=wanted.yes, explicit=explicit)
+
+
+def _show(plan: Plan, *, as_json: bool, err: bool) -> None:
+    if as_json:
+        text = msgspec.json.format(msgspec.json.encode(plan), indent=1).decode()
+    else:
+        text = "\n".join(show_plan.lines(plan, width_of_terminal()))
+    click.echo(masked(text), err=err)

@@ -1,0 +1,107 @@
+"""`status`, `workers` and `queues`: what is there, once or again and again. Changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_ops.cli import context, fleet_json, fleet_text
+from celery_ops.cli.boundary import run
+from celery_ops.cli.choice import Choice
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.text import width_of_terminal
+from celery_ops.fleet.collector import Collector, look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_ops.model import FleetSnapshot
+
+INTERVAL = 2.0
+"""Seconds between two pictures of `--watch`."""
+
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one command shows of a snapshot."""
+
+    as_json: Callable[[FleetSnapshot], fleet_json.Json]
+    as_text: Callable[[FleetSnapshot, int], list[str]]
+
+
+_STATUS = _View(fleet_json.status, fleet_text.status)
+_WORKERS = _View(fleet_json.workers, fleet_text.workers)
+_QUEUES = _View(fleet_json.queues, fleet_text.queues)
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+_watch = click.option("--watch", is_flag=True, help="Again and again; JSON: a document a line.")
+
+
+@click.command()
+@_json
+@_watch
+@click.pass_context
+def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The fleet at a glance: problems first, then workers and queues."""
+    _show(ctx, _STATUS, as_json=as_json, watch=watch)
+
+
+@click.command()
+@_json
+@_watch
+@click.pass_context
+def workers(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The workers: state, age of what is known, pool, tasks held, queues, service."""
+    _show(ctx, _WORKERS, as_json=as_json, watch=watch)
+
+
+@click.command()
+@_json
+@_watch
+@click.pass_context
+def queues(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The queues: messages ready and unacked, and who consumes them."""
+    _show(ctx, _QUEUES, as_json=as_json, watch=watch)
+
+
+def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> None:
+    chosen = context.resolve(ctx.ensure_object(Choice))
+    run((_watching if watch else _once)(chosen, view, as_json=as_json))
+
+
+async def _once(chosen: context.Chosen, view: _View, *, as_json: bool) -> None:
+    async with opened(chosen.context) as deployment:
+        snapshot = await look(deployment.surveyor)
+    if as_json:
+        click.echo(fleet_json.page(view.as_json(snapshot)))
+    else:
+        _print(view.as_text(snapshot, width_of_terminal()))
+
+
+async def _watching(chosen: context.Chosen, view: _View, *, as_json: bool) -> None:
+    async with opened(chosen.context) as deployment:
+        collector = Collector(deployment.surveyor, clock=deployment.clock, interval=INTERVAL)
+        async with collector:
+            async for snapshot in collector.snapshots():
+                if as_json:
+                    click.echo(fleet_json.line(view.as_json(snapshot)))
+                else:
+                    _repaint(view.as_text(snapshot, width_of_terminal()))
+
+
+def _repaint(lines: list[str]) -> None:
+    """On a terminal the new picture takes the place of the old one; elsewhere it follows it."""
+    if sys.stdout.isatty():
+        click.echo(_CLEAR, nl=False)
+        _print(lines)
+    else:
+        _print([*lines, ""])
+
+
+def _print(lines: list[str]) -> None:
+    click.echo("\n".join(lines))
