@@ -1,0 +1,52 @@
+"""Real servers and processes for the tests, each in its own directory and on its own free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def unavailable(reason: str) -> NoReturn:
+    """A part of the rig is missing: skip on a user's machine, fail where all of it has to be."""
+    if os.environ.get("CI"):
+        pytest.fail(f"the rig is incomplete: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], *, what: str, timeout: float = 30.0) -> None:
+    """Poll a real part until it is there; raise TimeoutError, naming it."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[bytes], *, patience: float = 10.0) -> None:
+    """Stop a process that this rig started, frozen ones too."""
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
