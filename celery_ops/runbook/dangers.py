@@ -32,9 +32,18 @@ _CELERY: Mapping[str, frozenset[str]] = {
     "multi": frozenset({"stop", "stopwait", "restart", "kill"}),
 }
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh"})
-_WRAPPERS = frozenset(
-    {"sudo", "doas", "env", "nohup", "nice", "ionice", "setsid", "timeout", "exec"}
-)
+_WRAPPERS: Mapping[str, frozenset[str]] = {
+    "sudo": frozenset({"-u", "-g", "-h", "-p", "-C", "-D", "-R", "-T"}),
+    "doas": frozenset({"-u", "-C"}),
+    "env": frozenset({"-u", "-C"}),
+    "nice": frozenset({"-n"}),
+    "ionice": frozenset({"-c", "-n"}),
+    "timeout": frozenset({"-k", "-s"}),
+    "xargs": frozenset({"-a", "-d", "-I", "-L", "-n", "-P", "-s"}),
+    **dict.fromkeys(("nohup", "setsid", "exec"), frozenset[str]()),
+}
+"""Programs that run another one, with those of their options that are followed by a value."""
+
 _BETWEEN_COMMANDS = re.compile(r"[;&|()<>\n]+")
 _NOT_A_PROGRAM = re.compile(r"-.*|[A-Za-z_][A-Za-z0-9_]*=.*|[0-9]+[smhd]?", re.DOTALL)
 
@@ -47,24 +56,27 @@ def danger(argv: Sequence[str]) -> str | None:
     return next((found for one in _commands(argv) if (found := _danger_of(one))), None)
 
 
-def _commands(argv: Sequence[str]) -> Iterator[list[str]]:
-    rest = list(argv)
-    while rest and (_base(rest[0]) in _WRAPPERS or _NOT_A_PROGRAM.fullmatch(rest[0])):
-        options_may_take_a_value = _base(rest.pop(0)) in {"-u", "-g", "-n", "-k", "-s"}
-        if options_may_take_a_value and len(rest) > 1 and _danger_of(rest) is None:
-            yield rest[1:]
-    if not rest:
+def _commands(argv: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The command an argv comes down to, and those in a shell's line."""
+    argv = _unwrapped(argv)
+    if not argv:
         return
-    yield rest
-    if _base(rest[0]) in _SHELLS:
-        for line in rest[1:]:
+    yield argv
+    if _base(argv[0]) in _SHELLS:
+        for line in argv[1:]:
             for part in _BETWEEN_COMMANDS.split(line):
                 yield from _commands(_words(part))
 
 
+def _unwrapped(argv: Sequence[str]) -> Sequence[str]:
+    while argv and (valued := _WRAPPERS.get(_base(argv[0]))) is not None:
+        argv = argv[1:]
+        while argv and _NOT_A_PROGRAM.fullmatch(argv[0]):
+            argv = argv[2 if argv[0] in valued else 1 :]
+    return argv
+
+
 def _danger_of(argv: Sequence[str]) -> str | None:
-    if not argv:
-        return None
     program, arguments = _base(argv[0]), argv[1:]
     if program in _ENDING:
         return program

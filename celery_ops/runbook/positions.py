@@ -48,11 +48,12 @@ def _index_of(scalar: Scalar, written: str, offset: int) -> int | None:
             index += written[index : index + 1].isspace()
             continue
         index = _skip_space(written, index)
-        if written[index : index + 1] != character:
-            index += 1  # an escape: '' or \"
+        if written.startswith('"') and written[index : index + 1] == "\\":
+            index += 1
         if written[index : index + 1] != character:
             return None
-        index += 1
+        doubled = written.startswith("'") and character == "'"
+        index += 2 if doubled else 1
     if offset < len(scalar.text) and not scalar.text[offset].isspace():
         index = _skip_space(written, index)
     return index
