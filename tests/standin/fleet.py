@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -206,6 +207,7 @@ class StandinFleet:
             faults or Faults(),
         )
         self.workers.append(worker)
+        self.settle()
         if up:
             self._launch(worker)
             worker.boots_until = self.clock.monotonic()
@@ -214,6 +216,7 @@ class StandinFleet:
 
     def add_beat(self, unit: str = "beat", *, host: str = "web1") -> SimulatedService:
         """A scheduler's service, running."""
+        self.settle()
         ref = ServiceRef(host, "supervisord", unit, beat=True)
         service = self.services[ref] = SimulatedService(ref)
         self._run_service(service)
@@ -335,11 +338,10 @@ class StandinFleet:
             due = min((self._next_due(worker) for worker in self.workers), default=until + 1)
             if due > until:
                 break
-            now = max(due, self._settled)
+            now = self._settled = max(due, self._settled)
             for worker in self.workers:
                 if self._next_due(worker) <= now:
                     self._happen(worker, now)
-            self._settled = now
             self._fill(now)
         self._settled = until
         self._fill(until)
@@ -363,7 +365,7 @@ class StandinFleet:
     # --- in detail ---
 
     def _launch(self, worker: SimulatedWorker) -> None:
-        now = self.clock.monotonic()
+        now = self._settled
         service = worker.service
         boot_seconds = service.boot_seconds if service is not None else 2.0
         worker.phase, worker.pid = Phase.BOOTING, next(self._pids)
@@ -377,7 +379,8 @@ class StandinFleet:
         service.starts += 1
         service.pid = next(self._pids) if pid is None else pid
         service.identity = f"{service.ref.name}#{service.starts}"
-        service.started_at = self.clock.now()
+        ago = timedelta(seconds=self.clock.monotonic() - self._settled)
+        service.started_at = self.clock.now() - ago
         service.state = ServiceState.RUNNING
         service.clean_exit = None
         service.says = "running"

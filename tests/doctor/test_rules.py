@@ -1,0 +1,268 @@
+"""Each rule: what it finds, and when it keeps silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.doctor import RULES, examine
+from celery_ops.model import (
+    ConsumedQueue,
+    FleetSnapshot,
+    Holder,
+    Host,
+    Incarnation,
+    Level,
+    Queue,
+    Reading,
+    Service,
+    ServiceRef,
+    ServiceState,
+    ServiceStatus,
+    TakenRecord,
+    Task,
+    Worker,
+    WorkerState,
+    WorkerStats,
+)
+
+if TYPE_CHECKING:
+    from celery_ops.model import Finding
+
+AT = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+REF = ServiceRef("web1", "systemd", "celery@a.service", worker="a@web1")
+RUNNING = ServiceStatus(
+    ServiceState.RUNNING, 7, "id", AT - timedelta(hours=1), None, "running", stop_grace=600.0
+)
+STATS = WorkerStats(7, AT - timedelta(hours=1), "prefork", 2, 8, 0, (), None, None)
+RECORD = TakenRecord(
+    "queues",
+    "a@web1",
+    Incarnation("a@web1", 7, AT - timedelta(hours=1)),
+    (ConsumedQueue("mail", "{}"),),
+    None,
+    "run-1",
+    "ann@laptop",
+    AT,
+)
+
+
+def service(status: ServiceStatus | None = RUNNING, ref: ServiceRef = REF) -> Service:
+    return Service(ref, None if status is None else Reading(status, AT))
+
+
+def worker(state: WorkerState = WorkerState.ONLINE, **parts: object) -> Worker:
+    usual: dict[str, object] = {
+        "stats": Reading(STATS, AT),
+        "service": service(),
+        "says": "says why",
+    }
+    return Worker("a@web1", state, **{**usual, **parts})  # type: ignore[arg-type]
+
+
+def fleet(*workers: Worker, **parts: object) -> FleetSnapshot:
+    usual: dict[str, object] = {
+        "queues": (),
+        "services": tuple(one.service for one in workers if one.service is not None),
+    }
+    return FleetSnapshot("c", "redis://b", AT, True, workers, **{**usual, **parts})  # type: ignore[arg-type]
+
+
+def found(snapshot: FleetSnapshot, rule: str) -> tuple[Finding, ...]:
+    return tuple(one for one in examine(snapshot) if one.rule == rule)
+
+
+def test_a_healthy_fleet_has_no_finding() -> None:
+    healthy = fleet(worker(), queues=(Queue("mail", 3, 0, 1),))
+    assert examine(healthy) == ()
+
+
+def test_every_rule_names_its_source() -> None:
+    assert all(rule.source for rule in RULES.values())
+
+
+def test_a_queue_with_messages_and_no_consumer_is_an_error() -> None:
+    (finding,) = found(fleet(queues=(Queue("mail", 12, 0, 0),)), "queue-without-consumer")
+    assert finding.level is Level.ERROR
+    assert finding.subject == "mail"
+    assert finding.says == "12 messages, no consumer"
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [Queue("mail", 12, 0, None), Queue("mail", 0, 0, 0), Queue("mail", None, None, 0)],
+    ids=["consumers-unknown", "empty", "size-unknown"],
+)
+def test_a_queue_is_not_called_without_consumer_while_something_is_unknown(queue: Queue) -> None:
+    assert found(fleet(queues=(queue,)), "queue-without-consumer") == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "rule", "level"),
+    [
+        (WorkerState.SILENT, "worker-silent", Level.ERROR),
+        (WorkerState.STALLED, "worker-stalled", Level.ERROR),
+        (WorkerState.CONFLICT, "worker-conflict", Level.ERROR),
+        (WorkerState.UNREADABLE, "worker-unreadable", Level.WARNING),
+        (WorkerState.STOPPED, "worker-stopped", Level.WARNING),
+    ],
+)
+def test_a_worker_in_a_bad_state_is_found(state: WorkerState, rule: str, level: Level) -> None:
+    (finding,) = found(fleet(worker(state)), rule)
+    assert (finding.level, finding.subject, finding.says) == (level, "a@web1", "says why")
+    assert finding.fix
+
+
+@pytest.mark.parametrize("state", [WorkerState.SILENT, WorkerState.STOPPED, WorkerState.STALLED])
+def test_workers_out_of_scope_are_not_our_problem(state: WorkerState) -> None:
+    assert examine(fleet(worker(state, mine=False))) == ()
+
+
+def test_a_worker_that_has_just_been_started_is_not_an_error() -> None:
+    young = replace(RUNNING, started_at=AT - timedelta(seconds=3))
+    snapshot = fleet(worker(WorkerState.SILENT, service=service(young)))
+    assert [one.level for one in found(snapshot, "worker-silent")] == [Level.INFO]
+
+
+def test_a_failed_service_is_worse_than_a_stopped_one() -> None:
+    failed = replace(RUNNING, state=ServiceState.FAILED)
+    snapshot = fleet(worker(WorkerState.STOPPED, service=service(failed)))
+    assert found(snapshot, "worker-stopped")[0].level is Level.ERROR
+
+
+def test_queues_taken_by_a_run_that_is_over_are_owed() -> None:
+    snapshot = fleet(worker(WorkerState.DRAINED, taken=RECORD), taken=(RECORD,))
+    (finding,) = found(snapshot, "left-drained")
+    assert "left without its queues (mail) by run run-1 of ann@laptop" in finding.says
+    assert finding.fix == "celery-ops runs adopt run-1"
+
+
+def test_queues_taken_by_a_run_that_goes_on_are_not_left() -> None:
+    holder = Holder("ann@laptop", "run-1", "rolling-restart", AT)
+    snapshot = fleet(worker(WorkerState.DRAINED, taken=RECORD), taken=(RECORD,), holder=holder)
+    assert found(snapshot, "left-drained") == ()
+
+
+def test_a_new_incarnation_is_owed_nothing() -> None:
+    assert found(fleet(worker(), taken=(RECORD,)), "left-drained") == ()
+
+
+def test_a_stopped_service_is_owed_until_its_worker_answers() -> None:
+    record = replace(RECORD, kind="service", service=REF, queues=())
+    stopped = worker(WorkerState.STOPPED, taken=record)
+    assert len(found(fleet(stopped, taken=(record,)), "left-drained")) == 1
+    assert found(fleet(stopped, taken=(record,)), "worker-stopped") == ()
+    assert found(fleet(worker(), taken=(record,)), "left-drained") == ()
+
+
+def test_a_worker_that_somebody_else_drained_is_found() -> None:
+    (finding,) = found(fleet(worker(WorkerState.DRAINED)), "left-drained")
+    assert finding.level is Level.WARNING
+
+
+def test_an_unsupervised_worker_among_supervised_ones_is_a_gap() -> None:
+    other = replace(worker(service=None), name="b@web1")
+    both = found(fleet(worker(), other), "worker-unsupervised")
+    alone = found(fleet(other), "worker-unsupervised")
+    assert [one.level for one in both] == [Level.WARNING]
+    assert [one.level for one in alone] == [Level.INFO]
+
+
+def test_a_service_that_runs_another_worker_than_configured_is_found() -> None:
+    ref = replace(REF, worker="other@web1")
+    (finding,) = found(fleet(worker(service=service(ref=ref))), "service-mismatch")
+    assert "is configured for other@web1, but its process 7 is a@web1" in finding.says
+
+
+def test_a_process_around_the_worker_is_found() -> None:
+    wrapped = replace(RUNNING, pid=6)
+    (finding,) = found(fleet(worker(service=service(wrapped))), "service-mismatch")
+    assert "its process is 6, but a@web1 answers as pid 7" in finding.says
+
+
+def test_stats_from_before_a_restart_are_not_a_mismatch() -> None:
+    restarted = replace(RUNNING, pid=8, started_at=AT + timedelta(seconds=1))
+    assert found(fleet(worker(service=service(restarted))), "service-mismatch") == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (replace(RUNNING, signals_children=True), "reaches the pool's children"),
+        (replace(RUNNING, stop_signal="SIGQUIT"), "stopped with SIGQUIT"),
+        (replace(RUNNING, stop_grace=10.0), "a task has been running for 1m30s; a stop waits 10s"),
+    ],
+    ids=["children", "signal", "grace"],
+)
+def test_a_stop_that_would_lose_tasks_is_named(status: ServiceStatus, says: str) -> None:
+    task = Task("1", "app.slow", "()", "mail", AT - timedelta(seconds=90), None, True)
+    busy = worker(service=service(status), active=Reading((task,), AT))
+    (finding,) = found(fleet(busy), "stop-loses-tasks")
+    assert says in finding.says
+    assert finding.level is Level.ERROR
+
+
+def test_a_pool_without_children_cannot_lose_tasks_that_way() -> None:
+    threads = Reading(replace(STATS, pool="threads"), AT)
+    status = replace(RUNNING, signals_children=True)
+    snapshot = fleet(worker(service=service(status), stats=threads))
+    assert found(snapshot, "stop-loses-tasks") == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("celery", "worker", "--purge"), 1),
+        (("celery", "worker", "--discard"), 1),
+        (("sh", "-c", "exec celery worker --purge -l info"), 1),
+        (("celery", "worker", "-n", "purge@h"), 0),
+        (None, 0),
+    ],
+)
+def test_a_worker_that_purges_at_its_start_is_found(
+    arguments: tuple[str, ...] | None, count: int
+) -> None:
+    snapshot = fleet(worker(service=service(replace(RUNNING, arguments=arguments))))
+    assert len(found(snapshot, "purges-on-start")) == count
+
+
+def test_an_unreachable_host_is_found() -> None:
+    host = Host("web1", "10.0.0.1", "no route to host", AT)
+    (finding,) = found(fleet(hosts=(host,)), "host-unreachable")
+    assert finding.says == "not reachable since 03:00:00 UTC: no route to host"
+
+
+def test_a_lost_broker_comes_first() -> None:
+    snapshot = fleet(
+        worker(WorkerState.SILENT),
+        queues=(Queue("mail", 1, 0, 0),),
+        broker_error="refused",
+        broker_lost_at=AT,
+    )
+    assert examine(snapshot)[0].rule == "broker-unreachable"
+
+
+def test_the_worst_comes_first() -> None:
+    snapshot = fleet(
+        worker(service=None),
+        bound_but_silent=("x@y",),
+        queues=(Queue("mail", 1, 0, 0),),
+        hosts=(Host("web1", "web1", "gone", AT),),
+    )
+    levels = [one.level for one in examine(snapshot)]
+    assert levels == sorted(levels, key=[Level.ERROR, Level.WARNING, Level.INFO].index)
+
+
+def test_names_that_only_the_dead_left_are_one_finding() -> None:
+    (finding,) = found(fleet(bound_but_silent=("a@x", "b@x", "c@x", "d@x")), "bound-but-silent")
+    assert finding.says == "4 names are bound but did not answer: a@x, b@x, c@x and 1 more"
+
+
+def test_a_hostile_name_is_cut_and_stays_text() -> None:
+    name = "[bold]" + "x" * 10_000
+    (finding,) = found(fleet(queues=(Queue(name, 1, 0, 0),)), "queue-without-consumer")
+    assert finding.subject.startswith("[bold]x")
+    assert len(finding.subject) <= 80
