@@ -35,9 +35,12 @@ def resolve(choice: Choice) -> Chosen:
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} each name a broker: use one of them.")
     chosen = _chosen(choice)
-    if choice.read_only:
-        return Chosen(replace(chosen.context, read_only=True), chosen.file)
-    return chosen
+    return only_read(chosen) if choice.read_only else chosen
+
+
+def only_read(chosen: Chosen) -> Chosen:
+    """The same context, from which nothing may be changed."""
+    return Chosen(replace(chosen.context, read_only=True), chosen.file)
 
 
 def configuration(choice: Choice) -> Configuration:

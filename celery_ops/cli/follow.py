@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from celery_ops.cli import exit_codes, show_run, terminal
 from celery_ops.cli.boundary import complain
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.cli.text import cut, width_of_terminal
 from celery_ops.errors import OpsError
 from celery_ops.runbook.journal import EventKind
 
@@ -31,6 +33,38 @@ _STAGES = (
     "stopping at once",
 )
 _LOG_LINES = 5
+_ERASE_LINE = "\r\x1b[K"
+
+
+class _Lines:
+    """Prints events: as JSON for scripts, as lines for people.
+
+    On a terminal, progress takes the place of the progress before it.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._on_terminal = sys.stdout.isatty()
+        self._unfinished = False
+
+    def show(self, event: Event) -> None:
+        if self._as_json:
+            click.echo(event.to_line(), nl=False)
+            return
+        if self._unfinished:
+            click.echo(_ERASE_LINE, nl=False)
+        self._unfinished = self._on_terminal and event.event is EventKind.PROGRESS
+        line = show_run.event_line(event)
+        if self._unfinished:
+            line = cut(line, width_of_terminal() - 1)
+        click.echo(line, nl=not self._unfinished)
+
+    def complain(self, text: str) -> None:
+        """Say something else, on stderr."""
+        if self._unfinished:
+            click.echo()
+            self._unfinished = False
+        complain(text)
 
 
 class Follower:
@@ -46,6 +80,7 @@ class Follower:
         self._runs = runs
         self._run = run
         self._as_json = as_json
+        self._lines = _Lines(as_json=as_json)
         self._steers = steers
         self._context = context
         self._pulled = 0
@@ -62,7 +97,7 @@ class Follower:
             with self._signals():
                 await self._task
         except asyncio.CancelledError:
-            complain(f"The run goes on: celery-ops runs follow {self._run}")
+            self._lines.complain(f"The run goes on: celery-ops runs follow {self._run}")
             return exit_codes.of_signal(signal.SIGINT)
         finally:
             self._ask_no_more()
@@ -72,10 +107,7 @@ class Follower:
         can_answer = terminal.can_ask()
         async for event in self._runs.follow(self._run, can_answer=can_answer):
             self._note(event)
-            if self._as_json:
-                click.echo(event.to_line(), nl=False)
-            else:
-                click.echo(show_run.event_line(event))
+            self._lines.show(event)
             if event.event is EventKind.ASKED and can_answer:
                 self._ask_no_more()
                 self._asking = asyncio.create_task(self._ask(event))
@@ -117,7 +149,7 @@ class Follower:
 
     def _interrupted(self) -> None:
         if self._steers and self._pulled < len(_STAGES):
-            complain(_STAGES[self._pulled])
+            self._lines.complain(_STAGES[self._pulled])
             self._pulled += 1
             self._runs.abort(self._run)
         elif self._task is not None:
@@ -142,18 +174,22 @@ class Follower:
 
     async def _broken_off(self) -> int:
         """No end in the journal: what is left is a question for the broker, not for us to guess."""
-        complain(f"celery-ops: {self._run} was interrupted: nobody executes it any more")
+        self._lines.complain(
+            f"celery-ops: {self._run} was interrupted: nobody executes it any more"
+        )
         self._show_log()
         if not self._has_effects:
-            complain("Nothing had been changed.")
+            self._lines.complain("Nothing had been changed.")
             return ExitCode.INTERRUPTED
         taken = await self._left_taken()
         if taken is None:
-            complain("What it left is not known here: celery-ops status shows what is taken.")
+            self._lines.complain(
+                "What it left is not known here: celery-ops status shows what is taken."
+            )
             return ExitCode.NEEDS_HUMAN
         for record in taken:
             verb = "start" if record.kind == "service" else "resume"
-            complain(f"{record.worker} is left without its {record.kind}: "
+            self._lines.complain(f"{record.worker} is left without its {record.kind}: "
                      f"celery-ops worker {verb} {record.worker}")  # fmt: skip
         return ExitCode.NEEDS_HUMAN if taken else ExitCode.INTERRUPTED
 
@@ -174,6 +210,6 @@ class Follower:
             return
         lines = path.read_text("utf-8", "backslashreplace").splitlines()[-_LOG_LINES:]
         for line in lines:
-            complain(f"  {line}")
+            self._lines.complain(f"  {line}")
         if lines:
-            complain(f"All of it is in {path}")
+            self._lines.complain(f"All of it is in {path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -19,8 +19,13 @@ from celery_ops.cli.deployment import broker_options
 from celery_ops.errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.config.contexts import Context
     from celery_ops.runbook.desk import RunStore
+
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_OURS_TO_RESET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
 class Launcher:
@@ -35,38 +40,48 @@ class Launcher:
 
         What it prints, a crash of Python's own included, is in the run's log beside its journal.
         """
+        reading, writing = os.pipe()
         try:
-            log = os.open(self._store.log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            pid = self._spawn(run, reading)
         except OSError as error:
-            says = f"cannot write the log of the run: {error.strerror}"
-            raise JournalError(says, fix="Nothing was changed.") from error
-        try:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and an id of our own
-                command(run),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=_root(),
-                start_new_session=True,
-            )
-        except OSError as error:
-            says = f"cannot start {sys.executable}: {error.strerror}"
+            os.close(writing)
+            says = f"cannot start the executor {sys.executable}: {error.strerror}"
             raise JournalError(says, fix="Nothing was changed.") from error
         finally:
-            os.close(log)
+            os.close(reading)
         # The app lives longer than a run: somebody must collect its process, or it stays a zombie.
-        threading.Thread(target=process.wait, daemon=True).start()
-        _hand_over(process, secrets_of(self._context))
+        threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
+        _hand_over(writing, secrets_of(self._context))
+
+    def _spawn(self, run: str, stdin: int) -> int:
+        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.posix_spawn(
+            sys.executable,
+            command(run),
+            environment(os.environ),
+            file_actions=(
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self._store.log(run)), log, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ),
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_OURS_TO_RESET,
+        )
 
 
 def command(run: str) -> tuple[str, ...]:
-    """The argv of an executor.
+    """The argv of an executor. `-P`: files in the operator's directory are no modules of ours."""
+    return (sys.executable, "-P", "-m", "celery_ops", "runs", "_execute", run)
 
-    It starts in the directory that holds this package, which `-m` finds from a checkout too. An
-    installed package needs no such help, and its neighbours must not hide the standard library.
-    """
-    alone = ("-P",) if _root().name in {"site-packages", "dist-packages"} else ()
-    return (sys.executable, *alone, "-m", "celery_ops", "runs", "_execute", run)
+
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The operator's own; from a checkout, with the path the package was imported from."""
+    root = Path(celery_ops.__file__).resolve().parent.parent
+    kept = dict(inherited)
+    if root.name not in _INSTALLED:
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))
+    return kept
 
 
 def secrets_of(context: Context) -> bytes:
@@ -75,16 +90,10 @@ def secrets_of(context: Context) -> bytes:
     return json.dumps(told, default=str).encode() + b"\n"
 
 
-def _root() -> Path:
-    return Path(celery_ops.__file__).resolve().parent.parent
-
-
-def _hand_over(process: subprocess.Popen[bytes], told: bytes) -> None:
-    if process.stdin is None:
-        raise RuntimeError("the executor was started without a pipe")
+def _hand_over(pipe: int, told: bytes) -> None:
     try:
-        process.stdin.write(told)
-        process.stdin.close()
+        with os.fdopen(pipe, "wb") as stdin:
+            stdin.write(told)
     except BrokenPipeError:
         # It ended before it read: followers see that nobody executes the run, and its log says why.
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from celery_ops.cli.text import Column, safe_lines, table
@@ -11,7 +12,13 @@ from celery_ops.tui.text import UNKNOWN, number
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from celery_ops.runbook.plan import Plan, PlannedBatch, PlannedStep, PlannedWorker
+    from celery_ops.runbook.plan import (
+        Plan,
+        PlannedAction,
+        PlannedBatch,
+        PlannedStep,
+        PlannedWorker,
+    )
 
 _TARGETS = (
     Column("target", gives=True),
@@ -88,14 +95,20 @@ def _target(target: PlannedWorker) -> tuple[str, ...]:
 def _step(step: PlannedStep, width: int) -> list[str]:
     lines = _safe([f"Step {step.id}: {step.says}"])
     lines += [f"  {line}" for line in _capacity(step.batches, width - 2)]
-    target = None
-    for action in step.actions:
-        if action.target is not None and action.target != target:
-            target = action.target
-            lines += _safe([f"  {target}"])
-        lines += _safe([f"    {action.does}"])
-        lines += _safe([f"      undo: {action.undo}"]) if action.undo else ["      no undo"]
+    for target in dict.fromkeys(action.target for action in step.actions):
+        lines += _safe([f"  {target}"]) if target is not None else []
+        lines += _actions([action for action in step.actions if action.target == target])
     return lines
+
+
+def _actions(actions: Sequence[PlannedAction]) -> list[str]:
+    """What is done to one target; how it is undone follows what it belongs to, once."""
+    lines = []
+    for action, following in zip_longest(actions, actions[1:]):
+        lines.append(f"    {action.does}")
+        if following is None or (following.step, following.undo) != (action.step, action.undo):
+            lines.append(f"      undo: {action.undo}" if action.undo else "      cannot be undone")
+    return _safe(lines)
 
 
 def _capacity(batches: Sequence[PlannedBatch], width: int) -> list[str]:
