@@ -1,0 +1,113 @@
+"""The one registry of keys: bindings, key bar, help and palette are all made from it.
+
+Reading is lower case, every write is upper case. A write that is not allowed does not exist: it is
+not active, so neither bar nor help nor palette can offer it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from textual.binding import Binding
+
+
+class Where(StrEnum):
+    """Where a key works; the value heads its part of the help."""
+
+    APP = "Everywhere"
+    TABLE = "In a table"
+    WORKERS = "Changing workers"
+    TEXT = "In a text"
+    PLAN = "In a plan"
+    RUN = "In a run"
+    CONFIRM = "In a confirmation"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A key and what it does. `bar` is its word in the key bar; empty: not shown there."""
+
+    keys: str
+    display: str
+    action: str
+    bar: str
+    does: str
+    where: Where
+    writes: bool = False
+
+
+COMMANDS = (
+    Command("1", "1", "view('fleet')", "", "Fleet: what is wrong, first", Where.APP),
+    Command("2", "2", "view('workers')", "", "Workers", Where.APP),
+    Command("3", "3", "view('queues')", "", "Queues", Where.APP),
+    Command("8", "8", "view('runs')", "", "Runs", Where.APP),
+    Command("question_mark", "?", "help", "keys", "Show all keys and signs", Where.APP),
+    Command("colon,ctrl+p", ":", "command_palette", "commands", "Find a command", Where.APP),
+    Command("p", "p", "freeze", "freeze", "Freeze the display, or let it go on", Where.APP),
+    Command("ctrl+t", "ctrl+t", "light_or_dark", "", "Light or dark", Where.APP),
+    Command("q,ctrl+c", "q", "leave", "quit", "Quit; runs go on without the screen", Where.APP),
+    Command("enter", "enter", "open", "open", "Open what the cursor is on", Where.TABLE),
+    Command("escape", "esc", "back", "", "Back: leave filter and selection", Where.TABLE),
+    Command("d", "d", "describe", "describe", "Describe: everything known of it", Where.TABLE),
+    Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TABLE),
+    Command("slash", "/", "filter", "filter", "Filter: word, !word, field:value", Where.TABLE),
+    Command("space", "space", "mark", "mark", "Mark, or take the mark away", Where.TABLE),
+    Command("less_than_sign", "<", "sort(-1)", "", "Sort by the column before", Where.TABLE),
+    Command("greater_than_sign", ">", "sort(1)", "", "Sort by the next column", Where.TABLE),
+    Command("i", "i", "invert", "", "Invert the sort order", Where.TABLE),
+    Command("ctrl+z", "ctrl+z", "only_wrong", "", "Only what is wrong, or all again", Where.TABLE),
+    Command("c", "c", "copy", "", "Copy the name under the cursor", Where.TABLE),
+    Command(
+        "D", "D", "change('drain-worker')", "drain",
+        "Drain: stop consuming, let running tasks end", Where.WORKERS, writes=True,
+    ),
+    Command(
+        "R", "R", "change('rolling-restart')", "restart",
+        "Restart: drained first, a few at a time", Where.WORKERS, writes=True,
+    ),
+    Command(
+        "U", "U", "change('resume-worker')", "resume",
+        "resUme: give a worker its queues back", Where.WORKERS, writes=True,
+    ),
+    Command("escape", "esc", "back", "back", "Back", Where.TEXT),
+    Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TEXT),
+    Command("c", "c", "copy", "copy", "Copy its name", Where.TEXT),
+    Command("enter", "enter", "go_on", "go on", "On to the confirmation", Where.PLAN, writes=True),
+    Command("escape", "esc", "back", "back", "Back, changing nothing", Where.PLAN),
+    Command("Y", "Y", "agree", "yes", "Yes: start the run", Where.CONFIRM, writes=True),
+    Command("escape", "esc", "back", "no, go back", "Back, changing nothing", Where.CONFIRM),
+    Command(
+        "A", "A", "abort", "abort",
+        "Abort: next safe point; again: sooner", Where.RUN, writes=True,
+    ),
+    Command("P", "P", "pause", "pause", "Pause before the next step", Where.RUN, writes=True),
+    Command("C", "C", "proceed", "continue", "Continue a paused run", Where.RUN, writes=True),
+    Command("W", "W", "answer", "answer", "Answer what the run asks", Where.RUN, writes=True),
+    Command("escape", "esc", "back", "back", "Back; the run goes on", Where.RUN),
+)  # fmt: skip
+"""Every key there is."""
+
+
+def bindings(where: Where) -> list[Binding]:
+    """The bindings of a place, for a widget's or screen's `BINDINGS`."""
+    return [
+        Binding(
+            command.keys,
+            command.action,
+            command.bar,
+            show=bool(command.bar),
+            key_display=command.display,
+            tooltip=command.does,
+        )
+        for command in COMMANDS
+        if command.where is where
+    ]
+
+
+def writes(action: str) -> bool:
+    """Whether an action, named as `check_action` names it, changes something."""
+    return action in _WRITING
+
+
+_WRITING = frozenset(command.action.partition("(")[0] for command in COMMANDS if command.writes)

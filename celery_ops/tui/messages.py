@@ -1,0 +1,147 @@
+"""What goes up: facts from outside, and what views want done.
+
+The app handles facts and wishes; a run's events go to the screen that follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery_ops.model import FleetSnapshot, Reading
+    from celery_ops.runbook.desk import RunSummary
+    from celery_ops.runbook.journal import Event
+    from celery_ops.runbook.plan import Plan
+    from celery_ops.tui.frame import Frame
+    from celery_ops.tui.picture import Subject
+
+
+class Replaceable(Message):
+    """A fact that the next of its kind makes obsolete: a slow screen skips some."""
+
+    def can_replace(self, message: Message) -> bool:
+        return type(message) is type(self)
+
+
+@dataclass
+class SnapshotTaken(Replaceable):
+    """The fleet at one moment."""
+
+    snapshot: FleetSnapshot
+
+
+@dataclass
+class WatchEnded(Message):
+    """No snapshots come any more, and why."""
+
+    why: Reading[str]
+
+
+@dataclass
+class LedgerRead(Replaceable):
+    """The demo's ledger, or why it could not be read."""
+
+    ledger: Reading[Mapping[str, int | None]] | None
+    error: str | None = None
+
+
+@dataclass
+class RunsListed(Replaceable):
+    """This user's runs, newest first."""
+
+    runs: tuple[RunSummary, ...]
+
+
+@dataclass
+class PictureWanted(Message):
+    """A screen is seen again, and what it shows is old."""
+
+    frame: Frame
+
+
+@dataclass
+class DescribeAsked(Message):
+    """Somebody wants to know everything of something."""
+
+    subject: Subject
+
+
+@dataclass
+class RawAsked(Message):
+    """Somebody wants the data of something."""
+
+    subject: Subject
+
+
+@dataclass
+class CopyAsked(Message):
+    """Somebody wants a text in the clipboard."""
+
+    text: str
+
+
+@dataclass
+class ChangeAsked(Message):
+    """Somebody wants to see the plan of a runbook for these workers."""
+
+    runbook: str
+    workers: tuple[str, ...]
+
+
+@dataclass
+class RunAsked(Message):
+    """Somebody wants to follow a run."""
+
+    run: str
+
+
+@dataclass
+class PlanAgreed(Message):
+    """Somebody read the plan and wants to go on to its confirmation."""
+
+    plan: Plan
+
+
+class Steer(StrEnum):
+    """What can be said to a run that goes on."""
+
+    ABORT = "abort"
+    PAUSE = "pause"
+    PROCEED = "proceed"
+
+
+@dataclass
+class SteerAsked(Message):
+    """Somebody wants to say something to a run; an abort is confirmed already."""
+
+    run: str
+    steer: Steer
+
+
+@dataclass
+class AnswerGiven(Message):
+    """Somebody answered what a run asked."""
+
+    run: str
+    step: str
+    answer: str
+
+
+@dataclass
+class RunEventSeen(Message):
+    """The next event of a run's journal. Never replaced: each one counts."""
+
+    event: Event
+
+
+@dataclass
+class FollowEnded(Message):
+    """A run's journal has no more to tell; `error` is set if it could not be read on."""
+
+    error: str | None
