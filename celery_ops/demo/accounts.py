@@ -44,9 +44,9 @@ class Ledger:
 
     `sent` is always `done + running + lost + waiting`. Before the demo was settled, `lost` counts
     what is proved lost: started by a process that is gone, not ended, and no copy of it in the
-    broker. After, it is everything that was sent and neither ended nor is left anywhere. `twice` were
-    started twice or ended twice. `unconfirmed` are in no other number: their publisher is publishing
-    them now, or was killed while it did.
+    broker. After, it is everything that was sent and neither ended nor is left anywhere. `twice`
+    were started twice or ended twice. `unconfirmed` are in no other number: their publisher is
+    publishing them now, or was killed while it did.
     """
 
     sent: int
@@ -110,8 +110,8 @@ async def settle(
 
     Nothing is left when waiting, reserved and running tasks were all none for five seconds.
     `progress` gets a sentence whenever there is something new to say. Producer and beat stay
-    stopped. Raise OpsError, naming what remains, after `timeout` seconds; BrokerUnreachable if Redis
-    is gone.
+    stopped. Raise OpsError, naming what remains, after `timeout` seconds; BrokerUnreachable if
+    Redis is gone.
     """
     await _stop_publishing(demo)
     progress("The producer and beat are stopped, and stay so.")
@@ -205,9 +205,9 @@ def _unacked_attempt(raw: bytes | str) -> str | None:
 
 def _named(message: object) -> str | None:
     headers = message.get("headers") if isinstance(message, dict) else None
-    if not isinstance(headers, dict) or "id" not in headers:
+    if not isinstance(headers, dict) or "task" not in headers:
         return None
-    return books.attempt_name(str(headers["id"]), int(headers.get("retries") or 0))
+    return books.attempt_name(str(headers.get("id")), headers.get("retries") or 0)
 
 
 async def _rest(
@@ -232,7 +232,7 @@ async def _rest(
             return
         if left and loop.time() > deadline:
             says = f"{demo.name} did not come to rest within {timeout:.0f} s. Left: {left}."
-            raise OpsError(says, fix="See which queue has no consumer: celery-ops -c demo status")
+            raise OpsError(says, fix=f"Look at its workers: celery-ops -c {demo.name} status")
         now_said = f"Left: {left}." if left else f"Nothing is left; watching for {_QUIET:.0f} s."
         if now_said != said:
             progress(now_said)
@@ -262,7 +262,7 @@ async def _stop_publishing(demo: Demo) -> None:
     """Return when producer and beat have ended, the task in their hands published."""
     layout = Layout(demo.directory)
     supervisorctl = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "supervisor.supervisorctl"),
+        *(sys.executable, "-P", "-m", "supervisor.supervisorctl"),
         *("--configuration", str(layout.supervisor_config), "stop", "producer", "beat"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from redis import Redis
 
@@ -82,6 +82,7 @@ redis.call('EXPIRE', key, remembered)
 
 
 def attempt_name(task_id: str, retries: int) -> str:
+    """`retries` counts from 0, as celery does."""
     return f"{task_id}/{retries}"
 
 
@@ -103,6 +104,12 @@ class Attempts:
         self._confirm = self._redis.register_script(_CONFIRM)
         self._start = self._redis.register_script(_START)
         self._end = self._redis.register_script(_END)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redis.close()
 
     def announce(self, attempt: str) -> None:
         """Before it is published."""

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     else:
         return 0
     finally:
+        # A second request to stop must not interrupt the cleaning up that the first one asked for.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         registry.clear(demo)
         _reap()
 

@@ -30,6 +30,7 @@ _START_WITHIN = 45.0
 _STOP_WITHIN = 8.0
 _POLL = 0.05
 _END_POLL = 0.25
+_SHORT_PARENT = "/tmp"  # noqa: S108 - mkdtemp makes a private directory there
 _SOCKET_PATH_LIMIT = 107 - len(".9999999")
 """unix(7) allows 107 bytes; supervisord appends its pid while it binds."""
 
@@ -70,9 +71,7 @@ def stop(demo: registry.Demo) -> None:
     second. Raise OpsError if a process cannot be ended.
     """
     demo.keeper.signal(signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_WITHIN
-    while demo.keeper.alive and time.monotonic() < deadline:
-        time.sleep(_POLL)
+    _ends_within(demo.keeper, _STOP_WITHIN)
     registry.clear(demo)
     _reap(demo.keeper.pid)
 
@@ -95,15 +94,14 @@ def _owner(pid: int | None) -> Process | None:
 
 
 def _new_directory(name: str) -> files.Layout:
+    """In the usual temporary directory, or in /tmp if that one is too deep for a unix socket."""
     prefix = f"{registry.DIRECTORY_PREFIX}{name}-"
-    layout = files.Layout(Path(tempfile.mkdtemp(prefix=prefix)).resolve())
-    if len(os.fsencode(layout.supervisor_socket)) > _SOCKET_PATH_LIMIT:
+    for parent in (tempfile.gettempdir(), _SHORT_PARENT):
+        layout = files.Layout(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve())
+        if len(os.fsencode(layout.supervisor_socket)) <= _SOCKET_PATH_LIMIT:
+            return layout
         layout.directory.rmdir()
-        raise OpsError(
-            f"The path of a socket below {layout.directory.parent} would be too long.",
-            fix="Set TMPDIR to a shorter path, for instance: TMPDIR=/tmp celery-ops demo",
-        )
-    return layout
+    raise OpsError(f"The path of a socket below {_SHORT_PARENT} would be too long.")
 
 
 def _free_port() -> int:
@@ -116,7 +114,8 @@ def _free_port() -> int:
 def _launch(layout: files.Layout, name: str, owner: Process | None, server: Path) -> registry.Demo:
     """Start the keeper in a session of its own: no Ctrl-C and no hang-up reaches the demo."""
     command = (
-        *(sys.executable, "-m", "celery_ops.demo.keeper"),
+        # -P: what lies in the directory we were called from is not to be imported.
+        *(sys.executable, "-P", "-m", "celery_ops.demo.keeper"),
         *(name, str(layout.directory), str(server), "-" if owner is None else str(owner)),
     )
     reading, writing = os.pipe()
@@ -171,15 +170,22 @@ def _environment(layout: files.Layout) -> dict[str, str]:
 
 
 def _abandon(pid: int) -> None:
-    """End a keeper that did not come up; it takes what it started with it."""
+    """Let a keeper that gave up clean up behind itself; end one that hangs."""
     keeper = identify(pid)
-    if keeper is not None:
+    if keeper is not None and not _ends_within(keeper, _STOP_WITHIN):
         keeper.signal(signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_WITHIN
-        while keeper.alive and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        keeper.signal(signal.SIGKILL)
+        if not _ends_within(keeper, _STOP_WITHIN):
+            keeper.signal(signal.SIGKILL)
     _reap(pid)
+
+
+def _ends_within(process: Process, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while process.alive:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
 
 
 def _reap(pid: int) -> None:
