@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING, NoReturn
-
-import pytest
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def unavailable(reason: str) -> NoReturn:
-    """A part of the rig is missing: skip on a user's machine, fail where all of it has to be."""
-    if os.environ.get("CI"):
-        pytest.fail(f"the rig is incomplete: {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 def free_port() -> int:

