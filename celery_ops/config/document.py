@@ -133,7 +133,9 @@ class Reader:
     def finish(self) -> None:
         """Raise InvalidDocument if anything was wrong, in the order of the file."""
         if self.problems:
-            found = sorted(dict.fromkeys(self.problems), key=lambda one: (one.file, one.line, one.column))
+            found = sorted(
+                dict.fromkeys(self.problems), key=lambda one: (one.file, one.line, one.column)
+            )
             raise InvalidDocument(found)
 
     def table(

@@ -154,7 +154,7 @@ class SecretText:
         return Secret(value)
 
     def schema(self) -> Schema:
-        return {"type": "string", "minLength": 1}
+        return Text().schema()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class LocalPath:
         return source.directory / text
 
     def schema(self) -> Schema:
-        return {"type": "string", "minLength": 1}
+        return Text().schema()
 
 
 @dataclass(frozen=True, slots=True)

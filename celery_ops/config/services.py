@@ -89,7 +89,7 @@ class Services:
 
     def _node_name(self, node: Scalar, hostname: str) -> str:
         name = self._expanded(node, hostname)
-        if name.count("@") != 1 or name.startswith("@") or name.endswith("@"):
+        if not re.fullmatch(r"[^@]+@[^@]+", node.text):
             says = f"a worker is named name@host, not {shown(node.text)}"
             self.source.reader.wrong(node.place, says)
         return name
