@@ -104,7 +104,7 @@ def _read_check(steps: StepReader, spot: Spot) -> CheckStep | None:
 
 
 def _read_doctor(steps: StepReader, spot: Spot) -> DoctorStep | None:
-    rules: list[str] = []
+    rules: dict[str, None] = {}
     for node in steps.values.reader.items(spot.value, spot.what):
         rule = steps.values.reader.text(node, "a rule of doctor")
         if rule is None:
@@ -115,7 +115,7 @@ def _read_doctor(steps: StepReader, spot: Spot) -> DoctorStep | None:
         elif rule in rules:
             steps.wrong(node.place, f"the rule {shown(rule)} is named twice")
         else:
-            rules.append(rule)
+            rules[rule] = None
     if isinstance(spot.value, Items) and not spot.value.nodes:
         steps.wrong(spot.value.place, "doctor needs at least one rule")
     return DoctorStep(spot.id, tuple(rules), spot.place)

@@ -32,6 +32,7 @@ RESERVED = frozenset({"check", "new", "schema"})
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _KEYS = ("name", "summary", "risk", "params", "preflight", "steps", "finally")
 _REQUIRED = ("name", "summary", "risk", "steps")
+_EXPLAINED = 500  # characters of a line; enough for a person, little for a regular expression
 _HINTS = (
     (re.compile(r"\$\{\{"), "inside [ ] or { } a ${{ … }} must be quoted"),
     (re.compile(r""":\s+(['"]).*?\1\s+\S"""), "quote the whole of it, or none of its beginning"),
@@ -125,7 +126,7 @@ def _explained(error: InvalidDocument, text: str) -> InvalidDocument:
     lines = Source(text).lines
     explained: list[Problem] = []
     for problem in error.problems:
-        line = lines[problem.line - 1] if problem.line <= len(lines) else ""
+        line = lines[problem.line - 1][:_EXPLAINED] if problem.line <= len(lines) else ""
         hint = next((words for pattern, words in _HINTS if pattern.search(line)), None)
         says = problem.says if hint is None else f"{problem.says} ({hint})"
         explained.append(Problem(problem.file, problem.line, problem.column, says))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from celery_ops.config.document import did_you_mean, shown
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHOWN_OF_A_SET = 8
+_LISTED = 20
 _ONLY_IN_A_ROLL = "is only known inside a roll"
 
 
@@ -120,6 +122,7 @@ class Names:
         )
 
 
+@cache
 def names_of(facts: type) -> Names:
     """The names of a dataclass's fields.
 
@@ -236,4 +239,5 @@ def _of_param(declared: ParamType) -> Type:
 
 def _listed(owner: str | None, members: Mapping[str, object]) -> str:
     names = [f"{owner}.{name}" if owner else name for name in members]
-    return ", ".join(names) if names else "nothing"
+    more = ", …" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more if names else "nothing"

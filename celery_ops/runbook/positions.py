@@ -7,6 +7,8 @@ what is inside it. Where the two texts do not match, the place of the whole valu
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import Place
@@ -22,44 +24,40 @@ class Source:
     """The text of a YAML file, to look positions up in."""
 
     def __init__(self, text: str) -> None:
-        self.lines = _LINE_END.split(text.removeprefix("\ufeff"))
+        lines = _LINE_END.split(text.removeprefix("\ufeff"))
+        self.lines = tuple(lines)
+        self._text = "\n".join(lines)
+        self._starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
 
     def place(self, scalar: Scalar, offset: int) -> Place:
         """The place of the character at `offset` (from 0) of a scalar's value, or of its end."""
-        start = scalar.place
-        rest = self.lines[start.line - 1 :]
-        written = "\n".join([rest[0][start.column - 1 :], *rest[1:]]) if rest else ""
-        index = _index_of(scalar, written, offset)
+        start = self._starts[scalar.place.line - 1] + scalar.place.column - 1
+        index = self._index_of(scalar, start, offset)
         if index is None:
-            return start
-        before = written[:index]
-        if "\n" not in before:
-            return Place(start.file, start.line, start.column + index)
-        line = start.line + before.count("\n")
-        return Place(start.file, line, index - before.rindex("\n"))
+            return scalar.place
+        line = bisect_right(self._starts, index)
+        return Place(scalar.place.file, line, index - self._starts[line - 1] + 1)
 
+    def _index_of(self, scalar: Scalar, start: int, offset: int) -> int | None:
+        """Where in the file the offset is; None if the value is written in another way."""
+        text = self._text
+        quote = text[start] if scalar.quoted and text[start : start + 1] in ("'", '"') else ""
+        header = _BLOCK_HEADER.match(text, start)
+        index = header.end() if header else start + len(quote)
+        for character in scalar.text[:offset]:
+            if character.isspace():
+                index += text[index : index + 1].isspace()
+                continue
+            index = self._skip_space(index)
+            if quote == '"' and text[index : index + 1] == "\\":
+                index += 1
+            if text[index : index + 1] != character:
+                return None
+            index += 2 if quote == character == "'" else 1
+        behind = scalar.text[offset : offset + 1]
+        return self._skip_space(index) if behind and not behind.isspace() else index
 
-def _index_of(scalar: Scalar, written: str, offset: int) -> int | None:
-    """Where in `written`, which begins with the scalar as it stands in the file, the offset is."""
-    header = _BLOCK_HEADER.match(written)
-    index = header.end() if header else int(scalar.quoted)
-    for character in scalar.text[:offset]:
-        if character.isspace():
-            index += written[index : index + 1].isspace()
-            continue
-        index = _skip_space(written, index)
-        if written.startswith('"') and written[index : index + 1] == "\\":
+    def _skip_space(self, index: int) -> int:
+        while self._text[index : index + 1].isspace():
             index += 1
-        if written[index : index + 1] != character:
-            return None
-        doubled = written.startswith("'") and character == "'"
-        index += 2 if doubled else 1
-    if offset < len(scalar.text) and not scalar.text[offset].isspace():
-        index = _skip_space(written, index)
-    return index
-
-
-def _skip_space(text: str, index: int) -> int:
-    while text[index : index + 1].isspace():
-        index += 1
-    return index
+        return index

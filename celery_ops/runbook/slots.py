@@ -20,7 +20,7 @@ from celery_ops.runbook.schema import Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from celery_ops.config.document import Node, Reader
     from celery_ops.config.units import Count
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_TEXT = 4_000
+MAX_REFERENCES = 30
 _REFERENCE = re.compile(r"\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
@@ -125,12 +126,15 @@ class ValueReader:
         written = self.reader.text(node, what, empty=True)
         if written is None or not isinstance(node, Scalar):
             return Text(())
-        if len(written) > MAX_TEXT:
-            self.reader.wrong(node.place, f"{what} has more than {MAX_TEXT} characters")
+        if not self._short_enough(node, what, written):
+            return Text(())
+        matches = list(_REFERENCE.finditer(written))
+        if len(matches) > MAX_REFERENCES:
+            self.reader.wrong(node.place, f"{what} has more than {MAX_REFERENCES} references")
             return Text(())
         parts: list[str | Reference] = []
         end = 0
-        for match in _REFERENCE.finditer(written):
+        for match in matches:
             parts.append(written[end : match.start()])
             path = self._path(node, match)
             if path is not None:
@@ -153,7 +157,7 @@ class ValueReader:
         if written is None or not isinstance(node, Scalar):
             return None
         try:
-            return condition(written, self.source.place(node, 0), names)
+            return condition(written, node.place, names)
         except InvalidExpression as error:
             for fault in error.faults:
                 self.reader.wrong(self.source.place(node, fault.offset), f"{what}: {fault.says}")
@@ -173,7 +177,7 @@ class ValueReader:
         written = self.reader.text(node, what)
         if written is None or not isinstance(node, Scalar):
             return Constant(fallback)
-        match = _REFERENCE.search(written)
+        match = _REFERENCE.search(written) if self._short_enough(node, what, written) else None
         if match is None:
             return Constant(self._constant(node, what, written, parse, fallback))
         if match[0] != written.strip():
@@ -189,6 +193,12 @@ class ValueReader:
                 f"{what} is {needed.value}, and the parameter {param.name} is {param.type.value}",
             )
         return Reference(path, node.place)
+
+    def _short_enough(self, node: Scalar, what: str, written: str) -> bool:
+        if len(written) <= MAX_TEXT:
+            return True
+        self.reader.wrong(node.place, f"{what} has more than {MAX_TEXT} characters")
+        return False
 
     def _constant(
         self, node: Node, what: str, written: str, parse: Callable[[str], T], fallback: T
@@ -210,7 +220,7 @@ class ValueReader:
     def _is_param(self, node: Scalar, match: re.Match[str], path: tuple[str, ...]) -> bool:
         place = self.source.place(node, match.start())
         if path[0] != "params" or len(path) != 2:
-            self.reader.wrong(place, f"only a parameter can stand here: {_examples(self.params)}")
+            self.reader.wrong(place, "only a parameter can stand here, as ${{ params.NAME }}")
             return False
         if path[1] not in self.params:
             hint = did_you_mean(path[1], self.params)
@@ -245,7 +255,3 @@ def _not_negative(text: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"not a whole number of at least 0: {shown(text)}")
     return int(text)
-
-
-def _examples(params: Iterable[str]) -> str:
-    return ", ".join(f"${{{{ params.{name} }}}}" for name in params) or "none are declared"

@@ -464,7 +464,7 @@ steps:
         ),
         (
             "steps: [{stop: '${{ targets.names }}'}]",
-            "12:17: only a parameter can stand here: ${{ params.who }}, ${{ params.how }}",
+            "12:17: only a parameter can stand here, as ${{ params.NAME }}",
         ),
         (
             "steps: [{stop: 'a-${{ params.who }}'}]",
@@ -486,6 +486,10 @@ steps:
         (
             f"steps: [{{confirm: '{'a' * 5000}'}}]",
             "12:19: confirm of confirm (step 1) has more than",
+        ),
+        (
+            f"steps: [{{confirm: '{'${{ targets.count }}' * 31}'}}]",
+            "12:19: confirm of confirm (step 1) has more than 30 references",
         ),
         # doctor
         (
