@@ -20,16 +20,15 @@ if TYPE_CHECKING:
     from celery_ops.ports import QueuesReading, Round
 
 FORGOTTEN_AFTER = timedelta(minutes=5)
+CLOCK_SKEW = timedelta(seconds=1)
+"""Deliveries are stamped by the workers' clocks, replies by ours."""
 
 
 class Memory:
     """What was learned of a fleet."""
 
     def __init__(self, scope: Sequence[str], expected: Iterable[str]) -> None:
-        """`scope`.
-
-        Globs of node names that are ours. `expected`: names that services should run.
-        """
+        """`scope` are globs of node names that are ours; `expected`, names services should run."""
         self._scope = tuple(scope)
         self._expected = frozenset(expected)
         self.nodes: dict[str, KnownNode] = {}
@@ -142,10 +141,34 @@ class Memory:
             if part is not None
             for task in part.value
         }
-        unexplained = [one for one in reading.unacked if one.task_id not in visible]
+        told = self._told_since()
+        unexplained = [
+            one
+            for one in reading.unacked
+            if one.task_id not in visible
+            and one.queue in told
+            and one.since + CLOCK_SKEW < told[one.queue]
+        ]
         self.held = Counter(
             one.queue
             for one in unexplained
             if one.queue is not None and one.tag in self._unexplained
         )
         self._unexplained = frozenset(one.tag for one in unexplained)
+
+    def _told_since(self) -> dict[str | None, datetime]:
+        """Until when all consumers of a queue have told what they hold.
+
+        A message that was delivered later may be with one of them that was not asked since.
+        """
+        told: dict[str | None, datetime] = {}
+        silent: set[str] = set()
+        for node in self.nodes.values():
+            parts = (node.active, node.reserved, node.scheduled)
+            at = min((part.at for part in parts if part is not None), default=None)
+            for queue in node.consumed_before:
+                if at is None or None in parts:
+                    silent.add(queue.name)
+                else:
+                    told[queue.name] = min(at, told.get(queue.name, at))
+        return {queue: at for queue, at in told.items() if queue not in silent}

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from celery_ops.config.units import counted
 from celery_ops.fleet.matching import match
 from celery_ops.model import (
     Beat,
@@ -168,12 +169,13 @@ def _drained_or_draining(node: KnownNode, record: TakenRecord | None, known: Kno
     if node.scheduled is None:
         says.append("ETA tasks unknown")
     elif node.scheduled.value:
-        says.append(f"{len(node.scheduled.value)} ETA tasks held, they go back at the stop")
+        held_back = counted(len(node.scheduled.value), "ETA task")
+        says.append(f"holds {held_back}, given back at a stop")
     queues = record.queues if record is not None and record.queues else node.consumed_before
     held = sum(known.held.get(queue.name, 0) for queue in queues)
     if held and _may_be_rate_limited(node):
         says.append(
-            f"{held} messages of its queues are held by nobody visible: rate-limited tasks?"
+            f"{counted(held, 'message')} of its queues held by nobody visible: rate-limited tasks?"
         )
     return Verdict(WorkerState.DRAINED, "; ".join(says))
 
@@ -364,9 +366,12 @@ def _has_told(worker: Worker, known: Known) -> bool:
 
 def _queues(known: Known, workers: Iterable[Worker]) -> tuple[Queue, ...]:
     consumers: Counter[str] = Counter()
+    doubled: set[str] = set()
     everybody_told = known.unanswered == 0
     for worker in workers:
-        if worker.answers and worker.consuming is not None:
+        if worker.state is WorkerState.CONFLICT and worker.queues is not None:
+            doubled.update(worker.queues)
+        elif worker.answers and worker.consuming is not None:
             consumers.update({queue.name for queue in worker.consuming.value})
         elif worker.consuming is None and worker.state not in (
             WorkerState.STOPPED,
@@ -376,14 +381,14 @@ def _queues(known: Known, workers: Iterable[Worker]) -> tuple[Queue, ...]:
     reading = known.queues
     found = {queue.name: queue for queue in reading.queues} if reading is not None else {}
     queues = []
-    for name in sorted(found.keys() | consumers.keys()):
+    for name in sorted(found.keys() | consumers.keys() | doubled):
         size = found.get(name)
         queues.append(
             Queue(
                 name=name,
                 ready=size.ready if size is not None else None,
                 unacked=size.unacked if size is not None else None,
-                consumers=consumers[name] if everybody_told else None,
+                consumers=consumers[name] if everybody_told and name not in doubled else None,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
             )

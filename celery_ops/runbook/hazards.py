@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import as_duration
+from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
@@ -82,7 +82,7 @@ def dangers(
     if verb is WorkerVerb.DRAIN:
         if worker.scheduled:
             found.append(
-                f"{name} holds {worker.scheduled} ETA tasks: not waited for, given back at a stop"
+                f"{name} holds {counted(worker.scheduled, 'ETA task')}: not waited for, given back at a stop"
             )
         if step.on_timeout is OnTimeout.PROCEED:
             found.append(f"{name}: tasks that outlast the drain will be cut off")

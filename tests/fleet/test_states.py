@@ -89,7 +89,7 @@ async def test_an_eta_task_does_not_hold_up_a_drain_and_is_named(lab: Lab) -> No
     seen = (await lab.watch(3.0)).worker("a@web1")
     assert seen is not None
     assert seen.state is WorkerState.DRAINED
-    assert "1 ETA tasks held, they go back at the stop" in seen.says
+    assert "holds 1 ETA task, given back at a stop" in seen.says
 
 
 async def test_invisibly_held_messages_of_a_drained_worker_are_counted(lab: Lab) -> None:
@@ -100,7 +100,7 @@ async def test_invisibly_held_messages_of_a_drained_worker_are_counted(lab: Lab)
     seen = (await lab.watch(5.0)).worker("a@web1")
     assert seen is not None
     assert seen.state is WorkerState.DRAINED
-    assert "4 messages of its queues are held by nobody visible" in seen.says
+    assert "4 messages of its queues held by nobody visible" in seen.says
 
 
 async def test_a_worker_that_ignores_the_cancel_is_not_shown_as_draining(lab: Lab) -> None:
@@ -222,6 +222,25 @@ async def test_two_processes_under_one_name_are_a_conflict(lab: Lab) -> None:
     assert seen.state is WorkerState.CONFLICT
     assert not seen.answers
     assert len(seen.pids) < 3
+
+
+async def test_the_consumers_of_a_doubled_workers_queues_are_unknown(lab: Lab) -> None:
+    lab.fleet.add_worker("a@web1")
+    lab.fleet.add_worker("a@web1", host="web2")
+    lab.fleet.add_worker("b@web1", queues=("mail",))
+    assert consumers(await lab.surveyor.refresh()) == {"default": None, "mail": 1}
+
+
+async def test_a_restarted_worker_is_not_blamed_for_its_predecessors_silence(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1", host=None)
+    await lab.see("a@web1")
+    lab.fleet.kill(worker)
+    silent = (await lab.watch(10.0)).worker("a@web1")
+    lab.surveyor.hear(beat(2002))
+    seen = await lab.see("a@web1")
+    assert silent is not None
+    assert silent.state is WorkerState.SILENT
+    assert seen.state is WorkerState.ONLINE
 
 
 async def test_two_pids_that_both_keep_beating_are_a_conflict(lab: Lab) -> None:

@@ -222,7 +222,8 @@ class StandinBroker:
         )
         at = fleet.clock.now()
         unacked = tuple(
-            Unacked(f"tag-{message.id}", message.id, message.queue, at) for message in held
+            Unacked(f"tag-{message.id}", message.id, message.queue, message.delivered or at)
+            for message in held
         )
         return QueuesReading(at, queues, unacked if self.tells_unacked else None, self.notes)
 

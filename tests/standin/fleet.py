@@ -70,8 +70,9 @@ class Message:
     queue: str
     seconds: float
     eta: float | None = None
-    invisible: bool = False
-    """Held by a rate limit: the worker has it and shows it nowhere."""
+    taken_at: datetime | None = None
+    """When a worker last took it from its queue."""
+    delivered: datetime | None = None
 
 
 @dataclass
@@ -249,7 +250,9 @@ class StandinFleet:
         The broker calls them unacked, the worker nothing.
         """
         for _ in range(count):
-            message = Message(f"task-{next(self._ids)}", "app.limited", queue, 1.0, invisible=True)
+            message = Message(f"task-{next(self._ids)}", "app.limited", queue, 1.0)
+            message.taken_at = self.clock.now()
+            message.delivered = self.clock.now()
             self.ledger.sent += 1
             worker.hidden.append(message)
 
@@ -280,7 +283,6 @@ class StandinFleet:
         self.bound.discard(worker.name)
         self.farewells.append((worker.name, worker.pid))
         for message in [*worker.reserved, *worker.scheduled, *worker.hidden]:
-            message.invisible = False
             self.queues.setdefault(message.queue, deque()).appendleft(message)
         worker.reserved.clear()
         worker.scheduled.clear()
@@ -379,11 +381,14 @@ class StandinFleet:
         service.starts += 1
         service.pid = next(self._pids) if pid is None else pid
         service.identity = f"{service.ref.name}#{service.starts}"
-        ago = timedelta(seconds=self.clock.monotonic() - self._settled)
-        service.started_at = self.clock.now() - ago
+        service.started_at = self._wall_time(self._settled)
         service.state = ServiceState.RUNNING
         service.clean_exit = None
         service.says = "running"
+
+    def _wall_time(self, at: float) -> datetime:
+        """The wall clock at a moment of the monotonic one."""
+        return self.clock.now() - timedelta(seconds=self.clock.monotonic() - at)
 
     def _worker_of(self, service: SimulatedService) -> SimulatedWorker | None:
         return next((worker for worker in self.workers if worker.service is service), None)
@@ -505,6 +510,8 @@ class StandinFleet:
             waiting = self.queues.get(name)
             if waiting:
                 message = waiting.popleft()
+                message.delivered = self.clock.now()
+                message.taken_at = self._wall_time(now)
                 if message.eta is not None and message.eta > now:
                     worker.scheduled.append(message)
                 else:
