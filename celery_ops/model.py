@@ -365,13 +365,19 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong: which rule, about what, the evidence in words, and what to do."""
+    """Something wrong: which rule, about what, the evidence in words, and what to do.
+
+    `worker` is the node concerned, if it is one. `drained_is_safe`: it does not harm a worker that
+    was drained first.
+    """
 
     rule: str
     level: Level
     subject: str
     says: str
     fix: str
+    worker: str | None = None
+    drained_is_safe: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,6 +38,8 @@ class Found:
     says: str
     fix: str
     level: Level | None = None
+    worker: str | None = None
+    drained_is_safe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,15 @@ class Rule:
     def examine(self, snapshot: FleetSnapshot) -> tuple[Finding, ...]:
         """This rule's findings."""
         return tuple(
-            Finding(self.id, found.level or self.level, found.subject, found.says, found.fix)
+            Finding(
+                rule=self.id,
+                level=found.level or self.level,
+                subject=found.subject,
+                says=found.says,
+                fix=found.fix,
+                worker=found.worker,
+                drained_is_safe=found.drained_is_safe,
+            )
             for found in self.look(snapshot)
         )
 
@@ -102,15 +112,33 @@ def _broker_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
     source=_CELERY + "userguide/workers.html#queues",
 )
 def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
-    """`consumers` is only 0 when every known worker told what it consumes."""
+    """`consumers` is only 0 when every known worker told what it consumes.
+
+    A silent worker may be busy and come back to its queues: nothing is claimed of those.
+    """
     for queue in snapshot.queues:
-        if queue.consumers == 0 and queue.ready:
+        if queue.consumers != 0 or not queue.ready:
+            continue
+        silent = [
+            _cut(worker.name)
+            for worker in snapshot.workers
+            if worker.state is WorkerState.SILENT and queue.name in (worker.queues or ())
+        ]
+        if silent:
             yield Found(
                 _cut(queue.name),
-                f"{_count(queue.ready, 'message')}, no consumer",
-                "Start a worker that consumes it (celery worker -Q), give it back to a drained one "
-                "(runbook resume-worker), or correct the producer's routing.",
+                f"{_count(queue.ready, 'message')}; who consumed it does not answer: "
+                f"{', '.join(silent[:3])}",
+                "See what the silent worker does; or start another one that consumes the queue.",
+                level=Level.WARNING,
             )
+            continue
+        yield Found(
+            _cut(queue.name),
+            f"{_count(queue.ready, 'message')}, no consumer",
+            "Start a worker that consumes it (celery worker -Q), give it back to a drained one "
+            "(runbook resume-worker), or correct the producer's routing.",
+        )
 
 
 # --- workers -------------------------------------------------------------------------------------
@@ -268,15 +296,22 @@ def _host_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
 def _worker_unsupervised(snapshot: FleetSnapshot) -> Iterator[Found]:
     """Said of some workers it is a gap in the configuration; said of all it is just so."""
     alive = [worker for worker in snapshot.workers if worker.mine and worker.answers]
-    is_gap = any(worker.service is not None for worker in alive)
-    for worker in alive:
-        if worker.service is None:
-            yield Found(
-                _cut(worker.name),
-                "no configured service runs it: it cannot be restarted from here",
-                "celery-ops config init, or add its service to celery-ops.yaml.",
-                level=Level.WARNING if is_gap else Level.INFO,
-            )
+    bare = [worker for worker in alive if worker.service is None]
+    fix = "Add its service to celery-ops.yaml (celery-ops config init finds it)."
+    if bare and len(bare) == len(alive):
+        yield Found(
+            "all workers",
+            "no configured service runs any of them: they can be drained, not restarted",
+            fix,
+        )
+        return
+    for worker in bare:
+        yield Found(
+            _cut(worker.name),
+            "no configured service runs it: it cannot be restarted from here",
+            fix,
+            level=Level.WARNING,
+        )
 
 
 @rule("service-mismatch", Level.WARNING, source=_CELERY + "userguide/daemonizing.html")
@@ -333,12 +368,16 @@ def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
                 "its stop signal reaches the pool's children too: running tasks are lost, even "
                 "with acks_late, and nothing reports it",
                 "systemd: KillMode=mixed; supervisord: stopasgroup=false.",
+                worker=worker.name,
+                drained_is_safe=True,
             )
         if status.stop_signal in ("QUIT", "SIGQUIT"):
             yield Found(
                 subject,
                 "it is stopped with SIGQUIT, a cold shutdown: running tasks are cut off",
                 "Stop it with SIGTERM (systemd: KillSignal=SIGTERM; supervisord: stopsignal=TERM).",
+                worker=worker.name,
+                drained_is_safe=True,
             )
         longest = _longest_running(worker, snapshot.at)
         if status.stop_grace is not None and longest > status.stop_grace:
@@ -348,6 +387,8 @@ def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
                 f"{as_duration(status.stop_grace)} and then kills it",
                 "Raise the stop grace above the longest task (systemd: TimeoutStopSec=; "
                 "supervisord: stopwaitsecs=), and drain before stopping.",
+                worker=worker.name,
+                drained_is_safe=True,
             )
 
 
@@ -366,6 +407,7 @@ def _purges_on_start(snapshot: FleetSnapshot) -> Iterator[Found]:
                 f"{_cut(str(service.ref))} starts with --purge: every start of it discards all "
                 "messages that wait in its queues",
                 "Remove --purge (or --discard) from its command line.",
+                worker=service.ref.worker,
             )
 
 

@@ -88,9 +88,9 @@ def undo_of(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> str | None
     """How the verb is taken back, in words; None where there is nothing to take back."""
     match verb:
         case WorkerVerb.DRAIN:
-            return "; ".join(str(action) for action in give_back(target))
+            return f"add_consumer {_queues(target)}, each as it was declared, to {target.name}"
         case WorkerVerb.RESUME:
-            return "; ".join(str(action) for action in cancel(target))
+            return f"cancel_consumer {_queues(target)} to {target.name}"
         case WorkerVerb.STOP | WorkerVerb.RESTART:
             return str(start(_service(target), hosts))
         case WorkerVerb.START:
@@ -103,3 +103,7 @@ def _service(target: PlannedWorker) -> ServiceRef:
             f"{target.name} has no supervisor: this must be refused when it is planned"
         )
     return target.service
+
+
+def _queues(target: PlannedWorker) -> str:
+    return ", ".join(queue.name for queue in target.queues or ())

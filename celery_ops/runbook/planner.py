@@ -34,6 +34,7 @@ from celery_ops.runbook.schema import (
     ConfirmStep,
     CurrentWorker,
     DoctorStep,
+    OnTimeout,
     Order,
     Risk,
     Roll,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import FleetSnapshot, Worker
+    from celery_ops.model import Finding, FleetSnapshot, Worker
     from celery_ops.ports import Clock, Hosts
     from celery_ops.runbook.library import Library
     from celery_ops.runbook.plan import Where
@@ -234,14 +235,15 @@ class _Draft:
                     self.refusals.append(f"{message or step.that.source} ({verdict.says})")
             case DoctorStep():
                 for finding in self.snapshot.problems:
-                    if finding.rule in step.rules and self.concerns_targets(finding.subject):
-                        says = f"{finding.subject}: {finding.says} {finding.fix}"
-                        refused = finding.level is Level.ERROR
-                        (self.refusals if refused else self.hazards).append(says)
+                    if finding.rule in step.rules and finding.worker in self.targets:
+                        self.note(finding)
 
-    def concerns_targets(self, subject: str) -> bool:
-        services = {str(target.service) for target in self.targets.values()}
-        return subject in self.targets or subject in services
+    def note(self, finding: Finding) -> None:
+        """What doctor found about a target; a danger that the drain removes is told with its step."""
+        if finding.drained_is_safe and _drains_before_it_stops(self.request.runbook):
+            return
+        says = f"{finding.subject}: {finding.says}. {finding.fix}"
+        (self.refusals if finding.level is Level.ERROR else self.hazards).append(says)
 
     def plan_step(self, step: Step) -> PlannedStep:
         match step:
@@ -355,6 +357,20 @@ class _Draft:
             return ()
         names = ", ".join(self.targets) or "the hosts named in it"
         return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
+
+
+def _drains_before_it_stops(runbook: Runbook) -> bool:
+    """Every stop comes after a drain in the same roll, which fails rather than cut tasks off."""
+    for step in runbook.steps:
+        drained = False
+        for inner in step.steps if isinstance(step, Roll) else (step,):
+            if not isinstance(inner, WorkerStep):
+                continue
+            if inner.verb is WorkerVerb.DRAIN and inner.on_timeout is OnTimeout.FAIL:
+                drained = True
+            elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
+                return False
+    return True
 
 
 def _is_owed(worker: Worker) -> bool:

@@ -278,6 +278,30 @@ async def test_a_lossy_stop_path_is_named_in_the_plan_and_the_drain_keeps_the_ta
     assert not operation.fleet.lost
 
 
+async def test_a_stop_without_a_drain_is_refused_where_it_would_lose_tasks(
+    operation: Operation,
+) -> None:
+    worker, *_ = four_workers(operation)
+    assert worker.service is not None
+    worker.service.signals_children = True
+    operation.write_runbook(
+        "blunt",
+        """
+name: blunt
+summary: Restarts without a drain.
+risk: medium
+preflight:
+  - doctor: [stop-loses-tasks]
+steps:
+  - restart: w1@web1
+    timeout: 1m
+""",
+    )
+    plan = await operation.plan("blunt")
+    assert any("running tasks are lost" in refusal for refusal in plan.refusals)
+    assert any("running tasks will be LOST" in hazard for hazard in plan.hazards)
+
+
 async def test_a_stop_that_had_to_kill_is_a_failure_and_the_worker_runs_again(
     operation: Operation,
 ) -> None:
