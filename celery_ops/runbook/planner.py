@@ -239,7 +239,9 @@ class _Draft:
                         self.note(finding)
 
     def note(self, finding: Finding) -> None:
-        """What doctor found about a target; a danger that the drain removes is told with its step."""
+        """What doctor found about a target; a danger that the drain removes is told with its
+        step.
+        """
         if finding.drained_is_safe and _drains_before_it_stops(self.request.runbook):
             return
         says = f"{finding.subject}: {finding.says}. {finding.fix}"
