@@ -172,7 +172,8 @@ class KnownNode:
     @property
     def wants_registered(self) -> bool:
         wanted = self.registered is None and self.registered_tries > 0
-        return wanted and self.is_answering and self.unreadable is None and not self.is_scheduler
+        can_tell = self.is_answering and self.unreadable is None and not self.doubled
+        return wanted and can_tell and not self.is_scheduler
 
     def is_beating(self, now: datetime) -> bool:
         """Its heartbeats came within the last three intervals."""
@@ -214,6 +215,9 @@ class KnownNode:
             return
         if self._tells_of_a_new_life(heartbeat):
             self.stats_tries = STATS_TRIES
+            if self.missed_since is not None and self.stats is not None:
+                # The new life has not been asked yet: the silence was its predecessor's.
+                self.missed_since = at
         self.goodbye_at = None
         self.heartbeat = Reading(heartbeat, at)
         self._sight(heartbeat.pid, at)

@@ -100,6 +100,15 @@ def test_a_queue_is_not_called_without_consumer_while_something_is_unknown(queue
     assert found(fleet(queues=(queue,)), "queue-without-consumer") == ()
 
 
+def test_a_queue_whose_consumer_is_silent_is_not_called_without_consumer() -> None:
+    consuming = Reading((ConsumedQueue("mail", "{}"),), AT)
+    silent = worker(WorkerState.SILENT, consuming=consuming)
+    snapshot = fleet(silent, queues=(Queue("mail", 12, 0, 0),))
+    (finding,) = found(snapshot, "queue-without-consumer")
+    assert finding.level is Level.WARNING
+    assert finding.says == "12 messages; who consumed it does not answer: a@web1"
+
+
 @pytest.mark.parametrize(
     ("state", "rule", "level"),
     [
@@ -166,9 +175,9 @@ def test_a_worker_that_somebody_else_drained_is_found() -> None:
 def test_an_unsupervised_worker_among_supervised_ones_is_a_gap() -> None:
     other = replace(worker(service=None), name="b@web1")
     both = found(fleet(worker(), other), "worker-unsupervised")
-    alone = found(fleet(other), "worker-unsupervised")
-    assert [one.level for one in both] == [Level.WARNING]
-    assert [one.level for one in alone] == [Level.INFO]
+    alone = found(fleet(other, replace(other, name="c@web1")), "worker-unsupervised")
+    assert [(one.level, one.subject) for one in both] == [(Level.WARNING, "b@web1")]
+    assert [(one.level, one.subject) for one in alone] == [(Level.INFO, "all workers")]
 
 
 def test_a_service_that_runs_another_worker_than_configured_is_found() -> None:

@@ -70,8 +70,6 @@ class Message:
     queue: str
     seconds: float
     eta: float | None = None
-    taken_at: datetime | None = None
-    """When a worker last took it from its queue."""
     delivered: datetime | None = None
 
 
@@ -251,7 +249,6 @@ class StandinFleet:
         """
         for _ in range(count):
             message = Message(f"task-{next(self._ids)}", "app.limited", queue, 1.0)
-            message.taken_at = self.clock.now()
             message.delivered = self.clock.now()
             self.ledger.sent += 1
             worker.hidden.append(message)
@@ -510,8 +507,7 @@ class StandinFleet:
             waiting = self.queues.get(name)
             if waiting:
                 message = waiting.popleft()
-                message.delivered = self.clock.now()
-                message.taken_at = self._wall_time(now)
+                message.delivered = self._wall_time(now)
                 if message.eta is not None and message.eta > now:
                     worker.scheduled.append(message)
                 else:
