@@ -82,7 +82,7 @@ def dangers(
     if verb is WorkerVerb.DRAIN:
         if worker.scheduled:
             found.append(
-                f"{name} holds {counted(worker.scheduled, 'ETA task')}: not waited for, given back at a stop"
+                f"{name} holds {counted(worker.scheduled, 'ETA task')}: given back at a stop"
             )
         if step.on_timeout is OnTimeout.PROCEED:
             found.append(f"{name}: tasks that outlast the drain will be cut off")
