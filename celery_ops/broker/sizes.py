@@ -7,6 +7,7 @@ hold lie in one hash for all queues: each is looked into once, when its tag is n
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 UNACKED_CAP = 10_000
 _TAGS_AT_A_TIME = 200
 _BYTES_A_CALL = 16 * 1024 * 1024
+_BYTES_AT_A_TIME = 1024 * 1024
+"""So much is decoded before the event loop gets its turn."""
 _QUEUES_AT_A_TIME = 1_000
 _KEYS_A_SCAN = 2_000
 _SCANS_A_CALL = 5
@@ -161,19 +164,22 @@ class UnackedLedger:
 
     async def _look_into(self, new: Sequence[str]) -> int:
         """Read new messages within the budget of bytes; how many are left for the next call."""
-        spent = 0
+        spent = unyielded = 0
         for start in range(0, len(new), _TAGS_AT_A_TIME):
             if spent > _BYTES_A_CALL:
                 return len(new) - start
             some = new[start : start + _TAGS_AT_A_TIME]
-            for tag, raw in zip(
-                some, await self._wire.read("HMGET", self._names.unacked, *some), strict=True
-            ):
+            found = await self._wire.read("HMGET", self._names.unacked, *some)
+            for tag, raw in zip(some, found, strict=True):
                 if raw is None:  # acknowledged since its tag was read
                     continue
-                spent += len(raw)
                 held = messages.read_held(raw)
                 self._held[tag] = held or messages.Held(None, "", "")
+                spent += len(raw)
+                unyielded += len(raw)
+                if unyielded > _BYTES_AT_A_TIME:
+                    unyielded = 0
+                    await asyncio.sleep(0)
         return 0
 
     def _entries(

@@ -1,0 +1,116 @@
+"""Broker URLs, read as kombu reads them."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from kombu.utils.url import parse_url
+
+from celery_ops.broker import address, connect
+from celery_ops.broker.address import RedisAddress
+from celery_ops.config.secret import Secret
+from celery_ops.errors import UsageError
+from celery_ops.fleet.clock import SystemClock
+
+
+def parse(url: str, **options: object) -> RedisAddress:
+    return address.parse(Secret(url), options)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://", "redis://127.0.0.1:6379/0"),
+        ("redis://Redis.Internal", "redis://redis.internal:6379/0"),
+        ("redis://h:1234/7", "redis://h:1234/7"),
+        ("redis://h/", "redis://h:6379/0"),
+        ("redis://h?virtual_host=3", "redis://h:6379/3"),
+        ("redis://:secret@h/1", "redis://:***@h:6379/1"),
+        ("redis://ann:secret@h/1", "redis://ann:***@h:6379/1"),
+        ("redis://ann@h/1", "redis://ann@h:6379/1"),
+        ("redis://[::1]:1/2", "redis://[::1]:1/2"),
+        ("rediss://:secret@h:1/2", "rediss://:***@h:1/2"),
+        ("redis+socket:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
+        (
+            "redis+socket://ann:secret@/run/r%20s.sock?virtual_host=3",
+            "redis+socket://ann:***@/run/r s.sock?virtual_host=3",
+        ),
+        ("unix:///run/r.sock?db=2", "redis+socket:///run/r.sock?virtual_host=2"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert str(parse(url)) == shown
+    assert "secret" not in repr(parse(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%40ss%2Fw%3A%23%3F@h:1/2",
+        "redis://ann:p%25ss@h",
+        "redis://us%40er:pw@H:99/0",
+        "redis://:a:b:c@h/4",
+    ],
+)
+def test_login_and_place_are_what_kombu_reads(url: str) -> None:
+    ours, kombus = parse(url), parse_url(url)
+    assert ours.username == kombus["userid"]
+    assert ours.password is not None
+    assert ours.password.reveal() == kombus["password"]
+    assert ours.host == kombus["hostname"]
+    assert ours.db == int(kombus["virtual_host"] or 0)
+
+
+def test_tls_is_verified_as_the_url_says() -> None:
+    assert parse("redis://h").tls is None
+    bare = parse("rediss://h").tls
+    assert bare is not None
+    assert bare.verify is ssl.CERT_NONE, "as kombu, which warns of it"
+    assert not bare.check_hostname
+    full = parse("rediss://h?ssl_cert_reqs=required&ssl_ca_certs=/ca&ssl_check_hostname=false").tls
+    assert full is not None
+    assert (full.verify, full.ca_certs, full.check_hostname) == (ssl.CERT_REQUIRED, "/ca", False)
+    same = parse("rediss://h?ssl_cert_reqs=CERT_REQUIRED&ssl_certfile=/c&ssl_keyfile=/k").tls
+    assert same is not None
+    assert (same.check_hostname, same.certfile, same.keyfile) == (True, "/c", "/k")
+
+
+def test_broker_use_ssl_turns_tls_on() -> None:
+    tls = parse("redis://h", ssl={"ssl_cert_reqs": ssl.CERT_NONE}).tls
+    assert tls is not None
+    assert tls.verify is ssl.CERT_NONE
+    assert parse("redis://h", ssl=True).tls is not None
+    assert parse("redis://h", ssl=False).tls is None
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("localhost", "no scheme"),
+        ("redis://h/notanumber", "not a number"),
+        ("redis://h/-1", "not a number"),
+        ("redis://:hun/ter2@h/0", "cannot be read"),
+        ("redis://h:99999999/0", "cannot be read"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs=maybe is not known"),
+        ("redis+socket://h/run/r.sock", "three slashes"),
+        ("redis://:hun@a;redis://:ter2@b", "Several brokers"),
+        ("redis+cluster://h", "no transport for Redis Cluster"),
+        ("amqp://ann:hun@h//", "RabbitMQ (amqp://) is not supported yet"),
+        ("sentinel://h:26379", "Redis Sentinel (sentinel://) is not supported yet"),
+        ("sqs://", "not supported"),
+    ],
+)
+async def test_what_cannot_be_used_is_refused_in_plain_words(url: str, says: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        await connect(Secret(url), {}, clock=SystemClock())
+    assert says in refused.value.says
+    assert "hun" not in str(refused.value)
+    assert "ter2" not in str(refused.value)
+
+
+async def test_connecting_asks_nothing_of_the_broker_yet() -> None:
+    broker = await connect(Secret("redis://:pw@127.0.0.1:1/2"), {}, clock=SystemClock())
+    assert broker.address == "redis://:***@127.0.0.1:1/2"
+    assert broker.identity == "redis 127.0.0.1:1 db=2 prefix=''"
+    await broker.close()

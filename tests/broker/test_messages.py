@@ -1,0 +1,155 @@
+"""Envelopes: what is sent, and what is made of what comes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.utils import json as kombu_json
+
+from celery_ops.broker import messages
+from celery_ops.model import Heartbeat
+from tests.rig.nodes import envelope
+
+AT = datetime(2026, 11, 20, tzinfo=UTC)
+EVENT = {
+    "hostname": "ea@lab",
+    "pid": 18949,
+    "clock": 5,
+    "freq": 2.0,
+    "active": 0,
+    "processed": 7,
+    "loadavg": [0.36, 1.18, 4.22],
+    "sw_ver": "5.7.0",
+    "type": "worker-heartbeat",
+}
+TREE: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def test_a_heartbeat_is_read() -> None:
+    assert messages.read_heartbeat(envelope(EVENT, {})) == Heartbeat(
+        node="ea@lab",
+        pid=18949,
+        active=0,
+        processed=7,
+        load=0.36,
+        version="5.7.0",
+        interval=2.0,
+        online=True,
+    )
+
+
+def test_a_farewell_says_that_the_worker_begins_to_stop() -> None:
+    beat = messages.read_heartbeat(envelope(EVENT | {"type": "worker-offline"}, {}))
+    assert beat is not None
+    assert not beat.online
+
+
+def test_what_a_heartbeat_does_not_tell_is_unknown_not_zero() -> None:
+    bare = {"type": "worker-online", "hostname": "ea@lab", "active": "3", "pid": True, "freq": 0}
+    beat = messages.read_heartbeat(envelope(bare, {}))
+    assert beat is not None
+    assert (beat.pid, beat.active, beat.processed, beat.load, beat.version) == (None,) * 5
+    assert beat.interval == 2.0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**EVENT, "type": "task-received"},
+        {**EVENT, "hostname": None},
+        {**EVENT, "hostname": ""},
+        [EVENT],
+        "worker-heartbeat",
+    ],
+)
+def test_other_events_are_no_heartbeats(event: object) -> None:
+    assert messages.read_heartbeat(envelope(event, {})) is None
+    assert messages.read_heartbeat(envelope(EVENT, {}, pickled=True)) is None
+
+
+def test_dates_in_a_reply_stay_text() -> None:
+    dumps: Any = kombu_json.dumps  # kombu's own, untyped
+    body = dumps({"w@x": [{"eta": AT}]})
+    message = json.loads(envelope({}, {"ticket": "t"}))
+    message["body"] = base64.b64encode(body.encode()).decode()
+    read = messages.read_reply(json.dumps(message).encode(), AT)
+    assert read is not None
+    assert read[1].value == [{"eta": AT.isoformat()}]
+
+
+def test_a_reply_of_another_content_type_is_named() -> None:
+    message = json.loads(envelope({"w@x": 1}, {"ticket": "t"}))
+    message["content-type"] = "application/x-msgpack"
+    read = messages.read_reply(json.dumps(message).encode(), AT)
+    assert read is not None
+    assert (read[1].unreadable, read[1].node) == ("application/x-msgpack", "")
+
+
+def test_a_compressed_reply_is_not_unpacked() -> None:
+    message = envelope({"w@x": 1}, {"ticket": "t", "compression": "application/x-gzip"})
+    read = messages.read_reply(message, AT)
+    assert read is not None
+    assert read[1].unreadable == "application/json"
+
+
+def test_a_body_without_base64_is_read() -> None:
+    message = json.loads(envelope({}, {"ticket": "t"}))
+    message["body"], message["properties"]["body_encoding"] = '{"w@x": 1}', None
+    read = messages.read_reply(json.dumps(message).encode(), AT)
+    assert read is not None
+    assert read[1].value == 1
+
+
+def test_a_held_message_tells_its_task_and_its_route() -> None:
+    message = {"headers": {"id": "task-1"}, "properties": {"correlation_id": "x"}}
+    held = messages.read_held(json.dumps([message, "ex", "rk"]).encode())
+    assert held == messages.Held("task-1", "ex", "rk")
+    old = {"headers": {}, "properties": {"correlation_id": "task-2"}}
+    held = messages.read_held(json.dumps([old, "", "celery"]).encode())
+    assert held == messages.Held("task-2", "", "celery")
+
+
+def test_a_question_to_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="every worker"):
+        messages.control_message(
+            "ping",
+            {},
+            destination=(),
+            reply_to=messages.ReplyTo("e", "k", "t"),
+            expires=0,
+            clock=1,
+            exchange="celery.pidbox",
+        )
+
+
+@given(TREE, TREE, st.booleans())
+def test_no_message_makes_the_readers_fail(body: object, headers: object, raw: bool) -> None:
+    message = json.loads(envelope({}, {}))
+    message["body"] = base64.b64encode(json.dumps(body).encode()).decode()
+    message["headers"] = headers
+    encoded = json.dumps(body if raw else message).encode()
+    messages.read_reply(encoded, AT)
+    messages.read_heartbeat(encoded)
+    messages.read_held(encoded)
+    messages.is_message(encoded)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_readers_fail(content: bytes) -> None:
+    message = json.loads(envelope({}, {"ticket": "t"}, pickled=True))
+    message["body"] = base64.b64encode(content).decode()
+    for raw in (content, json.dumps(message).encode()):
+        messages.read_reply(raw, AT)
+        messages.read_heartbeat(raw)
+        messages.read_held(raw)
+        messages.is_message(raw)
