@@ -37,7 +37,7 @@ def main() -> None:
         else:
             parts.append(("held", ask([place], otherwise)[1]))
         if wants_config:
-            parts.extend(configuration(int(between(parts[-1][1], b"<int>", b"</int>"))))
+            parts.append(configuration(between(parts[-1][1], b"<int>", b"</int>").decode()))
     except (OSError, ValueError) as error:
         parts.append(("failed", failure(error).encode()))
     framed = b"".join(b"%s %d\n%s" % (kind.encode(), len(part), part) for kind, part in parts)
@@ -110,23 +110,23 @@ def passes(answer: bytes, guard: "tuple[str, str] | None") -> bool:
     return bool(state) and state != forbidden and identity in ("", start + ":" + pid)
 
 
-def configuration(pid: int) -> "list[tuple[str, bytes]]":
+def configuration(pid: str) -> "tuple[str, bytes]":
     """The lines that tell what XML-RPC does not, if its files can be found and read.
 
     Nothing else leaves the machine: passwords stand in these files. They count as `changed` if one
     was written after supervisord had started, which may then know other values.
     """
     try:
-        paths = config_files(pid)
+        paths = config_files(int(pid))
         with open(f"/proc/{pid}/stat") as stat, open("/proc/uptime") as uptime:
             started_ticks = int(stat.read().rpartition(")")[2].split()[19])
             age = float(uptime.read().split()[0]) - started_ticks / os.sysconf("SC_CLK_TCK")
         kept = [wanted_lines(path) for path in paths]
         written = max(os.stat(path).st_mtime for path in paths)
     except (OSError, ValueError) as error:
-        return [("unread", failure(error).encode())]
+        return "unread", failure(error).encode()
     kind = "changed" if written > time.time() - age + 0.5 else "config"
-    return [(kind, "\n".join(line for lines in kept for line in lines).encode())]
+    return kind, "\n".join(line for lines in kept for line in lines).encode()
 
 
 def config_files(pid: int) -> "list[str]":

@@ -128,6 +128,8 @@ def parts(completed: Completed) -> tuple[Part, ...]:
 
 def values(answer: bytes) -> object:
     """The value of an answer, or a Fault. Raise CommandFailed for anything but XML-RPC."""
+    if not answer:
+        raise CommandFailed("supervisord hung up without an answer.")
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b"\r\n")[0].split(b" ")[1:2]
     if status == [b"401"]:

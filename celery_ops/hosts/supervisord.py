@@ -7,6 +7,7 @@ the same works locally and over SSH, and an effect is made conditional next to s
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -103,12 +104,13 @@ class Supervisord:
 
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
         parts = _parts(service, completed)
-        if [part.kind for part in parts] == ["answer", "answer"]:
-            _read_accepted(service, rpc.values(parts[1].content))
-        elif [part.kind for part in parts] == ["answer", "held"]:
-            _read_held(service, rpc.values(parts[0].content), parts[1].content)
-        else:
-            raise CommandFailed("supervisord's answer is not the one to what was asked.")
+        match [part.kind for part in parts]:
+            case ["answer", "answer"]:
+                _read_accepted(service, rpc.values(parts[1].content))
+            case ["answer", "held"]:
+                _read_held(service, rpc.values(parts[0].content), parts[1].content)
+            case _:
+                raise CommandFailed("supervisord's answer is not the one to what was asked.")
 
     def _effect(self, verb: str, service: ServiceRef, guard: rpc.Guard) -> Command:
         requests, name = self._requests(service), _name(service)
@@ -158,7 +160,7 @@ def _command(service: ServiceRef, verb: str, names: Iterable[str], job: bytes) -
     return Command(
         argv=(python, "-I", "-S", "-c", rpc.SOURCE),
         stdin=job,
-        shown=" ".join(["supervisorctl", *server, verb, *names]),
+        shown=shlex.join(["supervisorctl", *server, verb, *names]),
     )
 
 
@@ -167,10 +169,7 @@ def _parts(service: ServiceRef, completed: Completed) -> tuple[rpc.Part, ...]:
     failed = next((part for part in parts if part.kind == "failed"), None)
     if failed is None:
         return parts
-    error = rpc.failure(failed.content, service.host)
-    if len(parts) > 1:
-        error = CommandFailed(f"{error.says} It may have been told already.", fix=error.fix)
-    raise error
+    raise rpc.failure(failed.content, service.host)
 
 
 def _read_accepted(service: ServiceRef, answer: object) -> None:
