@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         registry.enter(demo)
         asyncio.run(_keep(demo, _servers(layout, Path(server))))
-    except OpsError as error:
+    except (OpsError, OSError) as error:
         _say(_without_password(layout, str(error)))
         return 1
     else:

@@ -6,7 +6,6 @@ supervisor waits longer than the longest task, and never signals the pool's chil
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shlex
@@ -174,7 +173,7 @@ def celery_ops_config(layout: Layout, name: str, addresses: Addresses) -> str:
 
 def _supervisord(layout: Layout) -> str:
     # Without a user, supervisord warns root at every start.
-    user = f"user={getpass.getuser()}\n" if os.geteuid() == 0 else ""
+    user = "user=root\n" if os.geteuid() == 0 else ""
     directory = _escaped(str(layout.directory))
     return (
         "[unix_http_server]\n"
