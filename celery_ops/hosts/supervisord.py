@@ -77,7 +77,9 @@ class Supervisord:
         self, services: Sequence[ServiceRef], completed: Completed
     ) -> Mapping[ServiceRef, ServiceStatus]:
         """Each service's status. A name that supervisord does not know is UNKNOWN and says so."""
-        parts = {part.kind: part.content for part in reversed(_parts(services[0], completed))}
+        parts = {part.kind: part.content for part in reversed(rpc.parts(completed))}
+        if "failed" in parts:
+            raise rpc.failure(parts["failed"], services[0].host)
         config, *infos = rpc.several(parts.get("answer", b""))
         if len(infos) != len(services):
             raise CommandFailed("supervisord's answer is not the one to what was asked.")
@@ -103,8 +105,14 @@ class Supervisord:
         return self._effect("stop", service, rpc.Guard(identity=expect or ""))
 
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
-        parts = _parts(service, completed)
+        parts = rpc.parts(completed)
         match [part.kind for part in parts]:
+            case ["failed"]:
+                raise rpc.failure(parts[0].content, service.host)
+            case ["answer", "failed"]:
+                error = rpc.failure(parts[1].content, service.host)
+                says = f"{error.says} Whether it was told before is unknown."
+                raise CommandFailed(says, fix=error.fix)
             case ["answer", "answer"]:
                 _read_accepted(service, rpc.values(parts[1].content))
             case ["answer", "held"]:
@@ -162,14 +170,6 @@ def _command(service: ServiceRef, verb: str, names: Iterable[str], job: bytes) -
         stdin=job,
         shown=shlex.join(["supervisorctl", *server, verb, *names]),
     )
-
-
-def _parts(service: ServiceRef, completed: Completed) -> tuple[rpc.Part, ...]:
-    parts = rpc.parts(completed)
-    failed = next((part for part in parts if part.kind == "failed"), None)
-    if failed is None:
-        return parts
-    raise rpc.failure(failed.content, service.host)
 
 
 def _read_accepted(service: ServiceRef, answer: object) -> None:

@@ -325,6 +325,13 @@ def test_entities_in_an_answer_are_refused() -> None:
         Supervisord().read_status([ONE], relayed(("answer", bomb)))
 
 
+def test_an_order_whose_fate_is_unknown_says_so() -> None:
+    reset = b"ConnectionResetError\tunix:///s\tConnection reset by peer"
+    completed = relayed(("answer", answer(SAMPLE)), ("failed", reset))
+    with pytest.raises(CommandFailed, match="Whether it was told before is unknown"):
+        Supervisord().read_effect(ONE, completed)
+
+
 def test_python_that_is_not_there_is_named() -> None:
     completed = Completed(127, b"", b"sh: python3: not found\n", 0.1)
     with pytest.raises(CommandFailed, match=r"Python 3, which is not there: sh: python3"):
