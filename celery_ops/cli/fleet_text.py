@@ -19,13 +19,13 @@ _WORKERS = (
     Column("state"),
     Column("age", right=True),
     Column("pid", right=True),
-    Column("pool"),
-    Column("slots", right=True),
+    Column("pool", optional=True),
+    Column("slots", right=True, optional=True),
     Column("active", right=True),
-    Column("reserved", right=True),
-    Column("eta", right=True),
+    Column("reserved", right=True, optional=True),
+    Column("eta", right=True, optional=True),
     Column("queues", gives=True),
-    Column("service", gives=True),
+    Column("service", gives=True, optional=True),
 )
 _QUEUES = (
     Column("queue", gives=True),

@@ -173,24 +173,21 @@ class Follower:
         return code
 
     async def _broken_off(self) -> int:
-        """No end in the journal: what is left is a question for the broker, not for us to guess."""
-        self._lines.complain(
-            f"celery-ops: {self._run} was interrupted: nobody executes it any more"
-        )
+        """No end in the journal: what is left is the broker's to tell, not ours to guess."""
+        say = self._lines.complain
+        say(f"celery-ops: {self._run} was interrupted: nobody executes it any more")
         self._show_log()
         if not self._has_effects:
-            self._lines.complain("Nothing had been changed.")
+            say("Nothing had been changed.")
             return ExitCode.INTERRUPTED
         taken = await self._left_taken()
         if taken is None:
-            self._lines.complain(
-                "What it left is not known here: celery-ops status shows what is taken."
-            )
+            say("What it left is not known here: celery-ops status shows what is taken.")
             return ExitCode.NEEDS_HUMAN
         for record in taken:
             verb = "start" if record.kind == "service" else "resume"
-            self._lines.complain(f"{record.worker} is left without its {record.kind}: "
-                     f"celery-ops worker {verb} {record.worker}")  # fmt: skip
+            mend = f"celery-ops worker {verb} {record.worker}"
+            say(f"{record.worker} is left without its {record.kind}: {mend}")
         return ExitCode.NEEDS_HUMAN if taken else ExitCode.INTERRUPTED
 
     async def _left_taken(self) -> list[TakenRecord] | None:

@@ -24,12 +24,12 @@ _TARGETS = (
     Column("target", gives=True),
     Column("state"),
     Column("pid", right=True),
-    Column("since"),
+    Column("since", optional=True),
     Column("active", right=True),
     Column("longest", right=True),
-    Column("eta", right=True),
+    Column("eta", right=True, optional=True),
     Column("queues", gives=True),
-    Column("service", gives=True),
+    Column("service", gives=True, optional=True),
 )
 _CAPACITY = (
     Column("batch"),

@@ -18,6 +18,8 @@ LONGEST_LINE = 100_000
 _GAP = 2
 _LEAST = 6
 """A column is not squeezed below this many cells."""
+_READABLE = 24
+"""Cells a column that gives should keep, before others are left out for it."""
 _WIDTH_OF_A_PIPE = 200
 
 
@@ -53,11 +55,16 @@ def cut(text: str, width: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. `right` aligns numbers; `gives` lets it be squeezed when room is short."""
+    """A column. `right` aligns numbers.
+
+    Where room is short, columns that are `optional` are left out, the last first; then those that
+    `give` are squeezed.
+    """
 
     title: str
     right: bool = False
     gives: bool = False
+    optional: bool = False
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -66,13 +73,31 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
     Cells are made safe here. The widest of the columns that give is squeezed first.
     """
     shown = [[safe(cell) for cell in row] for row in rows]
-    widths = [
+    natural = [
         max([cells(column.title), *(cells(row[index]) for row in shown)])
         for index, column in enumerate(columns)
     ]
+    kept = _fitting(columns, natural, width)
+    columns = [columns[index] for index in kept]
+    widths = [natural[index] for index in kept]
     _squeeze(widths, [index for index, column in enumerate(columns) if column.gives], width)
     titles = [column.title.upper() for column in columns]
-    return [_line(columns, widths, row) for row in [titles, *shown]]
+    kept_rows = [[row[index] for index in kept] for row in shown]
+    return [_line(columns, widths, row) for row in [titles, *kept_rows]]
+
+
+def _fitting(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
+    """The columns that there is room for, if those that give had no more than a readable width."""
+    kept = list(range(len(columns)))
+    for index in reversed(range(len(columns))):
+        wanted = [
+            min(natural[one], _READABLE) if columns[one].gives else natural[one] for one in kept
+        ]
+        if sum(wanted) + _GAP * (len(wanted) - 1) <= width:
+            break
+        if columns[index].optional:
+            kept.remove(index)
+    return kept
 
 
 def _squeeze(widths: list[int], giving: list[int], width: int) -> None:

@@ -1,0 +1,55 @@
+"""What an operator reads."""
+
+from __future__ import annotations
+
+from celery_ops.cli import fleet_text
+from celery_ops.cli.text import cells
+from tests.cli.snapshots import HOSTILE, known_worker, snapshot, unknown_worker
+
+
+def row(lines: list[str], name: str) -> str:
+    return next(line for line in lines if line.startswith(name))
+
+
+def test_what_is_wrong_stands_before_everything_else() -> None:
+    lines = fleet_text.status(snapshot(), 200)
+    places = [
+        next(place for place, line in enumerate(lines) if line.startswith(begin))
+        for begin in ("production", "incomplete", "ERROR: mail", "warning: worker1", "lease:",
+                      "taken:", "WORKER", "QUEUE", "note:")
+    ]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_what_is_not_known_is_a_question_mark_and_never_a_zero() -> None:
+    silent = row(fleet_text.workers(snapshot(), 200), "silent@web2").split()
+    assert silent == ["silent@web2", "silent", *["?"] * 8]
+
+
+def test_a_known_zero_is_a_zero() -> None:
+    known = row(fleet_text.workers(snapshot(), 200), "worker1@web1").split()
+    assert known[2:9] == ["0.4s", "11066", "prefork", "4", "0", "0", "0"]
+
+
+def test_a_queue_that_nobody_consumes_shows_its_zero() -> None:
+    lines = fleet_text.queues(snapshot(), 80)
+    assert row(lines, "mail").split() == ["mail", "12", "0", "0"]
+    assert row(lines, "default").split() == ["default", "17", "?", "1"]
+
+
+def test_a_silent_worker_is_explained() -> None:
+    assert "silent@web2 is silent: no heartbeat for 30 s" in fleet_text.status(snapshot(), 200)
+
+
+def test_a_hostile_name_stays_on_its_line_and_changes_nothing() -> None:
+    lines = fleet_text.status(snapshot(known_worker(), unknown_worker(HOSTILE)), 80)
+    assert sum("evil" in line for line in lines) == 2
+    assert not any(char in line for line in lines for char in "\x1b\r\n\u202e")
+
+
+def test_tables_keep_to_eighty_columns() -> None:
+    long = unknown_worker("w" * 10_000)
+    lines = fleet_text.workers(snapshot(known_worker(), long), 80)
+    header = next(place for place, line in enumerate(lines) if line.startswith("WORKER"))
+    assert max(cells(line) for line in lines[header : header + 3]) <= 80
+    assert "worker1@web1" in lines[header + 1]

@@ -1,0 +1,82 @@
+"""A plan as an operator reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_ops.cli import show_plan
+from celery_ops.runbook.plan import (
+    Confirmation,
+    Plan,
+    PlannedAction,
+    PlannedBatch,
+    PlannedStep,
+    QueueCapacity,
+)
+from tests.runbook.plans import a_plan
+
+
+def a_full_plan() -> Plan:
+    undo = 'control add_consumer {"queue": "mail"} to worker1@web1'
+    step = PlannedStep(
+        "2",
+        "roll through 1 workers",
+        ("worker1@web1",),
+        (PlannedBatch(1, ("worker1@web1",), (QueueCapacity("mail", 2, 1, 1),), canary=True),),
+        (
+            PlannedAction("2.1", "worker1@web1", 'control cancel_consumer {"queue": "mail"}', undo),
+            PlannedAction("2.1", "worker1@web1", 'control cancel_consumer {"queue": "m"}', undo),
+            PlannedAction("2.2", "worker1@web1", "web1: supervisorctl stop worker1", "start it"),
+            PlannedAction("2.3", "worker1@web1", "web1: touch /tmp/x", None),
+        ),
+    )
+    return replace(
+        a_plan(),
+        steps=(step,),
+        hazards=("a stop signals the children too",),
+        refusals=("queue mail would keep 0 consumers",),
+        irreversible=("step 2.3: touch /tmp/x",),
+        confirmations=(Confirmation("1", "Restart 1 worker?", "production"),),
+    )
+
+
+def at(lines: list[str], begin: str) -> int:
+    return next(place for place, line in enumerate(lines) if line.strip().startswith(begin))
+
+
+def test_what_may_hurt_is_read_first() -> None:
+    lines = show_plan.lines(a_full_plan(), 200)
+    order = ["rolling-restart", "REFUSED", "Hazards", "Cannot be undone", "TARGET", "Step 2",
+             "Will be asked"]  # fmt: skip
+    places = [at(lines, begin) for begin in order]
+    assert places == sorted(places)
+
+
+def test_every_effect_is_there_word_for_word_and_its_undo_once() -> None:
+    lines = [line.strip() for line in show_plan.lines(a_full_plan(), 80)]
+    for action in a_full_plan().steps[0].actions:
+        assert action.does in lines
+    assert lines.count('undo: control add_consumer {"queue": "mail"} to worker1@web1') == 1
+    assert lines[at(lines, "web1: touch") + 1] == "cannot be undone"
+
+
+def test_each_batch_shows_what_it_leaves_of_each_queue_against_the_guard() -> None:
+    lines = show_plan.lines(a_full_plan(), 200)
+    row = lines[at(lines, "BATCH") + 1].split()
+    assert row == ["1", "canary", "worker1@web1", "mail", "2", "1", "≥", "1"]
+
+
+def test_targets_are_told_with_their_incarnation_and_queues() -> None:
+    lines = show_plan.lines(a_full_plan(), 200)
+    row = lines[at(lines, "TARGET") + 1]
+    for words in ("worker1@web1", "online", "4711", "3.5s", "mail", "supervisord worker1 on web1"):
+        assert words in row
+
+
+def test_what_must_be_typed_is_said() -> None:
+    assert "  Restart 1 worker? (type production to agree)" in show_plan.lines(a_full_plan(), 80)
+
+
+def test_hostile_text_stays_text() -> None:
+    hostile = replace(a_full_plan(), summary="x\x1b[2J\ny", hazards=("a\rb\u202ec",))
+    assert not {"\x1b", "\r", "\u202e", "\n"} & set("".join(show_plan.lines(hostile, 80)))
