@@ -73,6 +73,11 @@ class OpsApp(App[None]):
         self.set_reactive(OpsApp.picture, first)
         for theme in THEMES:
             self.register_theme(theme)
+        self.theme = first_theme(
+            colors=self.console.color_system,
+            no_color=self.no_color,
+            colorfgbg=os.environ.get("COLORFGBG", ""),
+        ).name
 
     def get_default_screen(self) -> MainScreen:
         return MainScreen(
@@ -91,12 +96,6 @@ class OpsApp(App[None]):
                 break
 
     def on_mount(self) -> None:
-        look = first_theme(
-            colors=self.console.color_system,
-            no_color=self.no_color,
-            colorfgbg=os.environ.get("COLORFGBG", ""),
-        )
-        self.theme = look.name
         self.set_interval(TICK, self._tick)
         feeds = Feeds(self.post_message, self._clock)
         self.run_worker(feeds.watch(self._collector), group="feed")

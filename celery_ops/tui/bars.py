@@ -11,7 +11,7 @@ from textual.containers import Vertical
 from textual.reactive import var
 from textual.strip import Strip
 
-from celery_ops.tui.commands import writes
+from celery_ops.tui.commands import bar_order, writes
 from celery_ops.tui.lines import Line, Lines, Toned, line
 from celery_ops.tui.picture import BLANK, Picture
 from celery_ops.tui.text import FRESH, UNKNOWN, Tone, age, clock, safe
@@ -116,7 +116,7 @@ class Header(Vertical):
         self.watch_picture(self.picture)
 
     def _tab_parts(self) -> list[Part]:
-        parts = []
+        parts = [Part(" ")]
         for key, name, title in self._views:
             here = name == self._current
             text = f"[{key} {title}]" if here else f" {key} {title} "
@@ -138,14 +138,29 @@ class Banner(Lines):
 class KeyBar(Bar):
     """The keys that work here and now, writes told apart."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[Binding] = []
+
     def keys(self, bindings: Sequence[Binding]) -> None:
         """Show these bindings, as far as they have a word for the bar."""
-        parts = []
-        for binding in sorted(bindings, key=_writes_first):
-            changes = writes(binding.action.rpartition(".")[2].partition("(")[0])
-            display = binding.key_display or binding.key
-            parts.append(Part(f" {display} ", Tone.WARN if changes else Tone.NOTE, binding.key))
-            parts.append(Part(f"{binding.description} ", Tone.DIM, binding.key))
+        self._keys = bar_order(bindings)
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        """As many whole keys as there is room for, the more important ones first."""
+        parts: list[Part] = []
+        room = self.size.width
+        for binding in self._keys:
+            tone = Tone.WARN if writes(binding.action.partition("(")[0]) else Tone.NOTE
+            key = Part(f" {binding.key_display or binding.key} ", tone, binding.key)
+            word = Part(f"{binding.description} ", Tone.DIM, binding.key)
+            room -= cell_len(key.text) + cell_len(word.text)
+            if room >= 0:
+                parts += [key, word]
         self.show(parts)
 
 
@@ -202,7 +217,3 @@ def _lease(picture: Picture) -> list[Part]:
     since = clock(holder.since)
     says = f"  lease held by {holder.operator} running {holder.what} (…{run}) since {since}"
     return [Part(says, Tone.WARN)]
-
-
-def _writes_first(binding: Binding) -> bool:
-    return not writes(binding.action.rpartition(".")[2].partition("(")[0])

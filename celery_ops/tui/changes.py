@@ -17,7 +17,7 @@ from celery_ops.tui.run_screen import RunScreen
 from celery_ops.tui.text import Tone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from textual.app import App
@@ -105,7 +105,7 @@ class Changes:
         else:
             screen.post_message(FollowEnded(None))
 
-    async def _said(self, saying: Any) -> None:  # noqa: ANN401
+    async def _said(self, saying: Awaitable[None]) -> None:
         try:
             await saying
         except OpsError as error:

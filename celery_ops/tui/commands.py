@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from textual.binding import Binding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Where(StrEnum):
@@ -43,7 +47,7 @@ COMMANDS = (
     Command("3", "3", "view('queues')", "", "Queues", Where.APP),
     Command("8", "8", "view('runs')", "", "Runs", Where.APP),
     Command("question_mark", "?", "help", "keys", "Show all keys and signs", Where.APP),
-    Command("colon,ctrl+p", ":", "command_palette", "commands", "Find a command", Where.APP),
+    Command("colon,ctrl+p", ":", "command_palette", "commands", "Find a command (also ctrl+p)", Where.APP),
     Command("p", "p", "freeze", "freeze", "Freeze the display, or let it go on", Where.APP),
     Command("ctrl+t", "ctrl+t", "light_or_dark", "", "Light or dark", Where.APP),
     Command("q,ctrl+c", "q", "leave", "quit", "Quit; runs go on without the screen", Where.APP),
@@ -51,7 +55,7 @@ COMMANDS = (
     Command("escape", "esc", "back", "", "Back: leave filter and selection", Where.TABLE),
     Command("d", "d", "describe", "describe", "Describe: everything known of it", Where.TABLE),
     Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TABLE),
-    Command("slash", "/", "filter", "filter", "Filter: word, !word, field:value", Where.TABLE),
+    Command("slash", "/", "filter", "filter", "Filter the rows (see below)", Where.TABLE),
     Command("space", "space", "mark", "mark", "Mark, or take the mark away", Where.TABLE),
     Command("less_than_sign", "<", "sort(-1)", "", "Sort by the column before", Where.TABLE),
     Command("greater_than_sign", ">", "sort(1)", "", "Sort by the next column", Where.TABLE),
@@ -88,6 +92,13 @@ COMMANDS = (
 )  # fmt: skip
 """Every key there is."""
 
+BAR = (
+    "drain", "restart", "resume", "abort", "answer", "pause", "continue", "go on", "yes",
+    "no, go back", "back", "open", "mark", "filter", "keys", "commands", "describe", "raw", "copy",
+    "freeze", "quit",
+)  # fmt: skip
+"""The words of the key bar, the last ones left out first where it is narrow."""
+
 
 def bindings(where: Where) -> list[Binding]:
     """The bindings of a place, for a widget's or screen's `BINDINGS`."""
@@ -103,6 +114,12 @@ def bindings(where: Where) -> list[Binding]:
         for command in COMMANDS
         if command.where is where
     ]
+
+
+def bar_order(active: Sequence[Binding]) -> list[Binding]:
+    """Those with a word for the key bar, each action once, in the order of `BAR`."""
+    once = {binding.action: binding for binding in reversed(active) if binding.description in BAR}
+    return sorted(once.values(), key=lambda binding: BAR.index(binding.description))
 
 
 def writes(action: str) -> bool:

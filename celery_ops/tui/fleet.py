@@ -182,7 +182,7 @@ def _worker_counts(shown: FleetSnapshot) -> Line:
     if len(mine) < len(shown.workers):
         parts.append((f"   {len(shown.workers) - len(mine):,} outside the scope", Tone.DIM))
     if not shown.complete:
-        parts.append(("   not all of them answered in time", Tone.WARN))
+        parts.append(("   not all answered in time", Tone.WARN))
     return line(*parts, indent=_LABEL)
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Picture:
     """What is shown, and at which moment it is looked at.
 
-    `shown` is the snapshot on the screen, `newest` the last that came: they differ while
-    the display is frozen. `unwatched` is why and since when no snapshots come at all. None is not known.
+    `shown` is the snapshot on the screen, `newest` the last that came: they differ while the
+    display is frozen. `unwatched` is why and since when no snapshots come at all. None is not
+    known.
     """
 
     context: str

@@ -95,7 +95,7 @@ class PlanScreen(Frame):
 
     def _draw_title(self, picture: Picture) -> None:
         parts = [
-            Part(f" {self._runbook}", Tone.STRONG),
+            Part(self._runbook, Tone.STRONG),
             Part(f"  {counted(len(self._names), 'worker')}"),
         ]
         if self.plan is not None:

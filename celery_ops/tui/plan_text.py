@@ -28,11 +28,7 @@ _INDENT = 4
 
 def lines(plan: Plan) -> list[Line]:
     """Refusals, hazards, targets, then every step with its batches and its exact actions."""
-    found = [
-        line((plan.runbook, Tone.STRONG), f"  {plan.summary}"),
-        line(*_parameters(plan)),
-        Line(),
-    ]
+    found = [line(plan.summary), line(*_parameters(plan)), Line()]
     found += _warnings(plan)
     found += _targets(plan)
     for step in plan.steps:

@@ -96,15 +96,10 @@ class RunProgress:
                 self._worked(event)
             case EventKind.ENDED:
                 self._ended(event)
-            case (
-                EventKind.STARTED
-                | EventKind.WAITING
-                | EventKind.LEASED
-                | EventKind.LEASE_LOST
-                | EventKind.PAUSED
-                | EventKind.CONTINUED
-            ):
+            case EventKind.WAITING | EventKind.LEASE_LOST:
                 self.says = told(event)
+            case EventKind.STARTED | EventKind.LEASED | EventKind.PAUSED | EventKind.CONTINUED:
+                self.says = ""
             case _:
                 assert_never(event.event)
 
@@ -117,6 +112,7 @@ class RunProgress:
         if event.target is None:
             self.says = told(event)
             return
+        self.says = ""
         target = self.targets.setdefault(event.target, TargetProgress(event.target))
         target.step, target.says, target.since = event.step or "", told(event), event.at
         if event.event is EventKind.RESULT and event.outcome is not None:

@@ -42,7 +42,7 @@ TARGET_COLUMNS: tuple[Column[TargetProgress], ...] = (
 
 EVENT_COLUMNS: tuple[Column[Event], ...] = (
     Column("time", lambda one, now: Cell(moment(one.at, now), Tone.DIM), lambda _: None, 8),
-    Column("step", lambda one, _: Cell(one.step or "", Tone.DIM), lambda _: None, 6, drop=1),
+    Column("step", lambda one, _: Cell(one.step or "", Tone.DIM), lambda _: None, 8, drop=1),
     Column("worker", lambda one, _: Cell(one.target or ""), lambda _: None, 16, grow=1),
     Column("what happened", lambda one, _: event_cell(one), lambda _: None, 36, grow=5),
 )  # fmt: skip
@@ -221,7 +221,7 @@ def _title(progress: RunProgress, now: datetime) -> list[Part]:
     sign = runs.state_cell(progress.state)
     name = progress.plan.runbook if progress.plan else "run"
     parts = [
-        Part(f" {name}", Tone.STRONG),
+        Part(name, Tone.STRONG),
         Part(f"  {progress.run}  ", Tone.DIM),
         Part(sign.text, sign.tone),
     ]

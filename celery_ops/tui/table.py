@@ -18,7 +18,7 @@ from textual.strip import Strip
 
 from celery_ops.tui.columns import GAP, Column, Placed, fit
 from celery_ops.tui.lines import Toned
-from celery_ops.tui.text import Cell, Tone, safe
+from celery_ops.tui.text import Tone, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -190,19 +190,19 @@ class LiveTable(Toned, Generic[T], can_focus=True):
 
     def _column_at(self, x: int) -> int | None:
         left = GUTTER
-        for index, width in self._placed(self.size.width):
+        for place, width in self._placed(self.size.width):
             if left <= x < left + width + GAP:
-                return index
+                return place
             left += width + GAP
         return None
 
     def _header(self, width: int) -> Strip:
         base = self.rich_style + self.get_component_rich_style("table--header", partial=True)
         segments = [Segment(" " * GUTTER, base)]
-        for number, (index, room) in enumerate(self._placed(width)):
-            column, title = self.columns[index], self.columns[index].name
+        for number, (place, room) in enumerate(self._placed(width)):
+            column, title = self.columns[place], self.columns[place].name
             style = base
-            if self._sorted is not None and self._sorted[0] == index:
+            if self._sorted is not None and self._sorted[0] == place:
                 title += "▼" if self._sorted[1] else "▲"
                 style = self.toned(Tone.STRONG, base)
             if number:
@@ -210,24 +210,23 @@ class LiveTable(Toned, Generic[T], can_focus=True):
             segments.append(Segment(_fitted(title, room, right=column.right), style))
         return Strip(segments).adjust_cell_length(width, base)
 
-    def _drawn_row(self, place: int, width: int) -> Strip:
-        row = self._rows[place]
-        here, marked = place == self._cursor, self._key(row) in self.marks
+    def _drawn_row(self, at: int, width: int) -> Strip:
+        row = self._rows[at]
+        here, marked = at == self._cursor, self._key(row) in self.marks
+        focused = here and self.has_focus
         base = self.rich_style
         if marked:
             base += self.get_component_rich_style("table--marked", partial=True)
-        if here and self.has_focus:
+        if focused:
             base += self.get_component_rich_style("table--cursor", partial=True)
-        faded = self._faded(row)
         segments = [
-            Segment(
-                "▌" if here else " ", self.toned(Tone.NOTE if self.has_focus else Tone.DIM, base)
-            ),
-            Segment("●" if marked else " ", self.toned(Tone.NOTE, base)),
+            Segment("▌" if here else " ", self.toned(Tone.STRONG if focused else Tone.DIM, base)),
+            Segment("●" if marked else " ", self.toned(Tone.STRONG, base)),
         ]
-        for number, (index, room) in enumerate(self._placed(width)):
-            column = self.columns[index]
-            cell: Cell = column.cell(row, self._now)
+        faded = self._faded(row)
+        for number, (place, room) in enumerate(self._placed(width)):
+            column = self.columns[place]
+            cell = column.cell(row, self._now)
             if number:
                 segments.append(Segment(" " * GAP, base))
             style = self.toned(Tone.DIM if faded else cell.tone, base)

@@ -81,7 +81,7 @@ def age_of(at: datetime | None, now: datetime) -> str:
 
 def aged(text: str, seconds: float) -> Cell:
     """A value that was read so long ago; a stale one is dim and tells its age."""
-    return Cell(text) if seconds <= FRESH else Cell(f"{text} {age(seconds)}", Tone.DIM)
+    return Cell(text) if seconds <= FRESH else Cell(f"{text} ({age(seconds)})", Tone.DIM)
 
 
 def known(text: str | None) -> Cell:

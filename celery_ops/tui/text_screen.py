@@ -33,7 +33,7 @@ class TextScreen(Frame):
     def __init__(self, picture: Picture, title: str, lines: Sequence[Line] = ()) -> None:
         super().__init__(picture)
         self._title = Bar(id="title")
-        self._title.show([Part(f" {title}", Tone.STRONG)])
+        self._title.show([Part(title, Tone.STRONG)])
         self._pager = Pager(lines, id="text")
 
     def content(self) -> ComposeResult:
@@ -128,7 +128,7 @@ _LEGEND = (
     ),
     line((f"  {NOTHING}", Tone.NOTE), "there is none", indent=12),
     line(
-        ("  2 8s", Tone.DIM),
+        ("  2 (8s)", Tone.DIM),
         "the value 2, read 8 seconds ago: older than 3 seconds, so dim",
         indent=12,
     ),

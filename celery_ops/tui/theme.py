@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DARK = Theme(
     name="ops-dark",
@@ -17,6 +17,7 @@ DARK = Theme(
     surface="#181d23",
     panel="#222932",
     dark=True,
+    variables={"dim": "#8b97a3", "cursor-row": "#2b4257", "marked-row": "#1f2c39"},
 )
 LIGHT = Theme(
     name="ops-light",
@@ -31,6 +32,7 @@ LIGHT = Theme(
     surface="#f4f4f1",
     panel="#e6e7e3",
     dark=False,
+    variables={"dim": "#6a737c", "cursor-row": "#c3dcec", "marked-row": "#e3edf2"},
 )
 SIXTEEN = Theme(
     name="ops-ansi",
@@ -48,13 +50,10 @@ SIXTEEN = Theme(
     boost="ansi_default",
     dark=True,
     variables={
-        "block-cursor-foreground": "ansi_black",
-        "block-cursor-background": "ansi_white",
-        "border-blurred": "ansi_black",
-        "input-cursor-background": "ansi_black",
-        "input-cursor-foreground": "ansi_bright_white",
-        "input-selection-background": "ansi_bright_blue",
-        "input-selection-foreground": "ansi_black",
+        **BUILTIN_THEMES["ansi-dark"].variables,
+        "dim": "ansi_default",
+        "cursor-row": "ansi_blue",
+        "marked-row": "ansi_default",
     },
 )
 THEMES = (DARK, LIGHT, SIXTEEN)

@@ -142,7 +142,7 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("state", _state, lambda one: _GRAVITY[one.state], 12),
     Column("age", _age, _seen, 4, right=True),
     Column("active", lambda one, now: _held(one.active, now), lambda one: _count(one.active),
-           7, right=True),
+           8, right=True),
     Column("reserved", lambda one, now: _held(one.reserved, now), lambda one: _count(one.reserved),
            8, drop=2, right=True),
     Column("scheduled", lambda one, now: _held(one.scheduled, now),
@@ -159,8 +159,8 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("load", lambda one, _: known(_shown(_load(one))), _load, 5, drop=9, right=True),
     Column("version", lambda one, _: known(_version(one)), _version, 7, drop=10),
     Column("service", lambda one, _: service_cell(one.service),
-           lambda one: one.service.ref.name if one.service else None, 14, grow=2, drop=7),
-    Column("note", _note, lambda one: one.says or None, 20, grow=4, drop=4),
+           lambda one: one.service.ref.name if one.service else None, 14, grow=1, drop=7),
+    Column("note", _note, lambda one: one.says or None, 20, grow=8, drop=4),
 )  # fmt: skip
 
 
