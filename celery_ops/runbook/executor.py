@@ -216,8 +216,9 @@ class Executor:
             case WaitStep():
                 await self._wait(step)
             case RunStep():
-                if step.when is None or await self._holds(step.when):
-                    await run_on_host(self._stage, step, None)
+                scope = self._stage.scope(await self._stage.look())
+                if step.when is None or step.when.evaluate(scope).holds:
+                    await run_on_host(self._stage, step, None, scope)
 
     async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
         """A step outside a roll: all of its targets at once, under the guard."""

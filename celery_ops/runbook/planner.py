@@ -8,6 +8,7 @@ plan.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -335,17 +336,30 @@ class _Draft:
                             for action in actions.of_verb(step.verb, worker, self.hosts)
                         ]
             case RunStep():
-                argv = " ".join(render(part, self.scope) for part in step.argv)
-                undo = " ".join(render(part, self.scope) for part in step.undo) or None
-                if undo is None:
-                    self.irreversible.append(f"step {step.id}: {argv}")
-                found += [PlannedAction(step.id, name, argv, undo) for name in chosen or (None,)]
+                for name in chosen or (None,):
+                    scope = self.scope_of(name)
+                    argv = shlex.join(render(part, scope) for part in step.argv)
+                    undo = shlex.join(render(part, scope) for part in step.undo) or None
+                    if undo is None:
+                        self.irreversible.append(f"step {step.id}: {argv}")
+                    found.append(PlannedAction(step.id, name, argv, undo))
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)
 
+    def scope_of(self, name: str | None) -> dict[str, object]:
+        """What a step can name when it is the turn of this target."""
+        worker = self.snapshot.worker(name) if name is not None else None
+        if name is None or worker is None:
+            return self.scope
+        before = facts.BeforeFacts(facts.of_planned(self.targets[name]))
+        return {**self.scope, "worker": facts.of_worker(worker), "before": before}
+
     def confirmations(self) -> tuple[Confirmation, ...]:
-        """The questions before the first change; one of our own where the runbook asks none."""
+        """The questions before the first change.
+
+        One of our own where the runbook asks none, unless it can do little harm.
+        """
         runbook = self.request.runbook
         asked = [step for step in runbook.steps if isinstance(step, ConfirmStep)]
         typed = None
@@ -355,7 +369,7 @@ class _Draft:
             return tuple(
                 Confirmation(step.id, render(step.question, self.scope), typed) for step in asked
             )
-        if not runbook.changes:
+        if not runbook.changes or (runbook.risk is Risk.LOW and typed is None):
             return ()
         names = ", ".join(self.targets) or "the hosts named in it"
         return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)

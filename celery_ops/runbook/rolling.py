@@ -4,13 +4,14 @@ failed.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
-from celery_ops.runbook.loader import render
+from celery_ops.runbook.loader import render, render_argument
 from celery_ops.runbook.schema import (
     CheckStep,
     CurrentWorker,
@@ -22,6 +23,7 @@ from celery_ops.runbook.schema import (
 from celery_ops.runbook.worker_verbs import Order, all_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from celery_ops.model import FleetSnapshot
@@ -83,43 +85,42 @@ class Rolling:
 
     async def _step(self, step: InnerStep, alive: list[Target], began: datetime) -> None:
         stage = self._stage
+        snapshot = await stage.look()
+        chosen = self._applying(step, alive, snapshot, began)
         match step:
             case WorkerStep():
-                chosen = self._wanted(step, alive, began, await stage.look())
-                await self._worker_step(step, chosen)
+                for target in chosen:
+                    stage.refresh_target(target, step.verb, snapshot)
+                await self._worker_step(step, [one for one in chosen if not one.failed])
             case RunStep():
-                if step.takes_worker:
-                    await stage.guard(self._keep, [target.name for target in alive])
-                for target in alive:
-                    await run_on_host(stage, step, target)
+                if step.takes_worker and chosen:
+                    await stage.guard(self._keep, [target.name for target in chosen])
+                for target in chosen:
+                    await run_on_host(stage, step, target, self._scope(target, snapshot, began))
             case CheckStep():
-                now = await stage.look()
-                for target in alive:
-                    verdict = step.that.evaluate(self._scope(target, now, began))
+                for target in chosen:
+                    verdict = step.that.evaluate(self._scope(target, snapshot, began))
                     if not verdict.holds:
                         target.failed = f"{step.that.source} does not hold: {verdict.says}"
                     _conclude(stage, step.id, target, verdict.says)
             case WaitStep():
-                for target in alive:
-                    await self._wait(step, target, began)
+                await all_of([self._wait(step, target, began) for target in chosen])
 
-    def _wanted(
-        self, step: WorkerStep, alive: list[Target], began: datetime, snapshot: FleetSnapshot
+    def _applying(
+        self, step: InnerStep, alive: list[Target], snapshot: FleetSnapshot, began: datetime
     ) -> list[Target]:
-        """Those for which `when` holds, met as they are now."""
-        wanted = []
+        """Those for which the step's `when` holds."""
+        applying = []
         for target in alive:
             scope = self._scope(target, snapshot, began)
-            if step.when is not None and not step.when.evaluate(scope).holds:
-                says = Outcome(Result.SKIPPED, f"{step.when.source} does not hold")
-                self._stage.journal.append(
-                    EventKind.RESULT, step=step.id, target=target.name, outcome=says
-                )
+            if step.when is None or step.when.evaluate(scope).holds:
+                applying.append(target)
                 continue
-            self._stage.refresh_target(target, step.verb, snapshot)
-            if not target.failed:
-                wanted.append(target)
-        return wanted
+            says = Outcome(Result.SKIPPED, f"{step.when.source} does not hold")
+            self._stage.journal.append(
+                EventKind.RESULT, step=step.id, target=target.name, outcome=says
+            )
+        return applying
 
     async def _worker_step(self, step: WorkerStep, chosen: list[Target]) -> None:
         if not chosen:
@@ -229,11 +230,13 @@ class Rolling:
         }
 
 
-async def run_on_host(stage: Stage, step: RunStep, target: Target | None) -> None:
-    """A `run` step, on the host of the current worker or the named one."""
-    scope: dict[str, object] = {"params": stage.params}
-    if target is not None:
-        scope["before"] = facts.BeforeFacts(facts.of_planned(target.planned))
+async def run_on_host(
+    stage: Stage, step: RunStep, target: Target | None, scope: Mapping[str, object]
+) -> None:
+    """A `run` step, on the host of the current worker or the named one.
+
+    Raise StepFailed without a target, PreconditionFailed if something in the command is not known.
+    """
     if isinstance(step.on, CurrentWorker):
         if target is None or target.planned.service is None:
             raise StepFailed(f"step {step.id} has no host to run on")
@@ -241,11 +244,11 @@ async def run_on_host(stage: Stage, step: RunStep, target: Target | None) -> Non
     else:
         host = stage.value(step.on)
     command = Command(
-        tuple(render(part, scope) for part in step.argv),
-        env=tuple((key, render(part, scope)) for key, part in step.env),
+        tuple(render_argument(part, scope) for part in step.argv),
+        env=tuple((key, render_argument(part, scope)) for key, part in step.env),
     )
     name = target.name if target is not None else host
-    undo = " ".join(render(part, scope) for part in step.undo) or None
+    undo = shlex.join(render(part, scope) for part in step.undo) or None
     stage.effects.intend(step.id, name, str(command), expect="ends with 0", undo=undo)
     fine, says = await stage.effects.run(host, command, stage.value(step.timeout))
     stage.effects.conclude(step.id, name, Result.DONE if fine else Result.FAILED, says)

@@ -450,7 +450,7 @@ steps:
 """,
     )
     plan = await operation.plan("with-run")
-    assert [one.question for one in plan.confirmations]
+    assert plan.irreversible
     ran = await operation.execute(plan)
     assert list(ran.results("web1")), ran.told()
 
