@@ -78,9 +78,10 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_demo(state: Path) -> Iterator[StartDemo]:  # noqa: ARG001 - demos are entered there
-    """Starts demos that end with the test."""
+def start_demo(state: Path) -> Iterator[StartDemo]:
+    """Starts demos that are entered in `state` and end with the test."""
     require_servers()
+    assert not state.exists()
     started: list[demos.Demo] = []
 
     def start() -> demos.Demo:
