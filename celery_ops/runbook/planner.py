@@ -336,13 +336,13 @@ class _Draft:
                             for action in actions.of_verb(step.verb, worker, self.hosts)
                         ]
             case RunStep():
-                for name in chosen or (None,):
-                    scope = self.scope_of(name)
+                for turn in chosen or (None,):
+                    scope = self.scope_of(turn)
                     argv = shlex.join(render(part, scope) for part in step.argv)
                     undo = shlex.join(render(part, scope) for part in step.undo) or None
                     if undo is None:
                         self.irreversible.append(f"step {step.id}: {argv}")
-                    found.append(PlannedAction(step.id, name, argv, undo))
+                    found.append(PlannedAction(step.id, turn, argv, undo))
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)
