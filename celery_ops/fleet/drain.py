@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from celery_ops.model import Incarnation
 
-CONSUMERS_GONE_FOR = 1.3
-"""Seconds: a BRPOP in flight ends within one, and takes at most one message."""
 QUIET_FOR = 1.5
-"""Seconds the quiet rounds must span."""
+"""Seconds the quiet rounds must span: a BRPOP in flight when the consumers went away still takes a
+message for up to 1.3 of them, and each quiet round is one without consumers."""
 QUIET_ROUNDS = 3
 
 
@@ -72,7 +71,6 @@ class DrainProof:
 
     incarnation: Incarnation | None = None
     processed: int | None = None
-    consumers_gone_at: float | None = None
     quiet_from: float | None = None
     quiet_until: float = 0.0
     rounds: int = 0
@@ -81,23 +79,14 @@ class DrainProof:
     def after(self, reading: DrainReading) -> DrainProof:
         """The proof as it stands after another round."""
         begun = self if self._is_about(reading.incarnation) else DrainProof()
-        gone_at = None
-        if reading.consuming == ():
-            gone_at = reading.ended if begun.consumers_gone_at is None else begun.consumers_gone_at
         obstacles = reading.obstacles
         if obstacles:
-            return DrainProof(reading.incarnation, None, gone_at, obstacles=obstacles)
+            return DrainProof(reading.incarnation, obstacles=obstacles)
         if begun.quiet_from is None or begun.processed != reading.processed:
             return DrainProof(
-                reading.incarnation, reading.processed, gone_at, reading.ended, reading.asked, 1, ()
+                reading.incarnation, reading.processed, reading.ended, reading.asked, 1, ()
             )
-        return replace(
-            begun,
-            consumers_gone_at=gone_at,
-            quiet_until=reading.asked,
-            rounds=begun.rounds + 1,
-            obstacles=(),
-        )
+        return replace(begun, quiet_until=reading.asked, rounds=begun.rounds + 1, obstacles=())
 
     @property
     def quiet_for(self) -> float:
@@ -106,12 +95,7 @@ class DrainProof:
 
     @property
     def proved(self) -> bool:
-        return (
-            self.rounds >= QUIET_ROUNDS
-            and self.quiet_for >= QUIET_FOR
-            and self.consumers_gone_at is not None
-            and self.quiet_until - self.consumers_gone_at >= CONSUMERS_GONE_FOR
-        )
+        return self.rounds >= QUIET_ROUNDS and self.quiet_for >= QUIET_FOR
 
     @property
     def missing(self) -> str:

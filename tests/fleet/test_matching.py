@@ -38,6 +38,11 @@ def test_equal_pids_that_cannot_be_told_apart_are_not_matched() -> None:
     assert match({"a@x": 7, "b@y": 7}, [running("u", 7)]) == {}
 
 
+def test_one_of_two_services_with_the_same_pid_is_not_guessed() -> None:
+    services = [running("u", 7, host="web1"), running("u", 7, host="web2")]
+    assert match({"a@x": 7}, services) == {}
+
+
 def test_a_service_whose_pid_is_another_worker_is_matched_to_that_worker() -> None:
     service = running("u", 7, worker="a@web1")
     assert match({"a@web1": 9, "b@web1": 7}, [service]) == {"b@web1": service}

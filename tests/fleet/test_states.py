@@ -103,6 +103,42 @@ async def test_invisibly_held_messages_of_a_drained_worker_are_counted(lab: Lab)
     assert "4 messages of its queues held by nobody visible" in seen.says
 
 
+async def test_a_missed_round_begins_the_proof_anew(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    await drain(lab, "a@web1")
+    await lab.watch(1.5)
+    worker.faults.never_replies = True
+    await lab.surveyor.refresh(timeout=0.3)
+    worker.faults.never_replies = False
+    seen = (await lab.watch(0.5)).worker("a@web1")
+    assert seen is not None
+    assert seen.state is WorkerState.DRAINING
+
+
+async def test_a_held_message_is_named_once_it_was_seen_so_twice(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    worker.rate_limited, worker.registered = frozenset({"app.limited"}), ("app.limited",)
+    await drain(lab, "a@web1")
+    await lab.watch(3.0)
+    lab.fleet.hold_invisibly(worker, "default", 4)
+    await lab.clock.sleep(3.0)
+    assert "held by nobody visible" not in (await lab.see("a@web1")).says
+    assert "held by nobody visible" in (await lab.see("a@web1")).says
+
+
+async def test_a_supervisors_word_from_before_the_last_reply_does_not_count(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1", up=False)
+    assert (await lab.see("a@web1")).state is WorkerState.STOPPED
+    assert worker.service is not None
+    lab.fleet.start_service(worker.service)
+    lab.hosts.unreachable.add("web1")
+    await lab.watch(4.0)
+    worker.faults.hangs = True
+    seen = await lab.see("a@web1")
+    assert seen.state is WorkerState.ONLINE
+    assert "did not answer since" in seen.says
+
+
 async def test_a_worker_that_ignores_the_cancel_is_not_shown_as_draining(lab: Lab) -> None:
     lab.fleet.add_worker("a@web1", faults=Faults(ignores_cancel=True))
     await drain(lab, "a@web1")

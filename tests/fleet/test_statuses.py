@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from celery_ops.model import ServiceState
 
 if TYPE_CHECKING:
@@ -80,8 +82,24 @@ async def test_a_slow_supervisors_answer_is_picked_up_when_it_comes(lab: Lab) ->
     lab.hosts.seconds = 3.0
     first = await lab.surveyor.refresh(timeout=1.0)
     assert service(first, "a").status is None
-    late = await lab.watch(4.0)
+    await lab.watch(1.5)
+    assert len(lab.hosts.shell("web1").ran) == 1
+    late = await lab.watch(2.5)
     assert service(late, "a").status is not None
+    await lab.surveyor.close()
+
+
+async def test_only_services_that_were_never_read_are_worth_a_wait(lab: Lab) -> None:
+    lab.fleet.add_worker("a@web1")
+    lab.hosts.seconds = 0.8
+    begun = lab.clock.monotonic()
+    first = await lab.surveyor.refresh(timeout=1.0)
+    assert service(first, "a").status is not None
+    assert lab.clock.monotonic() - begun == pytest.approx(0.8)
+    await lab.clock.sleep(3.0)
+    begun = lab.clock.monotonic()
+    await lab.surveyor.refresh(timeout=1.0)
+    assert lab.clock.monotonic() - begun == pytest.approx(0.2)
     await lab.surveyor.close()
 
 
