@@ -96,7 +96,7 @@ class OpsApp(App[None]):
                 break
 
     def on_mount(self) -> None:
-        self.set_interval(TICK, self._tick)
+        self.set_interval(TICK, self.tick)
         feeds = Feeds(self.post_message, self._clock)
         self.run_worker(feeds.watch(self._collector), group="feed")
         if self._desk is not None:
@@ -190,13 +190,14 @@ class OpsApp(App[None]):
         says = "\n".join(f"The run goes on: celery-ops runs follow {run}" for run in live)
         self.exit(message=says or None)
 
+    def tick(self) -> None:
+        """Look at the same facts at a later moment."""
+        self.picture = replace(self.picture, now=self._clock.now())
+
     @property
     def _main(self) -> MainScreen | None:
         bottom = self.screen_stack[0] if self.screen_stack else None
         return bottom if isinstance(bottom, MainScreen) else None
-
-    def _tick(self) -> None:
-        self.picture = replace(self.picture, now=self._clock.now())
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual's seam for what nobody caught (8.2.8); its own would print local variables."""

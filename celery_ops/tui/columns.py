@@ -27,7 +27,8 @@ class Column(Generic[T]):
 
     What it sorts by is of one type for all rows, or None: not known, and last in either direction.
 
-    The higher `drop`, the earlier it is left out on a narrow terminal; 0 always stays.
+    The higher `drop`, the earlier it is left out on a narrow terminal; 0 always stays. `counts`: it
+    sorts by the number it shows, so a filter can compare it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Column(Generic[T]):
     grow: int = 0
     drop: int = 0
     right: bool = False
+    counts: bool = False
 
 
 class Placed(NamedTuple):

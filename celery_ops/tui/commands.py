@@ -47,7 +47,10 @@ COMMANDS = (
     Command("3", "3", "view('queues')", "", "Queues", Where.APP),
     Command("8", "8", "view('runs')", "", "Runs", Where.APP),
     Command("question_mark", "?", "help", "keys", "Show all keys and signs", Where.APP),
-    Command("colon,ctrl+p", ":", "command_palette", "commands", "Find a command (also ctrl+p)", Where.APP),
+    Command(
+        "colon,ctrl+p", ":", "command_palette", "commands",
+        "Find a command (or ctrl+p)", Where.APP,
+    ),
     Command("p", "p", "freeze", "freeze", "Freeze the display, or let it go on", Where.APP),
     Command("ctrl+t", "ctrl+t", "light_or_dark", "", "Light or dark", Where.APP),
     Command("q,ctrl+c", "q", "leave", "quit", "Quit; runs go on without the screen", Where.APP),

@@ -133,15 +133,14 @@ def _taken(worker: Worker, now: datetime) -> list[Line]:
     record = worker.taken
     if record is None:
         return []
-    what = " ".join(queue.name for queue in record.queues) or str(record.service or NOTHING)
     return [
         Line(),
         line(("Taken by a run, and owed back", Tone.WARN)),
-        _field(record.kind, what),
+        _field("what", record.what),
         _field("run", record.run),
         _field("operator", record.operator),
         _field("since", f"{moment(record.at, now)} ({age_of(record.at, now)})"),
-        _field("give back", f"celery-ops worker resume {worker.name}"),
+        _field("give back", record.mend),
     ]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COMPARISON = re.compile(r"([<>])=?(\d+(?:\.\d+)?)")
+_COMPARISON = re.compile(r"([<>])(=?)(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,12 @@ def _in_texts(text: str, item: T, columns: Sequence[Column[T]], now: datetime) -
 
 
 def _holds(text: str, column: Column[T], item: T, now: datetime) -> bool:
-    comparison = _COMPARISON.fullmatch(text)
-    order = column.order(item) if comparison else None
-    if comparison is None or not isinstance(order, int | float):
-        return comparison is None and text in column.cell(item, now).text.casefold()
-    limit = float(comparison[2])
-    if "=" in text and order == limit:
+    comparison = _COMPARISON.fullmatch(text) if column.counts else None
+    if comparison is None:
+        return text in column.cell(item, now).text.casefold()
+    value, limit = column.order(item), float(comparison[3])
+    if value is None:
+        return False
+    if comparison[2] and value == limit:
         return True
-    return order > limit if comparison[1] == ">" else order < limit
+    return bool(value > limit if comparison[1] == ">" else value < limit)

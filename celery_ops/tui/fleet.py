@@ -220,10 +220,9 @@ def _foot(shown: FleetSnapshot, now: datetime) -> Iterable[Line]:
 
 
 def _taken(record: TakenRecord, now: datetime) -> Line:
-    what = " ".join(queue.name for queue in record.queues) or str(record.service or record.kind)
     return line(
         ("taken", Tone.DIM),
-        (f"{what} from {record.worker}", Tone.WARN),
+        (f"{record.worker}: {record.what}", Tone.WARN),
         f"  run {record.run}, {record.operator}",
         f", since {clock(record.at)} ({age_of(record.at, now)})",
         indent=_LABEL,

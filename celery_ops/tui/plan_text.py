@@ -96,8 +96,12 @@ def _step(step: PlannedStep) -> list[Line]:
     found = [Line(), line((f"{step.id:<3} ", Tone.NOTE), (step.says, Tone.STRONG), indent=_INDENT)]
     for batch in step.batches:
         found += _batch(batch)
-    for does, same in groupby(step.actions, key=_shape):
-        found += _action(does, list(same))
+    if step.actions:
+        found.append(line(" " * _INDENT, ("exactly", Tone.NOTE), indent=_INDENT))
+    for target in dict.fromkeys(action.target for action in step.actions):
+        if target is not None:
+            found.append(line(" " * _INDENT, f"  {target}", indent=_INDENT))
+        found += _actions([one for one in step.actions if one.target == target])
     return found
 
 
@@ -126,23 +130,16 @@ def _batch(batch: PlannedBatch) -> list[Line]:
     return found
 
 
-def _shape(action: PlannedAction) -> tuple[str, str]:
-    return action.step, action.does
-
-
-def _action(shape: tuple[str, str], same: list[PlannedAction]) -> Iterable[Line]:
-    names = [one.target for one in same if one.target is not None]
-    yield line(
-        (" " * _INDENT, Tone.PLAIN),
-        (f"{names[0] if len(names) == 1 else counted(len(names), 'worker')}  ", Tone.DIM)
-        if names
-        else "",
-        f"$ {shape[1]}",
-        indent=_INDENT,
-    )
-    undo = {one.undo for one in same if one.undo}
-    for text in sorted(undo):
-        yield line((" " * _INDENT, Tone.PLAIN), (f"  undo: {text}", Tone.DIM), indent=_INDENT)
+def _actions(actions: list[PlannedAction]) -> Iterable[Line]:
+    """What is done to one target; a way back that actions share is told once, after them."""
+    label, indent = " " * (_INDENT + 4), _INDENT + 6
+    for (step, undo), same in groupby(actions, key=lambda one: (one.step, one.undo)):
+        for action in same:
+            yield line(
+                (f"{label}$", Tone.DIM), action.does, (f"  (step {step})", Tone.DIM), indent=indent
+            )
+        if undo is not None:
+            yield line((f"{label}", Tone.DIM), (f"taken back by: {undo}", Tone.DIM), indent=indent)
 
 
 def _item(sign: str, says: str, tone: Tone) -> Line:

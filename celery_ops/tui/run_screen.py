@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Event
     from celery_ops.tui.picture import Picture
 
-DRAWN_EVERY = 0.1
-"""Seconds between two drawings while events come; a long journal is read in one go otherwise."""
-
 TARGET_COLUMNS: tuple[Column[TargetProgress], ...] = (
     Column("worker", lambda one, _: Cell(f"{one.sign} {one.name}", one.tone),
            lambda _: None, 22, grow=1),
@@ -94,18 +91,17 @@ class RunScreen(Frame):
     def on_mount(self) -> None:
         super().on_mount()
         self._events.focus()
-        self.set_interval(DRAWN_EVERY, self._draw_news)
 
     def on_run_event_seen(self, message: RunEventSeen) -> None:
         message.stop()
         self.progress.add(message.event)
-        self._news = True
+        self._draw_soon()
 
     def on_follow_ended(self, message: FollowEnded) -> None:
         message.stop()
         self.progress.quiet = True
         self._error = message.error
-        self._news = True
+        self._draw_soon()
 
     def on_live_table_opened(self) -> None:
         self.action_open()
@@ -170,12 +166,17 @@ class RunScreen(Frame):
             self._aborts_sent += 1
             self.post_message(SteerAsked(self.progress.run, Steer.ABORT))
 
+    def _draw_soon(self) -> None:
+        """Draw once for all events that wait already: a long journal is read in one go."""
+        if not self._news:
+            self._news = True
+            self.call_later(self._draw_news)
+
     def _draw_news(self) -> None:
-        if self._news:
-            self._news = False
-            self._draw(self.picture)
-            self.refresh_bindings()
-            self._open_question()
+        self._news = False
+        self._draw(self.picture)
+        self.refresh_bindings()
+        self._open_question()
 
     def _open_question(self) -> None:
         """A new question opens by itself, once; `W` opens it again."""

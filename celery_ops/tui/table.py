@@ -145,7 +145,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         self._cursor = last if at_end else self._places.get(key or "", min(self._cursor, last))
         self._resized()
         if stays:
-            self.scroll_to(y=max(0, self._cursor - line), animate=False)
+            self.scroll_to(y=max(0, self._cursor - line), animate=False, force=True)
         self._reveal()
         self.refresh()
         if self.cursor_key != key:
@@ -249,9 +249,9 @@ class LiveTable(Toned, Generic[T], can_focus=True):
     def _reveal(self) -> None:
         top = self.scroll_offset.y
         if self._cursor < top:
-            self.scroll_to(y=self._cursor, animate=False)
+            self.scroll_to(y=self._cursor, animate=False, force=True)
         elif self._cursor >= top + self._height:
-            self.scroll_to(y=self._cursor - self._height + 1, animate=False)
+            self.scroll_to(y=self._cursor - self._height + 1, animate=False, force=True)
 
 
 def _fitted(text: str, width: int, *, right: bool = False) -> str:

@@ -18,7 +18,7 @@ MOST_SHOWN = 2_000
 FRESH = 3.0
 """Seconds: what is older is shown dim, with its age."""
 
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 _COMBINING = frozenset({"Mn", "Me"})
 _MOST_COMBINED = 2
 
@@ -58,7 +58,8 @@ def safe(text: str, most: int = MOST_SHOWN) -> str:
         category = unicodedata.category(character)
         combined = combined + 1 if category in _COMBINING else 0
         if combined <= _MOST_COMBINED:
-            shown.append(_picture(character) if category in _INVISIBLE else character)
+            hidden = category in _INVISIBLE
+            shown.append(_picture(character, category) if hidden else character)
     return "".join(shown)
 
 
@@ -110,8 +111,10 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _picture(character: str) -> str:
+def _picture(character: str, category: str) -> str:
     code = ord(character)
+    if category == "Zs":
+        return " "
     if code < 0x20:
         return chr(0x2400 + code)
     return "␡" if code == 0x7F else f"<{code:04X}>"

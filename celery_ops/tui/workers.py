@@ -93,7 +93,7 @@ def _taken(worker: Worker, _now: datetime) -> Cell:
 
 def _note(worker: Worker, _now: datetime) -> Cell:
     if worker.taken is not None:
-        return Cell(f"{worker.taken.kind} taken by run {worker.taken.run}", Tone.WARN)
+        return Cell(f"{worker.taken.what}: taken by run {worker.taken.run}", Tone.WARN)
     return Cell(worker.says if worker.mine else "outside this context's scope", Tone.DIM)
 
 
@@ -142,21 +142,23 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("state", _state, lambda one: _GRAVITY[one.state], 12),
     Column("age", _age, _seen, 4, right=True),
     Column("active", lambda one, now: _held(one.active, now), lambda one: _count(one.active),
-           8, right=True),
+           8, right=True, counts=True),
     Column("reserved", lambda one, now: _held(one.reserved, now), lambda one: _count(one.reserved),
-           8, drop=2, right=True),
+           8, drop=2, right=True, counts=True),
     Column("scheduled", lambda one, now: _held(one.scheduled, now),
-           lambda one: _count(one.scheduled), 9, drop=3, right=True),
+           lambda one: _count(one.scheduled), 9, drop=3, right=True, counts=True),
     Column("taken", _taken, lambda one: one.taken.run if one.taken else None, 5),
     Column("queues", _queues, lambda one: one.queues, 10, grow=2, drop=1),
     Column("slots", lambda one, _: known(_shown(_concurrency(one))), _concurrency,
-           5, drop=5, right=True),
+           5, drop=5, right=True, counts=True),
     Column("processed", lambda one, _: known(_shown(_processed(one))), _processed,
-           9, drop=6, right=True),
+           9, drop=6, right=True, counts=True),
     Column("pool", lambda one, _: known(_pool(one)), _pool, 8, drop=8),
     Column("up", _up, _started, 4, drop=6, right=True),
-    Column("pid", lambda one, _: known(_pid(one)), lambda one: one.pid, 7, drop=7, right=True),
-    Column("load", lambda one, _: known(_shown(_load(one))), _load, 5, drop=9, right=True),
+    Column("pid", lambda one, _: known(_pid(one)), lambda one: one.pid,
+           7, drop=7, right=True, counts=True),
+    Column("load", lambda one, _: known(_shown(_load(one))), _load,
+           5, drop=9, right=True, counts=True),
     Column("version", lambda one, _: known(_version(one)), _version, 7, drop=10),
     Column("service", lambda one, _: service_cell(one.service),
            lambda one: one.service.ref.name if one.service else None, 14, grow=1, drop=7),
