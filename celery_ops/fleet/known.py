@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from celery_ops.fleet import replies
 from celery_ops.fleet.drain import DrainProof, DrainReading
+from celery_ops.fleet.sightings import Sightings
 from celery_ops.model import (
     ConsumedQueue,
     Heartbeat,
@@ -51,14 +52,6 @@ class Asking:
 
 
 @dataclass(slots=True)
-class Sighting:
-    """When a pid was first and last heard under a name."""
-
-    first: datetime
-    last: datetime
-
-
-@dataclass(slots=True)
 class Standstill:
     """Since when (monotonic) a worker has left ready messages alone, and its `processed` all the
     while.
@@ -94,7 +87,7 @@ class KnownNode:
     unreadable: str | None = None
     doubled: bool = False
     """Two processes answered the last round under this name."""
-    sightings: dict[int, Sighting] = field(default_factory=dict)
+    sightings: Sightings = field(default_factory=Sightings)
     rounds_of_pong_only: int = 0
     stats_tries: int = STATS_TRIES
     registered_tries: int = STATS_TRIES
@@ -181,28 +174,8 @@ class KnownNode:
         return beat is not None and beat.value.online and now - beat.at < self.lost_after
 
     def rival_pids(self, now: datetime) -> tuple[int, ...]:
-        """Pids that are alive side by side under this name; empty for one process after another.
-
-        A restart changes the pid too, but then the old one is not heard again after the new one.
-        """
-        recent = {
-            pid: sighting
-            for pid, sighting in self.sightings.items()
-            if now - sighting.last < self.lost_after
-        }
-        if len(recent) < 2:
-            return ()
-        return tuple(
-            sorted(
-                pid
-                for pid, one in recent.items()
-                if any(
-                    one.last > other.first and other.last > one.first
-                    for rival, other in recent.items()
-                    if rival != pid
-                )
-            )
-        )
+        """Pids that are alive side by side under this name."""
+        return self.sightings.rivals(now, self.lost_after)
 
     # --- what is fed in ---
 
@@ -211,7 +184,7 @@ class KnownNode:
             self.goodbye_at = at
             self.heartbeat = Reading(heartbeat, at)
             if heartbeat.pid is not None:
-                self.sightings.pop(heartbeat.pid, None)
+                self.sightings.forget(heartbeat.pid)
             return
         if self._tells_of_a_new_life(heartbeat):
             self.stats_tries = STATS_TRIES
@@ -285,18 +258,8 @@ class KnownNode:
         )
 
     def _sight(self, pid: int | None, at: datetime) -> None:
-        if pid is None:
-            return
-        sighting = self.sightings.get(pid)
-        if sighting is None:
-            self.sightings[pid] = Sighting(at, at)
-        else:
-            sighting.last = max(sighting.last, at)
-        if len(self.sightings) > 1:
-            for old in [
-                one for one, seen in self.sightings.items() if at - seen.last >= self.lost_after
-            ]:
-                del self.sightings[old]
+        if pid is not None:
+            self.sightings.add(pid, at, self.lost_after)
 
     def _learn_kind(self, given: Answers, asked: frozenset[Question]) -> None:
         if set(given) != {Question.PING}:

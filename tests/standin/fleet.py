@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from celery_ops.model import ServiceRef, ServiceState
-from celery_ops.ports import Question
+from tests.standin.parts import (
+    Faults,
+    Ledger,
+    Message,
+    Phase,
+    SimulatedService,
+    SimulatedWorker,
+    declaration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,138 +29,15 @@ if TYPE_CHECKING:
 
     from tests.standin.clock import VirtualClock
 
-
-class Phase(Enum):
-    """Of a worker's process."""
-
-    DOWN = auto()
-    BOOTING = auto()
-    UP = auto()
-    STOPPING = auto()
-
-
-@dataclass
-class Faults:
-    """What is wrong with a worker or its service. All can be switched while it runs."""
-
-    never_replies: bool = False
-    """Consumes, runs and beats, but answers no control message."""
-    silent_to: frozenset[Question] = frozenset()
-    """Questions that get no reply, as `reserved` with arguments that are not JSON."""
-    hangs: bool = False
-    """Stopped with SIGSTOP: still bound, still counted, does nothing at all."""
-    ignores_cancel: bool = False
-    """Answers ok to `cancel_consumer` and goes on consuming."""
-    ignores_add: bool = False
-    """Answers ok to `add_consumer` and consumes nothing more."""
-    acknowledges_nothing: bool = False
-    """Does what is ordered, but no reply arrives."""
-    does_not_come_back: bool = False
-    """Its service starts, runs and never is a worker again."""
-    dies_at_start: bool = False
-    """Its service starts and fails at once."""
-    killed_at_stop: bool = False
-    """Its supervisor sends SIGKILL in place of a warm stop."""
-    stop_does_nothing: bool = False
-    """Its supervisor says the stop was accepted; the process does not notice."""
-    answers_in_pickle: bool = False
-    no_heartbeats: bool = False
-
-
-@dataclass
-class Message:
-    """One numbered task."""
-
-    id: str
-    task: str
-    queue: str
-    seconds: float
-    eta: float | None = None
-    delivered: datetime | None = None
-
-
-@dataclass
-class Ledger:
-    """What became of every message."""
-
-    sent: int = 0
-    started: Counter[str] = field(default_factory=Counter)
-    ended: Counter[str] = field(default_factory=Counter)
-    lost: set[str] = field(default_factory=set)
-
-    @property
-    def twice(self) -> set[str]:
-        return {one for one, times in self.started.items() if times > 1}
-
-
-@dataclass
-class SimulatedService:
-    """What a supervisor runs."""
-
-    ref: ServiceRef
-    state: ServiceState = ServiceState.STOPPED
-    pid: int | None = None
-    identity: str | None = None
-    started_at: datetime | None = None
-    clean_exit: bool | None = None
-    says: str = ""
-    stop_grace: float = 600.0
-    stop_seconds: float = 0.5
-    boot_seconds: float = 2.0
-    restarts_itself: bool = True
-    signals_children: bool = False
-    stop_signal: str = "TERM"
-    arguments: tuple[str, ...] = ("celery", "-A", "app", "worker")
-    starts: int = 0
-
-
-@dataclass
-class SimulatedWorker:
-    """One worker process under a node name, and its service if it has one."""
-
-    name: str
-    configured: dict[str, dict[str, object]]
-    pool: str
-    concurrency: int
-    service: SimulatedService | None
-    faults: Faults
-    cancel_delay: float = 0.0
-    rate_limited: frozenset[str] = frozenset()
-    registered: tuple[str, ...] = ("app.work",)
-    version: str = "5.7.0"
-    phase: Phase = Phase.DOWN
-    pid: int | None = None
-    started: float = 0.0
-    boots_until: float = 0.0
-    killed_at: float | None = None
-    exits_at: float | None = None
-    consuming: dict[str, dict[str, object]] = field(default_factory=dict)
-    pending: list[tuple[float, str, dict[str, object] | None]] = field(default_factory=list)
-    active: list[tuple[Message, float, float]] = field(default_factory=list)
-    """(message, started, ends), in simulated seconds."""
-    reserved: deque[Message] = field(default_factory=deque)
-    scheduled: list[Message] = field(default_factory=list)
-    hidden: list[Message] = field(default_factory=list)
-    processed: int = 0
-    next_beat: float = 0.0
-
-    @property
-    def prefetch(self) -> int:
-        return self.concurrency * 4
-
-    @property
-    def is_listening(self) -> bool:
-        """Connected to the control exchange: PUBLISH counts it."""
-        return self.phase is Phase.UP
-
-    @property
-    def is_busy_solo(self) -> bool:
-        return self.pool == "solo" and bool(self.active)
-
-    def holds(self) -> list[Message]:
-        """Every message it has taken and not ended."""
-        running = [message for message, _, _ in self.active]
-        return [*running, *self.reserved, *self.scheduled, *self.hidden]
+__all__ = [
+    "Faults",
+    "Message",
+    "Phase",
+    "SimulatedService",
+    "SimulatedWorker",
+    "StandinFleet",
+    "declaration",
+]
 
 
 class StandinFleet:
@@ -279,18 +162,14 @@ class StandinFleet:
         worker.phase = Phase.STOPPING
         self.bound.discard(worker.name)
         self.farewells.append((worker.name, worker.pid))
-        for message in [*worker.reserved, *worker.scheduled, *worker.hidden]:
+        for message in worker.drop_held():
             self.queues.setdefault(message.queue, deque()).appendleft(message)
-        worker.reserved.clear()
-        worker.scheduled.clear()
-        worker.hidden.clear()
         worker.consuming = {}
         worker.pending = []
         if service is not None and service.signals_children:
-            self.ledger.lost.update(message.id for message, _, _ in worker.active)
-            worker.active.clear()
+            self.ledger.lost.update(worker.drop_running())
         worker.killed_at = None if service is None else now + service.stop_grace
-        self._plan_exit(worker, now)
+        worker.plan_exit(now)
         self._note_consumers()
         self._fill(now)
 
@@ -307,10 +186,8 @@ class StandinFleet:
             return
         service.state = ServiceState.STOPPING
         if worker.faults.hangs:
-            worker.phase, worker.killed_at = (
-                Phase.STOPPING,
-                self.clock.monotonic() + service.stop_grace,
-            )
+            worker.phase = Phase.STOPPING
+            worker.killed_at = self.clock.monotonic() + service.stop_grace
         elif worker.phase is Phase.BOOTING:
             worker.phase, worker.pid = Phase.DOWN, None
             self._end_service(service, clean=True)
@@ -334,12 +211,12 @@ class StandinFleet:
         """Let everything happen that is due by now, in order."""
         until = self.clock.monotonic()
         while True:
-            due = min((self._next_due(worker) for worker in self.workers), default=until + 1)
+            due = min((worker.next_due for worker in self.workers), default=until + 1)
             if due > until:
                 break
             now = self._settled = max(due, self._settled)
             for worker in self.workers:
-                if self._next_due(worker) <= now:
+                if worker.next_due <= now:
                     self._happen(worker, now)
             self._fill(now)
         self._settled = until
@@ -390,31 +267,17 @@ class StandinFleet:
     def _worker_of(self, service: SimulatedService) -> SimulatedWorker | None:
         return next((worker for worker in self.workers if worker.service is service), None)
 
-    def _next_due(self, worker: SimulatedWorker) -> float:
-        if worker.phase is Phase.BOOTING:
-            return worker.boots_until
-        if worker.phase is Phase.DOWN:
-            return float("inf")
-        moments = [] if worker.faults.hangs else [ends for _, _, ends in worker.active]
-        if worker.phase is Phase.UP and not worker.faults.hangs:
-            moments += [message.eta for message in worker.scheduled if message.eta is not None]
-            if not worker.is_busy_solo:
-                moments += [at for at, _, _ in worker.pending]
-        moments += [at for at in (worker.killed_at, worker.exits_at) if at is not None]
-        return min(moments, default=float("inf"))
-
     def _happen(self, worker: SimulatedWorker, now: float) -> None:
         if worker.phase is Phase.BOOTING:
             self._come_up(worker)
             return
         if not worker.faults.hangs:
-            for entry in [one for one in worker.active if one[2] <= now]:
-                worker.active.remove(entry)
-                self.ledger.ended[entry[0].id] += 1
-            self._schedule_due(worker, now)
-            self._apply_pending(worker, now)
+            self.ledger.ended.update(message.id for message in worker.end_tasks(now))
+            worker.schedule_due(now)
+            worker.obey_due(now)
+            self._note_consumers()
         if worker.phase is Phase.STOPPING:
-            self._plan_exit(worker, now)
+            worker.plan_exit(now)
             if worker.exits_at is not None and worker.exits_at <= now:
                 self._exit(worker, clean=True)
             elif worker.killed_at is not None and worker.killed_at <= now:
@@ -439,28 +302,6 @@ class StandinFleet:
         self.bound.add(worker.name)
         self._note_consumers()
 
-    def _schedule_due(self, worker: SimulatedWorker, now: float) -> None:
-        for message in [one for one in worker.scheduled if one.eta is not None and one.eta <= now]:
-            worker.scheduled.remove(message)
-            worker.reserved.append(message)
-
-    def _apply_pending(self, worker: SimulatedWorker, now: float) -> None:
-        if worker.is_busy_solo:
-            return
-        for entry in [one for one in worker.pending if one[0] <= now]:
-            worker.pending.remove(entry)
-            _, queue, declared = entry
-            if declared is None:
-                worker.consuming.pop(queue, None)
-            else:
-                worker.consuming[queue] = worker.configured.get(queue, declared)
-        self._note_consumers()
-
-    def _plan_exit(self, worker: SimulatedWorker, now: float) -> None:
-        if worker.faults.hangs or worker.active or worker.exits_at is not None:
-            return
-        worker.exits_at = now + (worker.service.stop_seconds if worker.service else 0.5)
-
     def _exit(self, worker: SimulatedWorker, *, clean: bool) -> None:
         worker.phase, worker.pid = Phase.DOWN, None
         worker.killed_at = worker.exits_at = None
@@ -481,13 +322,8 @@ class StandinFleet:
         service.says = "stopped" if clean else "stopped with SIGKILL"
 
     def _kill(self, worker: SimulatedWorker, now: float) -> None:
-        self.ledger.lost.update(message.id for message, _, _ in worker.active)
-        for message in [*worker.reserved, *worker.scheduled, *worker.hidden]:
-            self.stuck.append((message, now))
-        worker.active.clear()
-        worker.reserved.clear()
-        worker.scheduled.clear()
-        worker.hidden.clear()
+        self.ledger.lost.update(worker.drop_running())
+        self.stuck += [(message, now) for message in worker.drop_held()]
         self._exit(worker, clean=False)
 
     def _fill(self, now: float) -> None:
@@ -501,7 +337,7 @@ class StandinFleet:
                     self._start_held(worker, now)
 
     def _take_one(self, worker: SimulatedWorker, now: float) -> bool:
-        if len(worker.active) + len(worker.reserved) + len(worker.hidden) >= worker.prefetch:
+        if not worker.has_room:
             return False
         for name in worker.consuming:
             waiting = self.queues.get(name)
@@ -534,42 +370,3 @@ class StandinFleet:
         now = self._consumers()
         for queue, least in self.least_consumers.items():
             self.least_consumers[queue] = min(least, now[queue])
-
-
-def declaration(queue: str) -> dict[str, object]:
-    """A queue as Celery 5.7 tells it in `active_queues`."""
-    exchange = {
-        "name": queue,
-        "type": "direct",
-        "arguments": None,
-        "durable": True,
-        "passive": False,
-        "auto_delete": False,
-        "delivery_mode": None,
-        "no_declare": False,
-    }
-    nothing = dict.fromkeys(
-        (
-            "queue_arguments",
-            "binding_arguments",
-            "consumer_arguments",
-            "alias",
-            "no_declare",
-            "expires",
-            "message_ttl",
-            "max_length",
-            "max_length_bytes",
-            "max_priority",
-        )
-    )
-    return {
-        "name": queue,
-        "exchange": exchange,
-        "routing_key": queue,
-        "durable": True,
-        "exclusive": False,
-        "auto_delete": False,
-        "no_ack": False,
-        "bindings": [],
-        **nothing,
-    }
