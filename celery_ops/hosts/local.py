@@ -39,14 +39,9 @@ class LocalShell:
         if not command.argv:
             raise CommandFailed("An empty command cannot be run.")
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        began = loop.time()
         try:
-            transport, process = await loop.subprocess_exec(
-                _Process,
-                *command.argv,
-                env={**os.environ, **dict(command.env)},
-                start_new_session=True,
-            )
+            transport, process = await _started(command)
         except ValueError as error:
             raise CommandFailed(f"{command} cannot be run: {error}.") from error
         except OSError as error:
@@ -70,9 +65,38 @@ class LocalShell:
             code=-1 if code is None else code,
             out=bytes(process.output[1]),
             err=bytes(process.output[2]),
-            seconds=loop.time() - started,
+            seconds=loop.time() - began,
             truncated=process.truncated,
         )
+
+
+async def _started(command: Command) -> tuple[asyncio.SubprocessTransport, _Process]:
+    """A new process. A start is never cancelled halfway, but ended as soon as it is through.
+
+    asyncio (seen in Python 3.11) would kill the process but not its group, and then wait for pipes
+    that a child of it may hold open for ever.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_exec(
+            _Process,
+            *command.argv,
+            env={**os.environ, **dict(command.env)},
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_abandon)
+        raise
+
+
+def _abandon(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Process]]) -> None:
+    if started.cancelled() or started.exception() is not None:
+        return
+    transport, _ = started.result()
+    _signal(transport.get_pid(), signal.SIGKILL)
+    transport.close()
 
 
 class _Process(asyncio.SubprocessProtocol):

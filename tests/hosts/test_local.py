@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ def python(source: str, **more: object) -> Command:
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def marked(path: Path) -> list[str]:
+    """The processes that were started by `stubborn(path)`, and what they started."""
+    mark = f"OPS_TEST={path}".encode()
+    return [one.parent.name for one in Path("/proc").glob("[0-9]*/environ") if has(one, mark)]
+
+
+def has(environ: Path, mark: bytes) -> bool:
+    try:
+        return mark in environ.read_bytes().split(b"\0")
     except OSError:
         return False
 
@@ -56,7 +70,8 @@ def stubborn(path: Path) -> Command:
             'trap "" TERM; sleep 600 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; wait; sleep 600',
             "sh",
             str(path),
-        )
+        ),
+        env=(("OPS_TEST", str(path)),),
     )
 
 
@@ -135,6 +150,22 @@ async def test_a_cancelled_command_leaves_nothing_behind(tmp_path: Path) -> None
     with pytest.raises(asyncio.CancelledError):
         await run
     await until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_command_cancelled_while_it_starts_leaves_nothing_behind(
+    tmp_path: Path, turns: int
+) -> None:
+    path = tmp_path / "pids"
+    run = asyncio.ensure_future(LocalShell().run(stubborn(path), timeout=60))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    time.sleep(0.05)  # noqa: ASYNC251 - the child gets on while the event loop does not
+    run.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    await until(lambda: not marked(path))
 
 
 async def test_a_daemon_that_keeps_the_pipe_open_does_not_hold_us(tmp_path: Path) -> None:
