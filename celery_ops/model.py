@@ -246,6 +246,19 @@ class TakenRecord:
         """The field it is stored under: one record a kind and worker."""
         return f"{self.kind}:{self.worker}"
 
+    @property
+    def what(self) -> str:
+        """What was taken, in words: `queues default, mail`, `stopped (supervisord w1 on web1)`."""
+        if self.kind == "service":
+            return f"stopped ({self.service})"
+        return f"queues {', '.join(queue.name for queue in self.queues) or '(none)'}"
+
+    @property
+    def mend(self) -> str:
+        """The command that gives it back."""
+        verb = "start" if self.kind == "service" else "resume"
+        return f"celery-ops worker {verb} {self.worker}"
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:

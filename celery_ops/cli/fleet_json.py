@@ -105,6 +105,7 @@ def taken(record: TakenRecord) -> Json:
         "kind": record.kind,
         "worker": record.worker,
         "queues": [one.name for one in record.queues],
+        "mend": record.mend,
         "run": record.run,
         "operator": record.operator,
         "at": moment(record.at),

@@ -85,10 +85,10 @@ def _away(snapshot: FleetSnapshot) -> list[str]:
     if snapshot.holder is not None:
         lines.append(safe(f"lease: {snapshot.holder}"))
     for record in snapshot.taken:
-        queues = ", ".join(queue.name for queue in record.queues)
-        what = queues or str(record.service or record.kind)
         by = f"{record.operator} ({record.run}) at {record.at:%H:%M:%S} UTC"
-        lines.append(safe(f"taken: {record.worker}: {what} by {by}"))
+        lines.append(safe(f"taken: {record.worker}: {record.what} by {by}"))
+        if snapshot.holder is None or snapshot.holder.run != record.run:
+            lines.append(safe(f"  give it back: {record.mend}"))
     return lines
 
 

@@ -108,16 +108,17 @@ class Effects:
 
     async def take(self, kind: str, target: PlannedWorker) -> None:
         """Record what is about to be taken, where every operator can see it."""
-        record = self._record(kind, target)
+        record = self.record(kind, target)
         self.made += 1
         await self._fenced(lambda fence: self._broker.take(record, fence=fence))
 
     async def give_back(self, kind: str, target: PlannedWorker) -> None:
         """Remove the record: the return was proved."""
-        record = self._record(kind, target)
+        record = self.record(kind, target)
         await self._fenced(lambda fence: self._broker.clear_taken(record, fence=fence))
 
-    def _record(self, kind: str, target: PlannedWorker) -> TakenRecord:
+    def record(self, kind: str, target: PlannedWorker) -> TakenRecord:
+        """What taking this from the target would be recorded as."""
         return TakenRecord(
             kind=kind,
             worker=target.name,

@@ -350,12 +350,11 @@ class Executor:
         )
 
     def _report_from_memory(self) -> Report:
-        owed = []
-        for target in self._stage.targets.values():
-            if target.down:
-                owed.append(_owed_of("service", target.name))
-            elif target.queues_taken:
-                owed.append(_owed_of("queues", target.name))
+        owed = [
+            _owed(self._effects.record("service" if target.down else "queues", target.planned))
+            for target in self._stage.targets.values()
+            if target.owed
+        ]
         return replace(self._names(), owed=tuple(owed))
 
     def _names(self) -> Report:
@@ -394,10 +393,5 @@ class Executor:
 
 
 def _owed(record: TakenRecord) -> Owed:
-    return _owed_of(record.kind, record.worker)
-
-
-def _owed_of(kind: str, worker: str) -> Owed:
-    if kind == "service":
-        return Owed(f"{worker} is stopped", f"celery-ops worker start {worker}")
-    return Owed(f"{worker} is drained", f"celery-ops worker resume {worker}")
+    is_stopped = record.kind == "service"
+    return Owed(f"{record.worker} is {'stopped' if is_stopped else 'drained'}", record.mend)
