@@ -36,7 +36,10 @@ def agree(plan: Plan, *, yes: bool, explicit: bool) -> dict[str, str]:
 def _ask(confirmation: Confirmation) -> None:
     wanted = confirmation.typed
     how = "[y/N]" if wanted is None else f"\nType {wanted} to agree:"
-    answer = terminal.ask(f"{confirmation.question} {how}")
+    try:
+        answer = terminal.ask(f"{confirmation.question} {how}")
+    except KeyboardInterrupt as error:
+        raise Declined("not confirmed; nothing was changed") from error
     agreed = answer.lower() in {"y", "yes"} if wanted is None else answer == wanted
     if not agreed:
         raise Declined("not confirmed; nothing was changed")
