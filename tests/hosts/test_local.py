@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PYTHON = sys.executable
 
 
-def python(source: str, **more: object) -> Command:
-    return Command((PYTHON, "-S", "-c", source), **more)  # type: ignore[arg-type]
+def python(source: str) -> Command:
+    return Command((PYTHON, "-S", "-c", source))
 
 
 def is_alive(pid: int) -> bool:
