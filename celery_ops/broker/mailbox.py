@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.broker import messages, scripts
 from celery_ops.broker.names import REPLY_EXCHANGE
+from celery_ops.broker.refusals import Lost
 from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round
 from celery_ops.errors import BrokerUnreachable, LeaseLost
 
@@ -38,11 +39,21 @@ if TYPE_CHECKING:
     from celery_ops.model import Targets
     from celery_ops.ports import Clock, Fence
 
+Call = tuple[str, "Mapping[str, object]"]
+"""A control method and its arguments."""
+
+_LAST = {ROLL_CALL: 1, "reserved": 2, "scheduled": 3}
+"""A ping is the roll call for what was sent before it. After it comes what a worker may be unable
+to serialise, since tasks' arguments are part of the answer: then it throws away all control
+messages that it has received and not yet handled (celery.worker.pidbox, `reset`).
+"""
 _SENTINEL = "celery-ops"
 _SHORTEST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.010
 _AT_A_TIME = 200
 """So many replies are decoded before the event loop gets its turn."""
+_FAREWELL = 1.0
+"""So many seconds a close may take."""
 _ENDING = 0.2
 """Share of its expiry that the list lives on after a close: for replies that are on their way."""
 
@@ -69,7 +80,7 @@ class Mailbox:
 
     async def round(
         self,
-        calls: Sequence[tuple[str, Mapping[str, object]]],
+        calls: Sequence[Call],
         *,
         to: Targets | None,
         timeout: float,
@@ -80,9 +91,31 @@ class Mailbox:
 
         Raise LeaseLost, and send nothing, if there is a fence and it is not valid.
         """
-        # A ping goes last, since it is the roll call for all that were sent before it.
-        ordered = sorted(calls, key=lambda call: call[0] == ROLL_CALL)
-        tickets = {str(uuid.uuid4()): call for call in ordered}
+        ordered = sorted(calls, key=lambda call: _LAST.get(call[0], 0))
+        try:
+            current = await self._begin(ordered, to=to, timeout=timeout, known=known, fence=fence)
+        except Lost:
+            # Perhaps it was asked. To ask again, under new tickets, does no harm; to order would.
+            if fence is not None:
+                raise
+            current = await self._begin(ordered, to=to, timeout=timeout, known=known, fence=fence)
+        try:
+            await self._collect(current, to=to, timeout=timeout)
+        finally:
+            del self._rounds[current]
+        return current
+
+    async def _begin(
+        self,
+        calls: Sequence[Call],
+        *,
+        to: Targets | None,
+        timeout: float,
+        known: Collection[str],
+        fence: Fence | None,
+    ) -> Round:
+        """Send the calls of a new round, which is listened for from before they are out."""
+        tickets = {str(uuid.uuid4()): call for call in calls}
         current = Round(
             {ticket: method for ticket, (method, _) in tickets.items()},
             targets=None if to is None else to.names,
@@ -94,10 +127,10 @@ class Mailbox:
         self._rounds[current] = asyncio.Event()
         try:
             counts = await self._publish(tickets, to=to, timeout=timeout, fence=fence)
-            current.published(counts, time.monotonic())
-            await self._collect(current, to=to, timeout=timeout)
-        finally:
+        except BaseException:
             del self._rounds[current]
+            raise
+        current.published(counts, time.monotonic())
         return current
 
     async def close(self) -> None:
@@ -112,13 +145,14 @@ class Mailbox:
             ("SREM", self._names.binding(REPLY_EXCHANGE), self._member),
             ("PEXPIRE", self._list, ending),
         ]
-        # An unreachable broker needs no help: everything of ours expires.
-        with contextlib.suppress(BrokerUnreachable):
-            await self._wire.write_many(commands)
+        # A broker that does not answer needs no help: everything of ours expires.
+        with contextlib.suppress(BrokerUnreachable, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._wire.write_many(commands)
 
     async def _publish(
         self,
-        tickets: Mapping[str, tuple[str, Mapping[str, object]]],
+        tickets: Mapping[str, Call],
         *,
         to: Targets | None,
         timeout: float,
@@ -143,7 +177,6 @@ class Mailbox:
         return dict(zip(tickets, counts, strict=True))
 
     async def _run_publish(self, published: Sequence[str], fence: Fence | None) -> list[int]:
-        self._opened = True
         names = self._names
         counts = await self._wire.write(
             "EVAL",
@@ -165,6 +198,7 @@ class Mailbox:
         )
         if counts is None:
             raise LeaseLost("The lease of this context is no longer ours; nothing was sent.")
+        self._opened = True
         self._keep_at = time.monotonic() + self._expiry / 4
         return [int(count) for count in counts]
 

@@ -7,7 +7,14 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AuthenticationError, BusyLoadingError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as NoAnswer
 
 from celery_ops.config.secret import MASK, masked
@@ -18,7 +25,16 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.address import RedisAddress
 
+NEEDED = (
+    *("eval", "multi", "exec", "publish", "psubscribe", "subscribe", "ping", "select"),
+    *("get", "set", "del", "exists", "pexpire", "pttl", "scan", "dbsize"),
+    *("hget", "hmget", "hgetall", "hlen", "hset", "hdel", "zrange"),
+    *("llen", "lindex", "lrange", "ltrim", "rpush", "smembers", "sadd", "srem"),
+)
+"""The commands that a user of the broker has to be allowed."""
+
 _FULL = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
+_FULL_CLASSES = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
 _FULL_FIXES = {
     "OOM": "Its maxmemory is reached: make room, or raise it. Queues can still be read.",
     "READONLY": "It is a replica: the address has to be the one of the master.",
@@ -26,8 +42,9 @@ _FULL_FIXES = {
     "NOREPLICAS": "It has fewer replicas than min-replicas-to-write demands.",
 }
 _WRONG_LOGIN = re.compile(
-    r"WRONGPASS|NOAUTH|invalid password|invalid username|no password is set", re.I
+    r"WRONGPASS|NOAUTH|unauthenticated|invalid password|invalid username|no password is set", re.I
 )
+_NOT_PERMITTED = re.compile(r"NOPERM|The user executing the script can't")
 _FORBIDDEN_COMMAND = re.compile(r"run the '([^'|]+)[^']*' command")
 _ARGUMENTS = re.compile(r",? with args beginning with.*", re.S)
 
@@ -36,14 +53,18 @@ class Refused(BrokerUnreachable):
     """The broker answers, but refuses a command: a right is missing, or it knows no such one."""
 
 
+class Lost(BrokerUnreachable):
+    """A connection that had been there is gone. What was sent may or may not have been done."""
+
+
 def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
     """The error an adapter raises for one of redis-py's or of the system's."""
     text = _safe_text(error, address)
-    if full := _FULL.search(text):
+    if full := _full(error, text):
         return BrokerFull(
-            f"The broker at {address.place} refuses to write ({full[1]}).", fix=_FULL_FIXES[full[1]]
+            f"The broker at {address.place} refuses to write ({full}).", fix=_FULL_FIXES[full]
         )
-    if "NOPERM" in text:
+    if isinstance(error, NoPermissionError) or _NOT_PERMITTED.search(text):
         return _not_permitted(text, address)
     if isinstance(error, AuthenticationError) or _WRONG_LOGIN.search(text):
         return BrokerUnreachable(
@@ -60,12 +81,28 @@ def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
     return _unreachable(error, text, address)
 
 
+def _full(error: BaseException, text: str) -> str | None:
+    """Which of the reasons not to write; redis-py has classes for some of them."""
+    for kind, name in _FULL_CLASSES.items():
+        if isinstance(error, kind):
+            return name
+    found = _FULL.search(text)
+    return found[1] if found else None
+
+
 def _not_permitted(text: str, address: RedisAddress) -> Refused:
     user = address.username or "default"
     if command := _FORBIDDEN_COMMAND.search(text):
         return Refused(
             f"The broker's user {user} may not run {command[1].upper()}.",
             fix=f"Give it that right: ACL SETUSER {user} +{command[1].lower()}",
+        )
+    if "channel" not in text and "key" not in text:
+        # Inside of a script Redis does not say which one.
+        needed = " ".join(f"+{command}" for command in NEEDED)
+        return Refused(
+            f"The broker's user {user} may not run one of the commands that are needed here.",
+            fix=f"Give it all of them: ACL SETUSER {user} {needed}",
         )
     what, rule = ("channels", "&*") if "channel" in text else ("keys", "~*")
     return Refused(
@@ -111,7 +148,7 @@ def _unreachable(error: BaseException, text: str, address: RedisAddress) -> Brok
                     f"The broker at {place} does not answer.",
                     fix="Check the address, the network, firewalls, and whether it speaks TLS.",
                 )
-    return BrokerUnreachable(f"The connection to the broker at {place} was lost: {text}")
+    return Lost(f"The connection to the broker at {place} was lost: {text}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -127,4 +164,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _safe_text(error: BaseException, address: RedisAddress) -> str:
     # A server without AUTH quotes the arguments of the command it does not know: the password.
     text = masked(_ARGUMENTS.sub("", str(error))).strip() or type(error).__name__
-    return text.replace(address.password.reveal(), MASK) if address.password else text
+    password = address.password.reveal() if address.password else ""
+    # A password as short as a syllable would only garble the text.
+    return text.replace(password, MASK) if len(password) > 3 else text

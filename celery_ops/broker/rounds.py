@@ -132,9 +132,8 @@ class Round:
         self._deadline = started + timeout
         self._last_reply_at = started
         self._candidates: frozenset[str] | None = None
-        self._roll = next(
-            (asked for asked in self.asked.values() if asked.method == ROLL_CALL), None
-        )
+        *_, last = self.asked.values()
+        self._roll = last if last.method == ROLL_CALL else None
         self._roll_ticket: str | None = None
 
     @property
@@ -178,7 +177,7 @@ class Round:
 
     @property
     def wants_roll_call(self) -> bool:
-        """Somebody is missing, and the round did not ask for a ping anyway (last, for this)."""
+        """Somebody is missing, and a ping was not the last question anyway."""
         return self._roll is None and bool(self._awaited())
 
     def call_roll(self, ticket: str) -> None:

@@ -44,11 +44,16 @@ class QueueSizes:
         self._wire = wire
         self._names = names
         self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
         self._finder = QueueFinder(wire, names, clock)
         self._ledger = UnackedLedger(wire, names)
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """Sizes of the queues in `known`, and of all others that were found."""
+        async with self._one_at_a_time:
+            return await self._read(known)
+
+    async def _read(self, known: Collection[str]) -> QueuesReading:
         found = await self._finder.find()
         wanted = sorted({*known, *found, *self._ledger.queues})
         at = self._clock.now()

@@ -6,6 +6,7 @@ write never is, since it may have been done. After a loss the next call connects
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from celery_ops.broker.refusals import refusal
 from celery_ops.broker.resolve import TcpConnection, TlsConnection
-from celery_ops.errors import BrokerUnreachable
+from celery_ops.errors import BrokerFull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from celery_ops.broker.address import RedisAddress
+    from celery_ops.errors import BrokerUnreachable
 
 Word = str | bytes | int | float
 Answer = Any
 """What Redis replies: bytes, an integer, a list of these, None. redis-py has no narrower type."""
 
 CONNECT_TIMEOUT = 3.0
-READ_TIMEOUT = 3.0
+DEADLINE = 4.0
+"""Seconds a call may take, from connecting to its reply."""
 
 
 class Wire:
@@ -55,7 +58,7 @@ class Wire:
 
     async def write(self, *command: Word) -> Answer:
         """Send one command that may change something: never sent twice."""
-        with self._translating():
+        async with self._in_time():
             return await self._client.execute_command(*command)
 
     async def read_many(
@@ -65,14 +68,17 @@ class Wire:
 
         A refused command's place holds its error, an Exception, for `refused` to translate.
         """
-        answers: list[Answer] = await self._repeated_once(
-            lambda: self._send_many(commands, at_once=at_once)
-        )
+        answers: list[Answer]
+        try:
+            answers = await self._repeated_once(lambda: self._send_many(commands, at_once=at_once))
+        except BrokerFull:
+            # A full server refuses whatever comes after MULTI, reads too: better read one by one.
+            answers = await self._repeated_once(lambda: self._send_many(commands, at_once=False))
         return answers
 
     async def write_many(self, commands: Sequence[tuple[Word, ...]]) -> list[Answer]:
         """The same at once, for commands that may change something: never sent twice."""
-        with self._translating():
+        async with self._in_time():
             return await self._send_many(commands, at_once=True)
 
     def refused(self, error: Exception) -> BrokerUnreachable:
@@ -83,8 +89,9 @@ class Wire:
         """A connection of one's own, for subscriptions. It is closed at the end."""
         connection = self._pool.make_connection()
         try:
-            with self._translating():
+            async with self._in_time():
                 await connection.connect()
+            with self._translating():
                 yield connection
         finally:
             # At once: a peer that is half dead must not delay a cancellation.
@@ -103,13 +110,19 @@ class Wire:
             return list(await pipe.execute(raise_on_error=False))
 
     async def _repeated_once(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
-        with self._translating():
+        async with self._in_time():
             try:
                 return await send()
             except NoAnswer:
                 raise
             except ConnectionLost:
                 return await send()
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        with self._translating():
+            async with asyncio.timeout(DEADLINE):
+                yield
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
@@ -124,7 +137,9 @@ def _pool(address: RedisAddress) -> ConnectionPool:
         "db": address.db,
         "username": address.username,
         "password": address.password.reveal() if address.password else None,
-        "socket_timeout": READ_TIMEOUT,
+        # With a timeout of its own redis-py writes through asyncio.wait_for, which loses
+        # cancellations before Python 3.12 (cpython #86296). `DEADLINE` bounds every call instead.
+        "socket_timeout": None,
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "protocol": 2,  # spoken by every server and proxy, and one round trip less to begin with
         "encoding_errors": "surrogatepass",  # names come from JSON, which may hold any code point

@@ -57,7 +57,10 @@ class Node:
 
 
 class SimulatedNodes:
-    """A process with these nodes; they listen when the constructor returns."""
+    """A process with these nodes; they listen when the constructor returns.
+
+    `channel` (a pattern), `binding` and the `suffix` of lists are those of the fleet's options.
+    """
 
     def __init__(
         self,
@@ -66,10 +69,11 @@ class SimulatedNodes:
         *,
         channel: str = "/0.celery.pidbox",
         binding: str = "_kombu.binding.celery.pidbox",
+        suffix: str = "",
     ) -> None:
         spec = json.dumps([dataclasses.asdict(node) for node in nodes])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.rig.nodes", url, channel, binding],
+            [sys.executable, "-m", "tests.rig.nodes", url, channel, binding, suffix],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -168,9 +172,12 @@ def _queue(name: str) -> dict[str, object]:
 class _Listener:
     """The process's own part: all nodes in one loop."""
 
-    def __init__(self, url: str, nodes: Sequence[Node], channel: str, binding: str) -> None:
+    def __init__(
+        self, url: str, nodes: Sequence[Node], channel: str, binding: str, suffix: str
+    ) -> None:
         self._redis = Redis.from_url(url, protocol=2)
         self._channel = channel
+        self._suffix = suffix
         self._selector = selectors.DefaultSelector()
         self._later: list[tuple[float, int, bytes, bytes]] = []
         self._prepared: dict[tuple[str, str], tuple[object, str]] = {}
@@ -258,7 +265,7 @@ class _Listener:
                 for member in members:
                     key, _, queue = member.decode().split(_SEPARATOR)
                     if key == routing_key:
-                        pipe.lpush(self._prefix + queue, message)
+                        pipe.lpush(self._prefix + queue + self._suffix, message)
             pipe.execute()
 
     def _beat(self) -> None:
@@ -286,10 +293,10 @@ def _with_tuples(entry: dict[str, object]) -> dict[str, object]:
 
 
 def main() -> None:
-    url, channel, binding = sys.argv[1:]
+    url, channel, binding, suffix = sys.argv[1:]
     entries: Any = json.load(sys.stdin, object_hook=_with_tuples)
     nodes = [Node(**entry) for entry in entries]
-    listener = _Listener(url, nodes, channel, binding)
+    listener = _Listener(url, nodes, channel, binding, suffix)
     sys.stdout.buffer.write(_LISTENING)
     sys.stdout.buffer.flush()
     listener.run()

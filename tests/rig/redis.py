@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -63,9 +64,9 @@ class RedisServer:
             return f"rediss://127.0.0.1:{self.port}/{db}?ssl_ca_certs={self.certificates.authority}"
         return f"redis://127.0.0.1:{self.port}/{db}"
 
-    def client(self, db: int = 0) -> Redis:
-        """A client of redis-py's, through the socket: works with any login the port wants."""
-        return Redis(unix_socket_path=str(self.socket), db=db, protocol=2)
+    def client(self, db: int = 0, *, password: str | None = None) -> Redis:
+        """A client of redis-py's, through the socket: needs no certificates."""
+        return Redis(unix_socket_path=str(self.socket), db=db, password=password, protocol=2)
 
     def start(self) -> None:
         """Start it, again on the same port after `stop` or `kill`."""
@@ -99,8 +100,12 @@ class RedisServer:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError((self.directory / "log").read_text(errors="replace")[-2000:])
-        ready = b"eady to accept connections"
-        return self.socket.exists() and ready in (self.directory / "log").read_bytes()
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.socket))
+            except OSError:
+                return False
+            return True
 
     def _tls_arguments(self) -> list[str]:
         assert self.certificates is not None
