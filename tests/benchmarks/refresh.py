@@ -75,7 +75,7 @@ def main() -> None:
                 simulated.stop()
         finally:
             server.stop()
-    print(  # noqa: T201 - a benchmark prints
+    print(
         f"refresh of {chosen.nodes} nodes: median {statistics.median(took):.1f} ms,"
         f" best {min(took):.1f}, worst {max(took):.1f} ({chosen.rounds} rounds)"
     )

@@ -16,7 +16,7 @@ from celery_ops.errors import RecordUnreadable
 from celery_ops.model import ConsumedQueue, Holder, Incarnation, ServiceRef, TakenRecord
 from tests.broker.contract import ANN, STOPPED, TAKEN
 
-MOMENTS = st.datetimes(min_value=datetime(1990, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone itself
+MOMENTS = st.datetimes(min_value=datetime(1990, 1, 1), timezones=st.just(UTC))
 TEXTS = st.text(st.characters())
 RECORDS = st.builds(
     TakenRecord,

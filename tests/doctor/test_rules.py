@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -54,21 +54,21 @@ def service(status: ServiceStatus | None = RUNNING, ref: ServiceRef = REF) -> Se
     return Service(ref, None if status is None else Reading(status, AT))
 
 
-def worker(state: WorkerState = WorkerState.ONLINE, **parts: object) -> Worker:
-    usual: dict[str, object] = {
+def worker(state: WorkerState = WorkerState.ONLINE, **parts: Any) -> Worker:
+    usual: dict[str, Any] = {
         "stats": Reading(STATS, AT),
         "service": service(),
         "says": "says why",
     }
-    return Worker("a@web1", state, **{**usual, **parts})  # type: ignore[arg-type]
+    return Worker("a@web1", state, **{**usual, **parts})
 
 
-def fleet(*workers: Worker, **parts: object) -> FleetSnapshot:
-    usual: dict[str, object] = {
+def fleet(*workers: Worker, **parts: Any) -> FleetSnapshot:
+    usual: dict[str, Any] = {
         "queues": (),
         "services": tuple(one.service for one in workers if one.service is not None),
     }
-    return FleetSnapshot("c", "redis://b", AT, True, workers, **{**usual, **parts})  # type: ignore[arg-type]
+    return FleetSnapshot("c", "redis://b", AT, True, workers, **{**usual, **parts})
 
 
 def found(snapshot: FleetSnapshot, rule: str) -> tuple[Finding, ...]:

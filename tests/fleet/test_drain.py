@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,9 @@ def test_fewer_or_shorter_rounds_prove_nothing(series: list[DrainReading]) -> No
     ],
 )
 def test_one_round_that_is_busy_or_unknown_begins_the_proof_anew(
-    changed: dict[str, object], says: str
+    changed: dict[str, Any], says: str
 ) -> None:
-    disturbed = replace(QUIET, asked=1.6, ended=1.6, **changed)  # type: ignore[arg-type]
+    disturbed = replace(QUIET, asked=1.6, ended=1.6, **changed)
     proof = proof_of([*readings(0.0, 0.8), disturbed])
     assert not proof.proved
     assert says in proof.missing

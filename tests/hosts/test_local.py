@@ -47,7 +47,7 @@ def has(environ: Path, mark: bytes) -> bool:
 
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not is_so():  # noqa: ASYNC110 - other processes set no event
+        while not is_so():
             await asyncio.sleep(0.01)
 
 
@@ -160,7 +160,7 @@ async def test_a_command_cancelled_while_it_starts_leaves_nothing_behind(
     run = asyncio.ensure_future(LocalShell().run(stubborn(path), timeout=60))
     for _ in range(turns):
         await asyncio.sleep(0)
-    time.sleep(0.05)  # noqa: ASYNC251 - the child gets on while the event loop does not
+    time.sleep(0.05)
     run.cancel()
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):

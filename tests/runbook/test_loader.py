@@ -134,10 +134,9 @@ def test_the_rolling_restart_of_the_design_is_read_as_it_is_meant() -> None:
     assert (doctor.id, doctor.rules) == ("p2", ("purges-on-start", "stop-loses-tasks"))
     confirm, roll = runbook.steps
     assert isinstance(confirm, ConfirmStep)
-    assert confirm.question.parts[1] == Reference(
-        ("targets", "count"),
-        confirm.question.parts[1].place,  # type: ignore[union-attr]
-    )
+    reference = confirm.question.parts[1]
+    assert isinstance(reference, Reference)
+    assert reference.path == ("targets", "count")
     assert isinstance(roll, Roll)
     assert (roll.id, roll.order, roll.on_fail) == ("2", Order.FEWEST_ACTIVE_FIRST, OnFail.ASK)
     assert (roll.canary, roll.max_failed, roll.settle) == (Constant(1), Constant(0), Constant(5.0))
