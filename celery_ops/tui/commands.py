@@ -91,6 +91,7 @@ COMMANDS = (
     Command("P", "P", "pause", "pause", "Pause before the next step", Where.RUN, writes=True),
     Command("C", "C", "proceed", "continue", "Continue a paused run", Where.RUN, writes=True),
     Command("W", "W", "answer", "answer", "Answer what the run asks", Where.RUN, writes=True),
+    Command("enter", "enter", "open", "open", "Show the whole event", Where.RUN),
     Command("escape", "esc", "back", "back", "Back; the run goes on", Where.RUN),
 )  # fmt: skip
 """Every key there is."""

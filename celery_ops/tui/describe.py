@@ -5,6 +5,7 @@ Each reading says when it was made: what is known of a worker was not all read a
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -62,7 +63,8 @@ def raw(subject: Subject, picture: Picture) -> list[Line]:
     found = _find(subject, picture)
     if found is None:
         return [line("null")]
-    text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+    # Not msgspec's own encoder: it refuses half a surrogate, which JSON replies can hold.
+    text = json.dumps(msgspec.to_builtins(found), indent=2, ensure_ascii=False)
     rows = masked(text).split("\n")
     shown = [line(row) for row in rows[:MOST_RAW_LINES]]
     if len(rows) > MOST_RAW_LINES:

@@ -164,6 +164,7 @@ class RunScreen(Frame):
     def _abort_answered(self, agreed: bool | None) -> None:
         if agreed:
             self._aborts_sent += 1
+            self._draw_soon()
             self.post_message(SteerAsked(self.progress.run, Steer.ABORT))
 
     def _draw_soon(self) -> None:

@@ -188,10 +188,11 @@ class WorkersView(TableView["Worker"]):
         names = tuple(worker.name for worker in self.chosen if worker.mine)
         unclear = [name for name in names if not _SELECTABLE.fullmatch(name)]
         if len(names) < len(self.chosen):
-            self.notify("Workers outside this context's scope are never touched.", severity="error")
+            says = "Workers outside this context's scope are never touched."
+            self.notify(says, severity="error", markup=False)
         elif unclear:
             says = f"{len(unclear)} of the names read as patterns and could mean other workers."
-            self.notify(says, severity="error")
+            self.notify(says, severity="error", markup=False)
         elif names:
             self.post_message(ChangeAsked(runbook, names))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.tui.app import OpsApp
@@ -29,16 +29,14 @@ class Opened:
     collector: FedCollector
     desk: PaperDesk
     clock: HandClock
-    copied: list[str] = field(default_factory=list)
 
     async def settle(self) -> None:
         """Until everything that was set going has been drawn."""
-        for _ in range(4):
+        for _ in range(3):
             await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
-        for key in keys:
-            await self.pilot.press(key)
+        await self.pilot.press(*keys)
         await self.settle()
 
     async def type(self, text: str) -> None:
@@ -86,7 +84,7 @@ async def opened(
     settings: dict[str, Any] = {"context": "demo", "protected": False, "read_only": False}
     settings.update(options)
     app = OpsApp(collector, desk, clock=clock, ledger=None if ledger is None else read, **settings)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         there = Opened(app, pilot, collector, desk, clock)
         await there.settle()
         yield there

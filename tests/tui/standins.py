@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import OpsError, UsageError
 from celery_ops.model import Incarnation, WorkerState
-from celery_ops.runbook import journal
 from celery_ops.runbook.desk import RunSummary
 from celery_ops.runbook.journal import (
     Ending,
@@ -283,8 +282,8 @@ def asked(intent: str = "stop, undo or continue?") -> Event:
     return Event(50, NOW, EventKind.ASKED, step="2", intent=intent, outcome=says)
 
 
-def state_of(desk_events: list[Event]) -> RunState:
-    return journal.state_of(desk_events, held=True)
+def event(kind: EventKind, *, seq: int = 60, says: str = "") -> Event:
+    return Event(seq, NOW, kind, outcome=_unknown(says) if says else None)
 
 
 def _done(says: str) -> Outcome:
