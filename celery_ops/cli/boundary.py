@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ T = TypeVar("T")
 @contextmanager
 def errors_become_exit_codes() -> Iterator[None]:
     """Turn whatever a command raises into text on stderr and `click.exceptions.Exit`."""
+    _show_what_cannot_be_encoded()
     try:
         yield
         sys.stdout.flush()
@@ -98,6 +100,13 @@ async def _watched(main: Coroutine[Any, Any, T], fallen: list[Exception]) -> T:
 
     asyncio.get_running_loop().set_exception_handler(note)
     return await main
+
+
+def _show_what_cannot_be_encoded() -> None:
+    """A name that the terminal's encoding does not know is shown escaped; it ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _bug(error: Exception) -> ExitCode:

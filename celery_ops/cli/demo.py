@@ -81,7 +81,8 @@ async def _until_stopped(started: Demo) -> None:
     ended = asyncio.ensure_future(demos.ended(started))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, ended.cancel)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            loop.add_signal_handler(number, ended.cancel)
     await asyncio.wait((ended,))
 
 

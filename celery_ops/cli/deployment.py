@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from celery_ops.ports import Broker, Clock, Hosts
 
 
+CONTROL_EXCHANGE = "control_exchange"
+EVENT_EXCHANGE = "event_exchange"
+"""Celery's settings of these names, as options of the broker's adapter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """What every command that looks at a fleet works with."""
@@ -60,6 +65,6 @@ def broker_options(context: Context) -> dict[str, object]:
     """What the broker's adapter must know beside the URL. May contain secrets."""
     return {
         **context.broker_options,
-        "control_exchange": context.control_exchange,
-        "event_exchange": context.event_exchange,
+        CONTROL_EXCHANGE: context.control_exchange,
+        EVENT_EXCHANGE: context.event_exchange,
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from celery_ops.cli import engine, exit_codes
-from celery_ops.cli.deployment import opened
+from celery_ops.cli.deployment import CONTROL_EXCHANGE, EVENT_EXCHANGE, opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.config import contexts
 from celery_ops.config.secret import Secret, masked
@@ -56,7 +56,8 @@ class _Line(msgspec.Struct):
 
 def told_on_stdin() -> Told:
     """Read the one line of secrets. Raise UsageError if there is none."""
-    line = b"" if sys.stdin.isatty() else sys.stdin.buffer.readline(_MOST_BYTES)
+    absent = sys.stdin is None or sys.stdin.isatty()
+    line = b"" if absent else sys.stdin.buffer.readline(_MOST_BYTES)
     try:
         said = msgspec.json.decode(line, type=_Line)
     except msgspec.DecodeError:
@@ -75,7 +76,7 @@ async def execute(run: str, told: Told) -> ExitCode:
     kept = Journal(store.path(run), SystemClock())
     executor: Executor | None = None
     try:
-        async with opened(_context(plan, told)) as deployment:
+        async with opened(context_of(plan, told)) as deployment:
             executor = Executor(
                 journal=kept,
                 inbox=store.inbox(run),
@@ -96,6 +97,28 @@ async def execute(run: str, told: Told) -> ExitCode:
         kept.close()
 
 
+def context_of(plan: Plan, told: Told) -> Context:
+    """The context as the plan froze it; how its hosts are reached is the configuration's."""
+    where = plan.where
+    if where.config is None:
+        context = contexts.only_broker(told.broker.reveal())
+    else:
+        found = contexts.load(Path(where.config), os.environ)
+        context = contexts.select(found, where.context)
+    options = dict(told.options)
+    return replace(
+        context,
+        name=where.context,
+        broker=told.broker,
+        control_exchange=str(options.pop(CONTROL_EXCHANGE, context.control_exchange)),
+        event_exchange=str(options.pop(EVENT_EXCHANGE, context.event_exchange)),
+        broker_options=options,
+        scope=where.scope,
+        services=where.services,
+        protected=where.protected,
+    )
+
+
 def _planned(store: RunStore, run: str) -> Plan:
     if run not in store.ids():
         raise UsageError(f"there is no run {run!r}", fix=_FIX)
@@ -107,27 +130,8 @@ def _planned(store: RunStore, run: str) -> Plan:
     return events[0].plan
 
 
-def _context(plan: Plan, told: Told) -> Context:
-    """The context as the plan froze it; how its hosts are reached is the configuration's."""
-    where = plan.where
-    if where.config is None:
-        context = contexts.only_broker(told.broker.reveal())
-    else:
-        found = contexts.load(Path(where.config), os.environ)
-        context = contexts.select(found, where.context)
-    return replace(
-        context,
-        name=where.context,
-        broker=told.broker,
-        broker_options=told.options,
-        scope=where.scope,
-        services=where.services,
-        protected=where.protected,
-    )
-
-
 def _obey_signals(brake: Brake) -> None:
-    """SIGTERM is an orderly abort, a second one ends the run at once; SIGHUP changes nothing.
+    """SIGTERM is an orderly abort, further ones are its further stages; SIGHUP changes nothing.
 
     Ctrl-C does not come here: the executor has no terminal, its followers do.
     """

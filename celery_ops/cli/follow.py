@@ -138,12 +138,14 @@ class Follower:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        hang_up = signal.getsignal(signal.SIGHUP)
         if self._steers:
             loop.add_signal_handler(signal.SIGTERM, self._terminated)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield
         finally:
+            signal.signal(signal.SIGHUP, hang_up)
             loop.remove_signal_handler(signal.SIGINT)
             loop.remove_signal_handler(signal.SIGTERM)
 

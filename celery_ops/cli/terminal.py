@@ -14,8 +14,8 @@ _MOST_TYPED = 4096
 
 
 def can_ask() -> bool:
-    """A person can read stderr and type an answer."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    """A person can read stderr and type an answer. Streams that were closed are None."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def ask(question: str) -> str:

@@ -96,9 +96,9 @@ class Fleet:
             (runbooks / f"fails-{how}.yaml").write_text(_FAILS.format(how=how))
         (runbooks / "lingers.yaml").write_text(_LINGERS)
         (runbooks / "idles.yaml").write_text(_IDLES)
-        found = re.search(r"redis://:([^@]+)@", Path(config).read_text())
+        found = re.search(r"redis://:([^@]+)@[0-9.:]+/0", Path(config).read_text())
         assert found is not None
-        self.password = found[1]
+        self.broker, self.password = found[0], found[1]
 
     def __call__(self, *arguments: str) -> Done:
         return self.ops("-c", "demo", *arguments)
@@ -259,8 +259,13 @@ def test_4_a_killed_executor_leaves_a_worker_drained_and_it_is_said(fleet: Fleet
     assert process.returncode == 4, (out, err)
     assert b"celery-ops worker resume prefork2@demo" in err
     assert fleet.newest_run()["state"] == "interrupted"
-    # The dead run's lease expires by itself, which is waited for.
-    mended = fleet("worker", "resume", "prefork2@demo", "--yes", "--wait", "1m")
+    # Another operator, who has neither the journal nor the configuration. The dead run's lease
+    # expires by itself, which is waited for.
+    other = OpsCommand(fleet.ops.home.parent / "other")
+    told = other("-b", fleet.broker, "status", "--json")
+    assert [one["run"] for one in told.document["taken"]] == [fleet.newest_run()["id"]]
+    mend = ("runbook", "resume-worker", "-p", "workers=prefork2@demo", "--yes", "--wait", "1m")
+    mended = other("-b", fleet.broker, *mend)
     assert mended.code == 0, mended.err
 
 

@@ -1,0 +1,125 @@
+"""Executors as processes of their own, and what they are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.cli import launcher
+from celery_ops.cli.execute import Told, context_of, told_on_stdin
+from celery_ops.cli.launcher import Launcher
+from celery_ops.config.contexts import Context, only_broker
+from celery_ops.config.secret import Secret
+from celery_ops.errors import JournalError, UsageError
+from celery_ops.fleet.clock import SystemClock
+from celery_ops.runbook.desk import RunStore
+from tests.rig import wait_until
+from tests.runbook.plans import a_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSWORD = "hunter2"
+RUN = "20261120-030000-abcd"
+
+
+@pytest.fixture
+def context() -> Context:
+    return replace(
+        only_broker(f"redis://:{PASSWORD}@127.0.0.1:1/0"),
+        broker_options={"global_keyprefix": "shop-"},
+        control_exchange="shop",
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    directory = tmp_path / "celery-ops" / "runs"
+    directory.mkdir(parents=True)
+    return RunStore(directory, SystemClock())
+
+
+def test_nothing_secret_is_in_its_command_line_or_environment() -> None:
+    command = launcher.command(RUN)
+    assert command[1:] == ("-P", "-m", "celery_ops", "runs", "_execute", RUN)
+    assert PASSWORD not in str(launcher.environment({"PATH": "/bin"}))
+
+
+def test_a_checkout_is_found_from_anywhere() -> None:
+    environment = launcher.environment({"PYTHONPATH": "/mine"})
+    root, mine = environment["PYTHONPATH"].split(":")
+    assert os.path.isfile(f"{root}/celery_ops/__main__.py")
+    assert mine == "/mine"
+
+
+@pytest.mark.rig
+def test_it_lives_in_a_session_of_its_own_and_leaves_no_zombie(
+    store: RunStore, context: Context
+) -> None:
+    Launcher(context, store).launch(RUN)
+    log = store.log(RUN)
+    wait_until(lambda: "there is no run" in log.read_text(), what="the executor's last words")
+    wait_until(_has_no_children_that_ended, what="the executor collected")
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert PASSWORD not in log.read_text()
+
+
+def test_a_run_that_cannot_be_started_says_so(store: RunStore, context: Context) -> None:
+    store.log(RUN).mkdir()
+    with pytest.raises(JournalError, match="cannot start the executor"):
+        Launcher(context, store).launch(RUN)
+
+
+def test_an_executor_works_on_the_context_that_it_was_told(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _told(launcher.secrets_of(context), monkeypatch)
+    plan = a_plan()
+    found = context_of(plan, told)
+    assert found.broker == context.broker
+    assert found.broker_options == context.broker_options
+    assert found.control_exchange == "shop"
+    assert found.services == plan.where.services
+    assert found.name == "production"
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b'{"broker": 1}\n', b"\xff\n"])
+def test_an_executor_that_is_told_nothing_refuses(
+    line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="stdin"):
+        _told(line, monkeypatch)
+
+
+def test_what_was_told_is_not_shown() -> None:
+    assert PASSWORD not in repr(Told(Secret(f"redis://:{PASSWORD}@b/0"), {}))
+
+
+def _told(line: bytes, monkeypatch: pytest.MonkeyPatch) -> Told:
+    reading, writing = os.pipe()
+    os.write(writing, line)
+    os.close(writing)
+    with os.fdopen(reading) as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        return told_on_stdin()
+
+
+def _has_no_children_that_ended() -> bool:
+    """Children of this process that ended and were collected by nobody are state Z."""
+    children = f"/proc/self/task/{os.getpid()}/children"
+    with open(children, encoding="ascii") as listed:
+        pids = listed.read().split()
+    return not any(_state(pid) == "Z" for pid in pids)
+
+
+def _state(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "gone"
