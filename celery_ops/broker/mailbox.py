@@ -54,8 +54,8 @@ _AT_A_TIME = 200
 """So many replies are decoded before the event loop gets its turn."""
 _FAREWELL = 1.0
 """So many seconds a close may take."""
-_ENDING = 0.2
-"""Share of its expiry that the list lives on after a close: for replies that are on their way."""
+_ENDING = 5.0
+"""Seconds that the list lives on after a close: for replies that are on their way."""
 
 
 class Mailbox:
@@ -140,7 +140,7 @@ class Mailbox:
             await asyncio.wait({self._reader})
         if not self._opened:
             return
-        ending = max(1, round(self._expiry * _ENDING * 1000))
+        ending = max(1, round(min(self._expiry, _ENDING) * 1000))
         commands: list[tuple[Word, ...]] = [
             ("SREM", self._names.binding(REPLY_EXCHANGE), self._member),
             ("PEXPIRE", self._list, ending),

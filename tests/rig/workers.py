@@ -2,7 +2,8 @@
 
 The application is a module that this rig writes. Its task `rig.work(number, seconds)` counts its
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
-can lose the count.
+can lose the count; `rig.hold(number)` does not end before it is released. A worker that is named
+in its environment (RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,24 @@ if TYPE_CHECKING:
 
 _APPLICATION = textwrap.dedent(
     """
-    import json, os, time
+    import json, os, pathlib, time
     from celery import Celery
+    from celery.worker import control
     from redis import Redis
+
+    def has_fault(name):
+        return pathlib.Path("faults", os.environ.get("RIG_PROGRAM", "?") + "." + name).exists()
+
+    if has_fault("dies"):
+        raise SystemExit("no such luck")
+
+    cancel = control.cancel_consumer
+
+    @control.control_command(name="cancel_consumer", args=[("queue", str)])
+    def cancel_consumer(state, queue, **kwargs):
+        if has_fault("stubborn"):
+            return {"ok": "no longer consuming from " + queue}
+        return cancel(state, queue, **kwargs)
 
     settings = json.loads(os.environ["RIG_SETTINGS"])
     app = Celery("rig", broker=settings["broker"])
@@ -36,7 +52,7 @@ _APPLICATION = textwrap.dedent(
     counts = Redis.from_url(settings["counts"], protocol=2)
 
     @app.task(name="rig.work", bind=True)
-    def work(self, number, seconds=0.0):
+    def work(self, number, seconds=0.0, more=None):
         counts.hincrby("start", number, 1)
         time.sleep(seconds)
         counts.hincrby("end", number, 1)
@@ -47,11 +63,24 @@ _APPLICATION = textwrap.dedent(
         time.sleep(seconds)
         counts.hincrby("end", number, 1)
 
+    @app.task(name="rig.hold")
+    def hold(number):
+        counts.hincrby("start", number, 1)
+        while not counts.sismember("released", number):
+            time.sleep(0.05)
+        counts.hincrby("end", number, 1)
+
     @app.task(name="rig.limited", rate_limit="1/h")
     def limited(number):
         counts.hincrby("end", number, 1)
     """
 )
+
+
+def worker_command(name: str, *arguments: str) -> tuple[str, ...]:
+    """The argv of a worker; to be run in the fleet's directory with its environment."""
+    celery = (sys.executable, "-m", "celery", "-A", "rigapp", "worker")
+    return (*celery, "-n", name, "--loglevel", "INFO", *arguments)
 
 
 class Worker:
@@ -93,7 +122,8 @@ class Worker:
 class Fleet:
     """Workers on one broker. `conf` are settings of Celery's, for all of them.
 
-    `broker` and `counts` are URLs; `counts` names the database where tasks are counted.
+    `broker` and `counts` are URLs; `counts` names another database of the same server, where tasks
+    are counted.
     """
 
     def __init__(
@@ -105,6 +135,7 @@ class Fleet:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "rigapp.py").write_text(_APPLICATION)
+        (directory / "faults").mkdir(exist_ok=True)
         self._directory = directory
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
@@ -121,6 +152,7 @@ class Fleet:
         arguments: Sequence[str] = (),
     ) -> list[Worker]:
         """Start a worker for each node name, all at once, and return when all are ready."""
+        listening = self._subscribers()
         started = [
             self._start(
                 name,
@@ -133,12 +165,40 @@ class Fleet:
         ]
         for worker in started:
             worker.wait_until_ready()
+        # A worker says that it is ready just before it subscribes: for control, and for gossip.
+        each = 1 if "--without-gossip" in arguments else 2
+        wait_until(
+            lambda: self._subscribers() >= listening + each * len(started), what="subscriptions"
+        )
         return started
 
     def send(self, number: int, seconds: float = 0.0, *, task: str = "rig.work", **how: Any) -> str:
         """Send a numbered task; `how` is what `apply_async` takes. Returns the task's id."""
-        arguments = [number] if task == "rig.limited" else [number, seconds]
+        arguments = [number] if task in {"rig.limited", "rig.hold"} else [number, seconds]
         return str(self._app.send_task(task, args=arguments, **how).id)
+
+    def send_what_json_cannot_tell(self, number: int, *, queue: str) -> None:
+        """A task with a set among its arguments: its worker cannot reply what it has reserved.
+
+        For workers that accept YAML.
+        """
+        self._app.send_task(
+            "rig.work", args=[number], kwargs={"more": {1}}, queue=queue, serializer="yaml"
+        )
+
+    def release(self, *numbers: int) -> None:
+        """Let tasks of `rig.hold` end."""
+        self._counts.sadd("released", *numbers)
+
+    def environment(self) -> dict[str, str]:
+        """What a worker of this fleet has to find in its environment."""
+        return {"RIG_SETTINGS": json.dumps(self._settings)}
+
+    def fault(self, program: str, name: str) -> Path:
+        """The file that gives a program a fault while it exists: `dies` (at its next start) or
+        `stubborn` (answers `cancel_consumer` with ok, and goes on consuming).
+        """
+        return self._directory / "faults" / f"{program}.{name}"
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `celery -b BROKER …`, as an operator without the application would."""
@@ -171,12 +231,9 @@ class Fleet:
         log = self._directory / f"{len(self.workers)}-{name.replace('/', '_')}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "celery", "-A", "rigapp", "worker"),
-                    *("-n", name, "--loglevel", "INFO", *arguments),
-                ],
+                worker_command(name, *arguments),
                 cwd=self._directory,
-                env=os.environ | {"RIG_SETTINGS": json.dumps(self._settings)},
+                env=os.environ | self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -184,6 +241,10 @@ class Fleet:
         worker = Worker(name, process, log)
         self.workers.append(worker)
         return worker
+
+    def _subscribers(self) -> int:
+        clients: Any = self._counts.client_list()
+        return sum(client["psub"] != "0" for client in clients)
 
     def _count(self, which: str) -> dict[int, int]:
         counted: Any = self._counts.hgetall(which)
