@@ -117,7 +117,7 @@ def read_heartbeat(raw: bytes) -> Heartbeat | None:
     if kind not in {"worker-online", "worker-heartbeat", "worker-offline"} or not _is_name(node):
         return None
     load = event.get("loadavg")
-    version = event.get("sw_ver")
+    version, freq = event.get("sw_ver"), _number(event.get("freq"))
     return Heartbeat(
         node=str(node),
         pid=_whole(event.get("pid")),
@@ -125,7 +125,7 @@ def read_heartbeat(raw: bytes) -> Heartbeat | None:
         processed=_whole(event.get("processed")),
         load=_number(load[0]) if isinstance(load, list) and load else None,
         version=version if isinstance(version, str) else None,
-        interval=_number(event.get("freq")) or _HEARTBEAT_INTERVAL,
+        interval=freq if freq is not None and freq > 0 else _HEARTBEAT_INTERVAL,
         online=kind != "worker-offline",
     )
 
@@ -215,4 +215,7 @@ def _whole(value: object) -> int | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # Compared, not converted: JSON knows integers that no float can hold, and infinity.
+    return float(value) if abs(value) < 1e18 else None

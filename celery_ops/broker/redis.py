@@ -7,6 +7,7 @@ orders, `heartbeats` listens, `sizes` counts, `lease` locks; this class puts the
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import heartbeats, names, records, scripts
@@ -65,7 +66,8 @@ class RedisBroker:
     @property
     def identity(self) -> str:
         """The server as the URL names it: what a restart and a failover behind one name keep."""
-        return f"redis {self._address.place} db={self._address.db} prefix={self._names.prefix!r}"
+        place = re.sub(r"^(localhost|\[::1\]):", "127.0.0.1:", self._address.place)
+        return f"redis {place} db={self._address.db} prefix={self._names.prefix!r}"
 
     @property
     def lease(self) -> RedisLease:

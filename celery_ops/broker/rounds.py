@@ -132,8 +132,8 @@ class Round:
         self._deadline = started + timeout
         self._last_reply_at = started
         self._candidates: frozenset[str] | None = None
-        *_, last = self.asked.values()
-        self._roll = last if last.method == ROLL_CALL else None
+        last = next(reversed(self.asked.values()), None)
+        self._roll = last if last is not None and last.method == ROLL_CALL else None
         self._roll_ticket: str | None = None
 
     @property

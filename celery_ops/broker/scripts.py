@@ -36,7 +36,7 @@ for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     redis.call('SREM', KEYS[1], member)
   end
 end
-if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], ARGV[6]) end
+if redis.call('LINDEX', KEYS[2], -1) ~= ARGV[6] then redis.call('RPUSH', KEYS[2], ARGV[6]) end
 redis.call('PEXPIRE', KEYS[2], lives)
 redis.call('SADD', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[1], bound_for)

@@ -33,6 +33,8 @@ _BYTES_AT_A_TIME = 1024 * 1024
 _QUEUES_AT_A_TIME = 1_000
 _KEYS_A_SCAN = 2_000
 _SCANS_A_CALL = 5
+_LATEST = 253_402_300_799.0
+"""The last second of the year 9999, which is as far as dates go."""
 _PASS_AGAIN = 10.0
 """Seconds between two passes over the key space."""
 
@@ -199,7 +201,7 @@ class UnackedLedger:
             if len(queues) != 1:
                 self.uncertain |= queues
             queue = next(iter(queues)) if len(queues) == 1 else None
-            yield Unacked(tag, held.task_id, queue, datetime.fromtimestamp(score, UTC))
+            yield Unacked(tag, held.task_id, queue, _moment(score))
 
 
 class QueueFinder:
@@ -333,6 +335,11 @@ def _tags(index: Answer) -> Iterator[tuple[str, float]]:
     is_paired = bool(index) and isinstance(index[0], tuple | list)
     for tag, score in index if is_paired else zip(index[::2], index[1::2], strict=True):
         yield tag.decode(errors="surrogatepass"), float(score)
+
+
+def _moment(score: float) -> datetime:
+    """When a message was delivered; anybody may have written any number there."""
+    return datetime.fromtimestamp(max(0.0, min(score, _LATEST)), UTC)
 
 
 def _routed(held: Held, bindings: Mapping[str, Sequence[tuple[str, str]]]) -> set[str]:

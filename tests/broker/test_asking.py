@@ -282,6 +282,25 @@ async def test_an_order_with_a_stolen_lease_is_not_published(
     await asking
 
 
+async def test_a_reply_list_that_was_evicted_gets_its_expiry_back(
+    broker: RedisBroker, node: Callable[[str], HandledNode], redis_server: RedisServer
+) -> None:
+    one = node("one@lab")
+    await one.listen()
+    client: Any = redis_server.client()
+    for _ in range(3):
+        asking = asyncio.create_task(broker.ask([Question.PING], to=None, timeout=FAR_OFF))
+        heard = await one.next()
+        await one.reply(heard, PONG)
+        assert (await asking).complete
+        (replies,) = client.keys("*.reply.celery-ops.pidbox")
+        assert 0 < client.pttl(replies) <= 60_000
+        client.delete(replies)
+        await one.reply(heard, PONG)
+        assert client.pttl(replies) == -1, "what a worker's push makes of it"
+    client.close()
+
+
 async def test_a_lease_expires_by_itself(
     redis_server: RedisServer, make_broker: MakeBroker
 ) -> None:

@@ -62,6 +62,14 @@ def test_what_a_heartbeat_does_not_tell_is_unknown_not_zero() -> None:
     assert beat.interval == 2.0
 
 
+@pytest.mark.parametrize("odd", [10**400, float("inf"), float("nan"), -1, True, "2", [], None])
+def test_odd_numbers_in_a_heartbeat_are_unknown(odd: object) -> None:
+    beat = messages.read_heartbeat(envelope(EVENT | {"freq": odd, "loadavg": [odd]}, {}))
+    assert beat is not None
+    assert beat.interval == 2.0
+    assert beat.load in (None, -1.0)
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -95,6 +95,22 @@ async def test_a_message_that_was_acknowledged_is_counted_no_more(
     assert queue(await broker.queues(["mail"]), "mail").unacked == 1
 
 
+async def test_a_tag_that_comes_back_is_looked_into_again(redis: Any, broker: RedisBroker) -> None:
+    hold(redis, "t1", queue="mail")
+    await broker.queues([])
+    redis.delete("unacked", "unacked_index")
+    await broker.queues([])
+    hold(redis, "t1", queue="reports")
+    assert queue(await broker.queues([]), "reports").unacked == 1
+
+
+async def test_a_delivery_at_an_impossible_time_is_counted(redis: Any, broker: RedisBroker) -> None:
+    for tag, score in (("past", "-inf"), ("future", "+inf"), ("never", 0)):
+        hold(redis, tag)
+        redis.zadd("unacked_index", {tag: score})
+    assert queue(await broker.queues([]), "mail").unacked == 3
+
+
 async def test_a_held_message_is_looked_into_once(redis: Any, broker: RedisBroker) -> None:
     hold(redis, "t1", queue="mail")
     await broker.queues([])
