@@ -197,6 +197,17 @@ def test_a_worker_that_pongs_but_cannot_tell_what_it_reserved_is_not_waited_for(
     assert not play.round.complete
 
 
+def test_a_ping_that_other_questions_follow_is_not_their_roll_call() -> None:
+    play = Play("stats", "ping", "reserved", listeners=2)
+    play.reply("stats", "a@x", "b@x")
+    assert play.reply("ping", "a@x", "b@x") is Next.REPLIES
+    play.reply("reserved", "a@x")
+    assert play.wait(0.1) is Next.NAMES
+    assert play.look_closer("a@x", "b@x", listeners=2) is Next.REPLIES
+    assert play.reply("roll", "a@x", "b@x") is Next.OVER
+    assert not play.round.complete
+
+
 def test_bindings_of_the_dead_are_not_waited_for_when_every_listener_ponged() -> None:
     play = Play("stats", listeners=2)
     play.reply("stats", "a@x")
