@@ -1,0 +1,233 @@
+"""A small fleet as a team runs it: real workers under a real supervisord, and operators.
+
+Its broker asks for a password, and wants to see it: one that has to be quoted in a URL. Each worker
+consumes the queue `common` and one of its own name, so that a task can be sent to a certain worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import xmlrpc.client
+from base64 import b64decode
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from tests.rig import wait_until
+from tests.rig.operator import Operator
+from tests.rig.poller import Poller
+from tests.rig.redis import RedisServer
+from tests.rig.supervisord import supervisord
+from tests.rig.workers import Fleet, worker_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from redis import Redis
+
+    from tests.rig.supervisord import Rig
+
+PASSWORD = "s3cr3t-Pässw0rd/%"
+PIECES = (b"s3cr3t", b"ssw0rd")
+"""At least one of these is left of the password, however it is quoted, encoded or cut."""
+
+CONTEXT = "rig"
+COMMON = "common"
+_CONF = {
+    "task_default_queue": COMMON,
+    "accept_content": ["json", "yaml"],
+    "worker_prefetch_multiplier": 4,
+    "broker_connection_retry_on_startup": True,
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A worker as supervisord runs it. `node` is its own name unless given."""
+
+    name: str
+    pool: str = "threads"
+    queues: tuple[str, ...] | None = None
+    arguments: tuple[str, ...] = ()
+    node: str = ""
+    autostart: bool = True
+
+    @property
+    def node_name(self) -> str:
+        return f"{self.node or self.name}@rig"
+
+    @property
+    def all_queues(self) -> tuple[str, ...]:
+        return (COMMON, self.name) if self.queues is None else self.queues
+
+    def settings(self, fleet: Fleet, folder: Path) -> dict[str, str]:
+        """The keys of its section of supervisord.conf."""
+        environment = fleet.environment() | {"RIG_PROGRAM": self.name}
+        command = worker_command(
+            self.node_name,
+            *("--pool", self.pool, "--concurrency", "1", "--queues", ",".join(self.all_queues)),
+            *("--without-gossip", "--without-mingle", *self.arguments),
+        )
+        keys = {
+            "command": shlex.join(command),
+            "directory": str(folder),
+            "environment": ",".join(f"{key}='{value}'" for key, value in environment.items()),
+            "autostart": str(self.autostart).lower(),
+            "startsecs": "1",
+            "startretries": "1",
+            "stopwaitsecs": "30",
+        }
+        return {key: value.replace("%", "%%") for key, value in keys.items()}
+
+
+class Operations:
+    """The fleet, its broker, and the operators who look after it."""
+
+    def __init__(
+        self, folder: Path, server: RedisServer, fleet: Fleet, rig: Rig, programs: Sequence[Program]
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.fleet = fleet
+        self.rig = rig
+        self.programs = {program.name: program for program in programs}
+        self.config = folder / "celery-ops.yaml"
+        self.redis: Redis = server.client()
+        self.poller = Poller(self.redis)
+        self._operators: list[Operator] = []
+        _write_config(self.config, server, rig, programs)
+        self._transport = SupervisorTransport(None, None, rig.server)
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", self._transport)
+        self._supervisor = proxy.supervisor
+
+    @property
+    def url(self) -> str:
+        return broker_url(self.server)
+
+    def operator(self, directory: Path, name: str, *options: str) -> Operator:
+        """Somebody with an empty home, who names the configuration unless `options` are given."""
+        options = options or ("--config", str(self.config))
+        self._operators.append(Operator(directory, name, *options))
+        return self._operators[-1]
+
+    # --- workers ---
+
+    def close(self) -> None:
+        """Close the connections; what runs is ended by whoever started it."""
+        self._transport.close()
+        self.redis.close()
+        self.fleet.stop()
+
+    def start(self, *names: str) -> None:
+        """Have supervisord start programs, and wait until their workers consume."""
+        for name in names:
+            self._supervisor.startProcess(name, False)
+        self.wait_until_ready(*names)
+
+    def wait_until_ready(self, *names: str) -> None:
+        """Wait until these programs' workers consume; raise TimeoutError with their last words."""
+        for name in names:
+            try:
+                wait_until(partial(self._is_ready, name), what=f"worker {name}")
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}\n{self.rig.log(name)[-2000:]}") from error
+
+    def stop(self, *names: str) -> None:
+        for name in names:
+            self._supervisor.stopProcess(name, True)
+
+    def pid(self, name: str) -> int:
+        """The pid of a program, as its supervisor says; 0 if it does not run."""
+        info: Any = self._supervisor.getProcessInfo(name)
+        return int(info["pid"])
+
+    def _is_ready(self, name: str) -> bool:
+        log = self.rig.folder / f"{name}.log"
+        return log.exists() and " ready." in self.rig.log(name)
+
+    # --- what is promised ---
+
+    def nothing_is_taken(self) -> bool:
+        """No worker owes or is owed anything, says the broker itself."""
+        return not self.redis.exists("celery-ops:taken")
+
+    def consumes_all(self, *names: str) -> bool:
+        """These workers consume exactly their queues, say they themselves."""
+        consuming = self.poller.consuming()
+        return all(
+            [queue["name"] for queue in consuming.get(program.node_name, ())]
+            == sorted(program.all_queues)
+            for program in (self.programs[name] for name in names)
+        )
+
+    def numbers_of_unacked(self) -> set[int]:
+        """The numbers of the tasks that workers hold and have not acknowledged."""
+        held: Any = self.redis.hvals("unacked")
+        messages = [json.loads(entry)[0] for entry in held]
+        return {json.loads(b64decode(message["body"]))[0][0] for message in messages}
+
+    def leaks(self) -> list[str]:
+        """Every file of an operator's in which the broker's password can be read."""
+        return [
+            str(path)
+            for operator in self._operators
+            for path in operator.written()
+            if any(piece in path.read_bytes() for piece in PIECES)
+        ]
+
+    def dismiss(self) -> None:
+        """End what the operators have started; what they wrote stays."""
+        for operator in self._operators:
+            operator.stop()
+
+
+@contextlib.contextmanager
+def operations(
+    folder: Path, *programs: Program, conf: Mapping[str, object] | None = None
+) -> Iterator[Operations]:
+    """A fleet of these programs, all that start by themselves ready. At the end nothing is left."""
+    login = ("--user", "ops", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+    server = RedisServer(folder / "redis", arguments=login)
+    try:
+        url = broker_url(server)
+        fleet = Fleet(folder / "app", url, server.url(1), {**_CONF, **(conf or {})})
+        sections = {one.name: one.settings(fleet, folder / "app") for one in programs}
+        with supervisord(sections) as rig:
+            made = Operations(folder, server, fleet, rig, programs)
+            try:
+                made.wait_until_ready(*(one.name for one in programs if one.autostart))
+                yield made
+            finally:
+                made.dismiss()
+                made.close()
+    finally:
+        server.stop()
+
+
+def broker_url(server: RedisServer) -> str:
+    return f"redis://ops:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/0"
+
+
+def _write_config(path: Path, server: RedisServer, rig: Rig, programs: Sequence[Program]) -> None:
+    where = f"server: {json.dumps(rig.server)}"
+    claimed: set[str] = set()
+    services = []
+    for program in programs:
+        worker = "" if program.node_name in claimed else f", worker: {program.node_name!r}"
+        claimed.add(program.node_name)
+        services.append(f"{{host: local, supervisord: {program.name}{worker}, {where}}}")
+    lines = [
+        f"default: {CONTEXT}",
+        "contexts:",
+        f"  {CONTEXT}:",
+        f"    broker: {json.dumps(broker_url(server))}",
+        "    services:",
+        *(f"      - {service}" for service in services),
+    ]
+    path.write_text("\n".join(lines) + "\n")
