@@ -22,6 +22,7 @@ from celery_ops.tui.feeds import Feeds
 from celery_ops.tui.frame import Frame
 from celery_ops.tui.main_screen import MainScreen
 from celery_ops.tui.palette import KeyCommands
+from celery_ops.tui.pauses import make_full_collections_rare
 from celery_ops.tui.picture import BLANK, Picture
 from celery_ops.tui.runs import LIVE
 from celery_ops.tui.text_screen import DescribeScreen, RawScreen, TextScreen, help_lines
@@ -97,6 +98,8 @@ class OpsApp(App[None]):
                 break
 
     def on_mount(self) -> None:
+        if not self.is_headless:
+            make_full_collections_rare()
         self.set_interval(TICK, self.tick)
         feeds = Feeds(self.post_message, self._clock)
         self.run_worker(feeds.watch(self._collector), group="feed")

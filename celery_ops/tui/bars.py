@@ -66,7 +66,7 @@ class Bar(Toned, can_focus=False):
         return "".join(safe(part.text) for part in (*self._left, *self._right))
 
     def render_line(self, y: int) -> Strip:
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.base
         if y:
             return Strip.blank(width, base)
         right = Strip([self._segment(part) for part in self._right]).crop(0, width)
@@ -85,7 +85,7 @@ class Bar(Toned, can_focus=False):
         return Strip([*left, Segment(" " * room, base), *right])
 
     def _segment(self, part: Part) -> Segment:
-        return Segment(safe(part.text), self.toned(part.tone, self.rich_style))
+        return Segment(safe(part.text), self.toned(part.tone, self.base))
 
 
 class Header(Vertical):

@@ -47,11 +47,26 @@ class Toned(ScrollView):
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"tone--{tone}" for tone in Tone}
     ALLOW_SELECT = False
 
+    _toned: dict[tuple[Tone, Style], Style]
+
+    def notify_style_update(self) -> None:
+        self._toned = {}
+        super().notify_style_update()
+
+    @property
+    def base(self) -> Style:
+        """The widget's own style; unlike `rich_style` it is not worked out anew for every line."""
+        return self.visual_style.rich_style
+
     def toned(self, tone: Tone, base: Style) -> Style:
         """The style of a tone upon a base style."""
         if tone is Tone.PLAIN:
             return base
-        return base + self.get_component_rich_style(f"tone--{tone}", partial=True)
+        found = self._toned.get((tone, base))
+        if found is None:
+            found = base + self.get_component_rich_style(f"tone--{tone}", partial=True)
+            self._toned[tone, base] = found
+        return found
 
 
 class Lines(Toned, can_focus=False):
@@ -101,18 +116,18 @@ class Lines(Toned, can_focus=False):
         drawn = self._wrapped(self.size.width)
         row = y + self.scroll_offset.y
         if row >= len(drawn):
-            return Strip.blank(self.size.width, self.rich_style)
-        return drawn[row].extend_cell_length(self.size.width, self.rich_style)
+            return Strip.blank(self.size.width, self.base)
+        return drawn[row].extend_cell_length(self.size.width, self.base)
 
     def _wrapped(self, width: int) -> list[Strip]:
-        wanted = (self._lines, width, self.rich_style)
+        wanted = (self._lines, width, self.base)
         if self._drawn_for != wanted:
             self._drawn = [strip for line in self._lines for strip in self._wrap(line, width)]
             self._drawn_for = wanted
         return self._drawn
 
     def _wrap(self, line: Line, width: int) -> list[Strip]:
-        base = self.rich_style
+        base = self.base
         room = width - line.indent
         cells = line.cells
         label: list[Segment] = []

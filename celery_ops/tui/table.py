@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from rich.style import Style
     from textual import events
 
 T = TypeVar("T")
@@ -85,6 +86,8 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         self._cursor = 0
         self._sorted: tuple[int, bool] | None = None
         self._empty = ""
+        self._fitted_to = -1
+        self._fit: tuple[Placed, ...] = ()
         self._faded: Callable[[T], bool] = lambda _: False
 
     def on_resize(self) -> None:
@@ -177,16 +180,18 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         if place < len(self._rows):
             return self._drawn_row(place, width)
         if y == 2 and not self._rows:
-            style = self.toned(Tone.DIM, self.rich_style)
+            style = self.toned(Tone.DIM, self.base)
             return Strip([Segment(_fitted(" " * GUTTER + self._empty, width), style)])
-        return Strip.blank(width, self.rich_style)
+        return Strip.blank(width, self.base)
 
     @property
     def _height(self) -> int:
         return max(1, self.size.height - 1)
 
     def _placed(self, width: int) -> tuple[Placed, ...]:
-        return fit(self.columns, width - GUTTER)
+        if self._fitted_to != width:
+            self._fitted_to, self._fit = width, fit(self.columns, width - GUTTER)
+        return self._fit
 
     def _column_at(self, x: int) -> int | None:
         left = GUTTER
@@ -197,41 +202,36 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         return None
 
     def _header(self, width: int) -> Strip:
-        base = self.rich_style + self.get_component_rich_style("table--header", partial=True)
-        segments = [Segment(" " * GUTTER, base)]
-        for number, (place, room) in enumerate(self._placed(width)):
-            column, title = self.columns[place], self.columns[place].name
-            style = base
+        base = self.base + self.get_component_rich_style("table--header", partial=True)
+        pen = _Pen(" " * GUTTER, base)
+        for place, room in self._placed(width):
+            column, title, style = self.columns[place], self.columns[place].name, base
             if self._sorted is not None and self._sorted[0] == place:
                 title += "▼" if self._sorted[1] else "▲"
                 style = self.toned(Tone.STRONG, base)
-            if number:
-                segments.append(Segment(" " * GAP, base))
-            segments.append(Segment(_fitted(title, room, right=column.right), style))
-        return Strip(segments).adjust_cell_length(width, base)
+            pen.write(_fitted(title, room, right=column.right), style)
+            pen.write(" " * GAP, base)
+        return pen.strip(width)
 
     def _drawn_row(self, at: int, width: int) -> Strip:
         row = self._rows[at]
         here, marked = at == self._cursor, self._key(row) in self.marks
         focused = here and self.has_focus
-        base = self.rich_style
+        base = self.base
         if marked:
             base += self.get_component_rich_style("table--marked", partial=True)
         if focused:
             base += self.get_component_rich_style("table--cursor", partial=True)
-        segments = [
-            Segment("▌" if here else " ", self.toned(Tone.STRONG if focused else Tone.DIM, base)),
-            Segment("●" if marked else " ", self.toned(Tone.STRONG, base)),
-        ]
+        pen = _Pen("▌" if here else " ", self.toned(Tone.STRONG if focused else Tone.DIM, base))
+        pen.write("●" if marked else " ", self.toned(Tone.STRONG, base) if marked else base)
         faded = self._faded(row)
-        for number, (place, room) in enumerate(self._placed(width)):
+        for place, room in self._placed(width):
             column = self.columns[place]
             cell = column.cell(row, self._now)
-            if number:
-                segments.append(Segment(" " * GAP, base))
             style = self.toned(Tone.DIM if faded else cell.tone, base)
-            segments.append(Segment(_fitted(safe(cell.text), room, right=column.right), style))
-        return Strip(segments).adjust_cell_length(width, base)
+            pen.write(_fitted(safe(cell.text), room, right=column.right), style)
+            pen.write(" " * GAP, base)
+        return pen.strip(width)
 
     def _resized(self) -> None:
         size = Size(self.size.width, len(self._rows) + 1)
@@ -240,11 +240,12 @@ class LiveTable(Toned, Generic[T], can_focus=True):
 
     def _go(self, place: int) -> None:
         place = max(0, min(place, len(self._rows) - 1))
-        if place != self._cursor:
-            self._cursor = place
+        before, self._cursor = self._cursor, place
+        if place != before:
             self.post_message(self.Moved(self, self.cursor_key))
         self._reveal()
-        self.refresh()
+        self.refresh_line(before + 1)
+        self.refresh_line(place + 1)
 
     def _reveal(self) -> None:
         top = self.scroll_offset.y
@@ -252,6 +253,28 @@ class LiveTable(Toned, Generic[T], can_focus=True):
             self.scroll_to(y=self._cursor, animate=False, force=True)
         elif self._cursor >= top + self._height:
             self.scroll_to(y=self._cursor - self._height + 1, animate=False, force=True)
+
+
+class _Pen:
+    """Writes a line with as few segments as it has changes of style: each costs on every frame."""
+
+    __slots__ = ("_segments", "_style", "_text")
+
+    def __init__(self, text: str, style: Style) -> None:
+        self._segments: list[Segment] = []
+        self._text, self._style = text, style
+
+    def write(self, text: str, style: Style) -> None:
+        if style is self._style or style == self._style or not text.strip():
+            self._text += text
+        else:
+            self._segments.append(Segment(self._text, self._style))
+            self._text, self._style = text, style
+
+    def strip(self, width: int) -> Strip:
+        return Strip([*self._segments, Segment(self._text, self._style)]).adjust_cell_length(
+            width, self._style
+        )
 
 
 def _fitted(text: str, width: int, *, right: bool = False) -> str:

@@ -56,6 +56,7 @@ class TableView(Vertical, Generic[T]):
         self._filter = Filter()
         self._sorted = (0, False)
         self._only_wrong = False
+        self._total = 0
 
     def compose(self) -> ComposeResult:
         yield self._title
@@ -133,14 +134,14 @@ class TableView(Vertical, Generic[T]):
             self.action_only_wrong()
         else:
             self._table.set_marks(frozenset())
-            self.refresh_rows()
+            self._draw_title()
 
     def action_mark(self) -> None:
         key = self._table.cursor_key
         if key is not None:
             self._table.set_marks(self._table.marks ^ {key})
             self._table.action_move(1)
-            self.refresh_rows()
+            self._draw_title()
 
     def action_sort(self, by: int) -> None:
         column, descending = self._sorted
@@ -214,7 +215,11 @@ class TableView(Vertical, Generic[T]):
         self._table.show(
             rows, picture.now, sorted_by=self._sorted, empty=empty, faded=self.is_faded
         )
-        self._title.show([self._headline(len(rows), len(everything))])
+        self._total = len(everything)
+        self._draw_title()
+
+    def _draw_title(self) -> None:
+        self._title.show([self._headline(len(self._table.rows), self._total)])
 
     def _shown(self, rows: Sequence[T], picture: Picture) -> list[T]:
         chosen = list(rows)
