@@ -25,7 +25,8 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
     live = snapshot.worker(name)
     says = live.says if live else ""
     if state is WorkerState.CONFLICT:
-        return [f"{name}: two processes share this name, and both would obey. {says}"]
+        fix = "stop one of them with its own supervisor, or give it a name of its own (-n)"
+        return [f"{name}: {says}: {fix}"]
     if verb in {WorkerVerb.DRAIN, WorkerVerb.RESUME}:
         if state is WorkerState.UNREADABLE:
             return [f"{name} answers in a format that is not read here, so nothing can be proved"]

@@ -206,9 +206,10 @@ class _Draft:
         names = frozenset(self.targets)
         self.scope["targets"] = facts.TargetsFacts(len(names), names)
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
+        known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
-            if queue not in self.healthy:
-                raise UsageError(f"allow_gap names {queue!r}, which no worker consumes")
+            if queue not in known:
+                raise UsageError(f"allow_gap names {queue!r}, and there is no such queue")
 
     def selected(self, step: Step) -> list[Worker]:
         """The workers a step is meant for, in its order."""
