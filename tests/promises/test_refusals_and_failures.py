@@ -132,12 +132,11 @@ def test_a_worker_that_cannot_say_what_it_holds_is_not_believed_to_be_drained(
     wait_until(lambda: 102 in fleet.fleet.starts(), what="a task that does not end")
     fleet.fleet.send_what_json_cannot_tell(103, queue="w3")
     wait_until(lambda: not fleet.redis.exists("w3"), what="the other one is prefetched")
-    running = ann.start(*restart("w3", drain_timeout="6s"))
-    ann.until(lambda event: event["event"] == "intent", "a drain")
-    fleet.fleet.release(102)
-    said = running.wait()
-    assert "reserved" in said.all
+    said = ann.do(*restart("w3", drain_timeout="4s"))
+    assert "1 active, reserved unknown" in said.all
     gave_back(ann, fleet, said, "w3")
+    fleet.fleet.release(102)
+    wait_until(lambda: fleet.fleet.ends().get(103) == 1, what="both tasks end")
 
 
 def test_tasks_that_a_rate_limit_holds_back_are_told_and_kept(
@@ -187,8 +186,7 @@ def test_two_workers_under_one_name_are_refused(fleet: Operations, ann: Operator
     pids = [fleet.pid("twin"), fleet.pid("twin2")]
     assert said.code == 7, said.all
     assert "twin@rig: two processes share this name" in said.err
-    for pid in pids:
-        assert str(pid) in said.err
+    assert "stop one of them" in said.err
     assert untouched(ann)
     (worker,) = (one for one in ann.status()["workers"] if one["name"] == "twin@rig")
     assert worker["state"] == "conflict"
@@ -232,7 +230,7 @@ def test_a_typo_in_a_runbook_is_named_with_its_place(fleet: Operations, ann: Ope
         said = ann.do(*command)
         assert said.code == 2, said.all
         assert f"{broken}:5:5: " in said.err
-        assert "did you mean 'drain'" in said.err.lower()
+        assert "did you mean drain" in said.err
     assert ann.journals() == []
     broken.unlink()
 

@@ -80,7 +80,7 @@ class Program:
             "environment": ",".join(f"{key}='{value}'" for key, value in environment.items()),
             "autostart": str(self.autostart).lower(),
             "startsecs": "1",
-            "startretries": "1",
+            "startretries": "0",
             "stopwaitsecs": "30",
         }
         return {key: value.replace("%", "%%") for key, value in keys.items()}
