@@ -194,8 +194,10 @@ def _node_of_pickle(body: bytes | None) -> str:
 
 
 def _json_object(raw: bytes) -> dict[str, object] | None:
+    # A hook in Python doubles the time of decoding, and hardly a reply has a value of that kind.
+    hook = _plain if b'"__type__"' in raw else None
     try:
-        value = json.loads(raw, object_hook=_plain)
+        value = json.loads(raw, object_hook=hook)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
