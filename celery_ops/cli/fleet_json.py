@@ -78,6 +78,7 @@ def worker(one: Worker, now: datetime) -> Json:
         "processed": processed,
         "version": heartbeat.value.version if heartbeat else None,
         "service": None if one.service is None else service(one.service),
+        "taken": None if one.taken is None else taken(one.taken),
         "mine": one.mine,
     }
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from celery_ops.model import Targets
 from celery_ops.ports import AddConsumer, CancelConsumer, Control, Question
 from tests.broker.contract import ANN
 from tests.rig import end, wait_until
+from tests.rig.monitor import Monitor
 from tests.rig.redis import RedisServer
 from tests.rig.workers import Fleet
 
@@ -143,46 +143,6 @@ async def test_consumers_are_taken_away_and_given_back(watching: RedisBroker) ->
     (reply,) = await watching.order(Control("nonsense"), to=to, fence=fence, timeout=10.0)
     assert reply.error == "KeyError('nonsense')"
     await watching.lease.release(fence)
-
-
-@dataclass
-class Monitor:
-    """Every command that a server was given."""
-
-    server: RedisServer
-    lines: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._client: Any = self.server.client()
-        self._writes: set[str] = {
-            name.upper()
-            for name, info in self._client.command().items()
-            if "write" in info["flags"]
-        }
-        connection: Any = self._client.connection_pool.get_connection()
-        connection.send_command("MONITOR")
-        connection.read_response()
-        self._connection = connection
-
-    def stop(self) -> None:
-        self._client.set("monitor", "ends")
-        while '"monitor" "ends"' not in (line := self._connection.read_response().decode()):
-            self.lines.append(line)
-        self._client.delete("monitor")
-        self._connection.disconnect()
-
-    def writes_of(self, clients: set[str]) -> list[tuple[str, str]]:
-        """(command, key) of each write by these addresses, those inside of their scripts too."""
-        found, runs_script = [], False
-        for line in self.lines:
-            _, place, command, *arguments = re.findall(r'\[[^\]]*\]|"(?:[^"\\]|\\.)*"|\S+', line)
-            client = place.strip("[]").partition(" ")[2]
-            if client != "lua":
-                runs_script = client in clients and command.upper() in ('"EVAL"', '"EVALSHA"')
-            name = json.loads(command).upper()
-            if (client in clients or runs_script) and name in self._writes:
-                found.append((name, json.loads(arguments[0].replace("\\x", "\\u00"))))
-        return found
 
 
 async def test_all_that_is_written_while_watching_is_our_own_and_expires(

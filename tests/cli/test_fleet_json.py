@@ -96,6 +96,7 @@ def test_a_worker_is_told_as_documented() -> None:
         "processed": 1234,
         "version": None,
         "service": {"host": "web1", "systemd": "celery-worker@1.service", "state": "running"},
+        "taken": None,
         "mine": True,
     }
 
