@@ -62,7 +62,8 @@ class OpsApp(App[None]):
         reporter: Reporter | None = None,
     ) -> None:
         """`ledger` is the demo's; `reporter` writes a bug's details to a file, which is named."""
-        super().__init__()
+        # With colours of its own Textual would draw greys, with the terminal's own it draws none.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self._collector = collector
         self._desk = desk
         self._ledger = ledger

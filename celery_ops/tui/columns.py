@@ -23,7 +23,8 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[T]):
-    """One column. `width` is its least width in cells, `grow` its share of what is to spare.
+    """One column. `width` is what it is given in cells, `grow` its share of what is to spare; one
+    that grows can also be narrower, where its content is.
 
     What it sorts by is of one type for all rows, or None: not known, and last in either direction.
 
@@ -48,22 +49,30 @@ class Placed(NamedTuple):
     width: int
 
 
-def fit(columns: Sequence[Column[T]], width: int) -> tuple[Placed, ...]:
-    """The columns that fit into `width` cells, in their order, the spare shared out."""
-    kept = list(enumerate(columns))
-    while len(kept) > 1 and _needed(column for _, column in kept) > width:
-        first_to_go = max(kept, key=lambda pair: (pair[1].drop, pair[0]))
-        if first_to_go[1].drop == 0:
+def fit(columns: Sequence[Column[T]], width: int, needs: Sequence[int]) -> tuple[Placed, ...]:
+    """The columns that fit into `width` cells, in their order.
+
+    `needs` is how wide the content of each is: a growing column takes no more than that, and gives
+    back what it does not need.
+    """
+    least = [
+        min(column.width, max(len(column.name) + 1, need)) if column.grow else column.width
+        for column, need in zip(columns, needs, strict=True)
+    ]
+    kept = list(range(len(columns)))
+    while len(kept) > 1 and _total(least, kept) > width:
+        first_to_go = max(kept, key=lambda place: (columns[place].drop, place))
+        if columns[first_to_go].drop == 0:
             break
         kept.remove(first_to_go)
-    spare = max(0, width - _needed(column for _, column in kept))
-    shares = sum(column.grow for _, column in kept)
-    placed = []
-    for index, column in kept:
-        share = spare * column.grow // shares if shares else 0
-        spare, shares = spare - share, shares - column.grow
-        placed.append(Placed(index, column.width + share))
-    return tuple(placed)
+    spare = max(0, width - _total(least, kept))
+    while spare and (hungry := [p for p in kept if columns[p].grow and least[p] < needs[p]]):
+        shares = sum(columns[place].grow for place in hungry)
+        for place, share in [(p, max(1, spare * columns[p].grow // shares)) for p in hungry]:
+            given = min(share, needs[place] - least[place], spare)
+            least[place] += given
+            spare -= given
+    return tuple(Placed(place, least[place]) for place in kept)
 
 
 def ordered(items: Iterable[T], column: Column[T], *, descending: bool) -> list[T]:
@@ -87,6 +96,5 @@ def natural(name: str) -> tuple[object, ...]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
 
 
-def _needed(columns: Iterable[Column[T]]) -> int:
-    widths = [column.width for column in columns]
-    return sum(widths) + GAP * (len(widths) - 1)
+def _total(widths: Sequence[int], places: Sequence[int]) -> int:
+    return sum(widths[place] for place in places) + GAP * (len(places) - 1)

@@ -43,7 +43,7 @@ class MainScreen(Frame):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self._views["fleet"].table.focus()
+        self.set_focus(self._views["fleet"].table)
 
     @property
     def view(self) -> str:
@@ -56,5 +56,7 @@ class MainScreen(Frame):
     def open(self, view: str) -> None:
         """Show a view and put the focus into its table."""
         self._switcher.current = view
-        self._views[view].table.focus()
+        # Rows and focus at once, not when the view is drawn: the next key may be typed already.
+        self._views[view].refresh_rows()
+        self.set_focus(self._views[view].table)
         self.go_to(view)

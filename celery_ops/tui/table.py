@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 GUTTER = 2
 """Cells before the first column: the cursor's bar and the mark."""
+MEASURED = 300
+"""Rows whose content decides how wide the columns are."""
 
 
 class LiveTable(Toned, Generic[T], can_focus=True):
@@ -143,6 +145,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         stays = self.scroll_offset.y > 0 and 0 <= line < self._height
         self._rows, self._now, self._sorted, self._empty = rows, now, sorted_by, empty
         self._faded = faded or self._faded
+        self._fitted_to = -1
         self._places = {self._key(row): place for place, row in enumerate(rows)}
         last = max(0, len(rows) - 1)
         self._cursor = last if at_end else self._places.get(key or "", min(self._cursor, last))
@@ -190,8 +193,16 @@ class LiveTable(Toned, Generic[T], can_focus=True):
 
     def _placed(self, width: int) -> tuple[Placed, ...]:
         if self._fitted_to != width:
-            self._fitted_to, self._fit = width, fit(self.columns, width - GUTTER)
+            self._fitted_to, self._fit = width, fit(self.columns, width - GUTTER, self._needs())
         return self._fit
+
+    def _needs(self) -> list[int]:
+        """How wide the growing columns' content is, as far as the first rows tell."""
+        return [
+            max((cell_len(safe(column.cell(row, self._now).text)) for row in some), default=0)
+            for column in self.columns
+            for some in (self._rows[:MEASURED] if column.grow else (),)
+        ]
 
     def _column_at(self, x: int) -> int | None:
         left = GUTTER

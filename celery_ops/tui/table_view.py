@@ -76,9 +76,6 @@ class TableView(Vertical, Generic[T]):
         self._line.display = False
         self.refresh_rows()
 
-    def on_show(self) -> None:
-        self.refresh_rows()
-
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         self._filter = Filter.parse(event.value)

@@ -65,6 +65,6 @@ def first_theme(*, colors: str | None, no_color: bool, colorfgbg: str) -> Theme:
     `colors` is Rich's name of what the terminal can do; `colorfgbg` the variable COLORFGBG, which
     some terminals set: its last number is the background, 7 and 15 are light.
     """
-    if colors in {None, "standard"} and not no_color:
+    if no_color or colors in {None, "standard"}:
         return SIXTEEN
     return LIGHT if colorfgbg.rpartition(";")[2] in {"7", "15"} else DARK

@@ -138,7 +138,7 @@ def _seen(worker: Worker) -> float | None:
 
 
 COLUMNS: tuple[Column[Worker], ...] = (
-    Column("worker", _name, lambda one: natural(one.name), 16, grow=3),
+    Column("worker", _name, lambda one: natural(one.name), 16, grow=4),
     Column("state", _state, lambda one: _GRAVITY[one.state], 12),
     Column("age", _age, _seen, 4, right=True),
     Column("active", lambda one, now: _held(one.active, now), lambda one: _count(one.active),
@@ -148,7 +148,7 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("scheduled", lambda one, now: _held(one.scheduled, now),
            lambda one: _count(one.scheduled), 9, drop=3, right=True, counts=True),
     Column("taken", _taken, lambda one: one.taken.run if one.taken else None, 5),
-    Column("queues", _queues, lambda one: one.queues, 10, grow=2, drop=1),
+    Column("queues", _queues, lambda one: one.queues, 12, grow=4, drop=1),
     Column("slots", lambda one, _: known(_shown(_concurrency(one))), _concurrency,
            5, drop=5, right=True, counts=True),
     Column("processed", lambda one, _: known(_shown(_processed(one))), _processed,
@@ -162,7 +162,7 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("version", lambda one, _: known(_version(one)), _version, 7, drop=10),
     Column("service", lambda one, _: service_cell(one.service),
            lambda one: one.service.ref.name if one.service else None, 14, grow=1, drop=7),
-    Column("note", _note, lambda one: one.says or None, 20, grow=8, drop=4),
+    Column("note", _note, lambda one: one.says or None, 20, grow=3, drop=4),
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from celery_ops.errors import BrokerUnreachable, JournalError
 from celery_ops.runbook.plan import Confirmation, QueueCapacity
+from celery_ops.tui.table import LiveTable
 from tests.tui import fleets, standins
 from tests.tui.screens import opened
 from tests.tui.standins import PaperDesk
@@ -15,6 +16,17 @@ async def test_r_plans_a_restart_of_the_worker_under_the_cursor() -> None:
     async with opened(desk=PaperDesk(plan_made=standins.plan())) as there:
         await there.press("2", "down", "R")
         assert there.desk.planned == [("rolling-restart", {"workers": "bulk2@demo"})]
+
+
+async def test_keys_typed_ahead_reach_the_view_that_they_opened() -> None:
+    async with opened(desk=PaperDesk(plan_made=standins.plan())) as there:
+        there.app.action_view("workers")
+        assert isinstance(there.app.focused, LiveTable)
+        assert there.app.focused.cursor_key == "bulk1@demo"
+        for key in ("down", "D"):
+            there.app.simulate_key(key)
+        await there.settle()
+        assert there.desk.planned == [("drain-worker", {"workers": "bulk2@demo"})]
 
 
 async def test_marked_workers_are_meant_and_not_the_one_under_the_cursor() -> None:

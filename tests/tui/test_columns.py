@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_ops.tui import queues, runs, workers
 from celery_ops.tui.columns import GAP, Column, fit, natural, ordered
 from celery_ops.tui.text import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def column(name: str, width: int, *, grow: int = 0, drop: int = 0) -> Column[int | None]:
@@ -22,8 +27,12 @@ COLUMNS = (
 )
 
 
+PLENTY = (500, 0, 0, 500)
+"""Content that fills whatever it is given."""
+
+
 def names(width: int) -> list[str]:
-    return [COLUMNS[place].name for place, _ in fit(COLUMNS, width)]
+    return [COLUMNS[place].name for place, _ in fit(COLUMNS, width, PLENTY)]
 
 
 def test_a_wide_terminal_shows_every_column() -> None:
@@ -41,10 +50,20 @@ def test_what_always_stays_is_not_left_out_however_narrow() -> None:
 
 @given(st.integers(min_value=0, max_value=400))
 def test_the_spare_is_shared_out_to_the_last_cell(width: int) -> None:
-    placed = fit(COLUMNS, width)
+    placed = fit(COLUMNS, width, PLENTY)
     used = sum(one.width for one in placed) + GAP * (len(placed) - 1)
     least = sum(COLUMNS[one.place].width for one in placed) + GAP * (len(placed) - 1)
     assert used == max(width, least)
+
+
+def test_a_column_takes_no_more_than_its_content_needs_and_leaves_the_rest_to_others() -> None:
+    widths = {COLUMNS[one.place].name: one.width for one in fit(COLUMNS, 80, (12, 0, 0, 40))}
+    assert widths == {"name": 12, "state": 8, "extra": 6, "note": 40}
+
+
+def test_short_content_makes_room_for_one_more_column() -> None:
+    assert len(fit(COLUMNS, 34, (500, 0, 0, 500))) == 3
+    assert len(fit(COLUMNS, 34, (6, 0, 0, 6))) == 4
 
 
 def test_the_unknown_comes_last_in_both_directions() -> None:
@@ -65,10 +84,15 @@ def test_columns_have_names_of_their_own_and_fit_their_titles() -> None:
         assert all(column.width >= len(column.name) for column in columns)
 
 
+def shown_on_80(columns: Sequence[Column[Any]]) -> list[str]:
+    """With content as wide as it can be."""
+    return [columns[one.place].name for one in fit(columns, 78, [500] * len(columns))]
+
+
 def test_on_80_columns_the_views_keep_what_an_operator_needs() -> None:
-    shown = [workers.COLUMNS[one.place].name for one in fit(workers.COLUMNS, 78)]
+    shown = shown_on_80(workers.COLUMNS)
     assert {"worker", "state", "age", "active", "taken", "queues"} <= set(shown)
-    shown = [queues.COLUMNS[one.place].name for one in fit(queues.COLUMNS, 78)]
+    shown = shown_on_80(queues.COLUMNS)
     assert {"queue", "ready", "unacked", "consumers", "age"} <= set(shown)
-    shown = [runs.COLUMNS[one.place].name for one in fit(runs.COLUMNS, 78)]
+    shown = shown_on_80(runs.COLUMNS)
     assert {"run", "state", "runbook", "changed"} <= set(shown)

@@ -49,6 +49,20 @@ async def test_every_look_is_complete(theme: Theme) -> None:
         assert "This cannot be done" in there.text
 
 
+async def test_without_colours_nothing_but_weight_and_signs_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with opened(fleets.broken(), protected=True) as there:
+        await there.press("2")
+        for strip in there.app.screen._compositor.render_strips():
+            styles = [segment.style for segment in strip if segment.style is not None]
+            colors = {color for one in styles for color in (one.color, one.bgcolor)}
+            assert all(color is None or color.is_default for color in colors)
+        assert "▲ silent" in there.text
+        assert "▌" in there.text
+
+
 async def test_light_and_dark_are_one_key() -> None:
     async with opened() as there:
         await there.press("ctrl+t")
@@ -65,7 +79,7 @@ async def test_light_and_dark_are_one_key() -> None:
         ("256", False, "15;0", DARK),
         ("standard", False, "", SIXTEEN),
         (None, False, "", SIXTEEN),
-        ("standard", True, "", DARK),
+        ("truecolor", True, "", SIXTEEN),
     ],
 )
 def test_the_first_look_suits_the_terminal(
