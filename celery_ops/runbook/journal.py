@@ -230,6 +230,7 @@ class Journal:
 
     def _keep_reserve(self) -> None:
         try:
+            self._reserve.touch(mode=0o600)
             with self._reserve.open("wb") as reserve:
                 reserve.write(b"\0" * RESERVE_BYTES)
                 os.fsync(reserve.fileno())
