@@ -187,9 +187,7 @@ class Follower:
             say("What it left is not known here: celery-ops status shows what is taken.")
             return ExitCode.NEEDS_HUMAN
         for record in taken:
-            verb = "start" if record.kind == "service" else "resume"
-            mend = f"celery-ops worker {verb} {record.worker}"
-            say(f"{record.worker} is left without its {record.kind}: {mend}")
+            say(f"{record.worker} is left without its {record.kind}: {record.mend}")
         return ExitCode.NEEDS_HUMAN if taken else ExitCode.INTERRUPTED
 
     async def _left_taken(self) -> list[TakenRecord] | None:

@@ -22,7 +22,7 @@ class RunCommand(click.Command):
 
     def __init__(self, name: str, *, runbook: str, summary: str, names_workers: bool) -> None:
         self._runbook = runbook
-        params = _options()
+        params = run_options()
         if names_workers:
             params.append(click.Argument(["names"], nargs=-1, required=True, metavar="NAME..."))
         super().__init__(name, params=params, help=summary)
@@ -60,7 +60,8 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
         raise click.BadParameter(str(error)) from error
 
 
-def _options() -> list[click.Parameter]:
+def run_options() -> list[click.Parameter]:
+    """Fresh options, in the order of `--help`."""
     return [
         click.Option(
             ["-p", "--param", "params"],

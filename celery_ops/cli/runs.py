@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from celery_ops.cli import context, engine, fleet_json, show_plan, show_run
+from celery_ops.cli.adopt import Adopt
 from celery_ops.cli.boundary import complain, run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.execute import execute, told_on_stdin
@@ -142,6 +143,9 @@ def execute_(id_: str) -> None:
     code = run(execute(id_, told_on_stdin()))
     if code:
         raise click.exceptions.Exit(code)
+
+
+runs.add_command(Adopt())
 
 
 def _steered(ctx: click.Context, id_: str | None) -> tuple[Runs, str]:

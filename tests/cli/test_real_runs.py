@@ -136,11 +136,14 @@ class Fleet:
         started = next(event for event in events if event["event"] == "started")
         return int(started["intent"].split()[1])
 
-    def abort_what_runs(self) -> None:
+    def put_right(self) -> None:
         """So that a test that failed fails alone."""
         for run in self("runs", "--json").document["runs"]:
             if run["state"] in {"planned", "waiting", "running", "paused"}:
                 self("runs", "abort", run["id"])
+                self("runs", "follow", run["id"])
+        for record in self.status()["taken"]:
+            self("worker", "resume", record["worker"], "--yes", "--wait", "1m")
 
     def stop(self) -> tuple[int, str]:
         """Stop it from another terminal; its exit code, and what it said at its end."""
@@ -169,7 +172,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture
 def fleet(demo: Fleet) -> Iterator[Fleet]:
     yield demo
-    demo.abort_what_runs()
+    demo.put_right()
     wait_until(demo.is_well, what="all workers online, nothing taken or held", timeout=60)
 
 
@@ -225,7 +228,8 @@ def test_drain_shows_what_is_taken_and_resume_gives_it_back(fleet: Fleet) -> Non
     assert [one["worker"] for one in status["taken"]] == ["prefork1@demo"]
     assert status["taken"][0]["queues"] == ["default", "reports"]
     shown = fleet("status").out
-    assert "taken: prefork1@demo: default, reports by" in shown
+    assert "taken: prefork1@demo: queues default, reports by" in shown, shown
+    assert "celery-ops worker resume prefork1@demo" in shown
     assert fleet("worker", "resume", "prefork1@demo", "--yes").code == 0
 
 
@@ -264,7 +268,8 @@ def test_4_a_killed_executor_leaves_a_worker_drained_and_it_is_said(fleet: Fleet
     other = OpsCommand(fleet.ops.home.parent / "other")
     told = other("-b", fleet.broker, "status", "--json")
     assert [one["run"] for one in told.document["taken"]] == [fleet.newest_run()["id"]]
-    mend = ("runbook", "resume-worker", "-p", "workers=prefork2@demo", "--yes", "--wait", "1m")
+    assert other("-b", fleet.broker, "runs", "adopt", "nosuchrun", "--yes").code == 2
+    mend = ("runs", "adopt", fleet.newest_run()["id"], "--yes", "--wait", "1m")
     mended = other("-b", fleet.broker, *mend)
     assert mended.code == 0, mended.err
 

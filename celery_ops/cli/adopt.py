@@ -1,0 +1,61 @@
+"""`runs adopt`: give back what another run has taken, from any machine and without its journal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_ops.cli import context
+from celery_ops.cli.boundary import run
+from celery_ops.cli.choice import Choice
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.run_command import run_options, wanted
+from celery_ops.cli.start_run import start_run
+from celery_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery_ops.cli.context import Chosen
+    from celery_ops.model import TakenRecord
+
+_GIVEN_BACK_BY = {"service": "start-worker", "queues": "resume-worker"}
+"""Which runbook gives a kind of record back; services first: a queue needs a worker."""
+
+
+class Adopt(click.Command):
+    """Runs what gives back, once a kind of what was taken."""
+
+    def __init__(self) -> None:
+        params = [click.Argument(["id_"], metavar="ID"), *run_options()]
+        help_ = "Give back what it has taken: from any machine, without its journal."
+        super().__init__("adopt", params=params, help=help_)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """End with the code of the first run that does not end well."""
+        choice = ctx.ensure_object(Choice)
+        records = _of_run(run(_taken(context.resolve(choice))), ctx.params["id_"])
+        for kind, runbook in _GIVEN_BACK_BY.items():
+            names = [record.worker for record in records if record.kind == kind]
+            if names:
+                code = start_run(choice, wanted(runbook, {**ctx.params, "names": names}))
+                if code:
+                    raise click.exceptions.Exit(code)
+
+
+async def _taken(chosen: Chosen) -> tuple[TakenRecord, ...]:
+    async with opened(chosen.context) as deployment:
+        return await deployment.broker.taken()
+
+
+def _of_run(taken: Sequence[TakenRecord], id_: str) -> list[TakenRecord]:
+    """What the run of that id, or of that end of one, has taken. Raise UsageError if nothing."""
+    records = [one for one in taken if one.run == id_ or one.run.endswith(f"-{id_}")]
+    if not records:
+        runs = ", ".join(sorted({one.run for one in taken}))
+        raise UsageError(
+            f"no run {id_!r} has taken anything here",
+            fix=f"Something is taken by: {runs}." if runs else "Nothing is taken at all.",
+        )
+    return records
