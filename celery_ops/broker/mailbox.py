@@ -9,6 +9,8 @@ Both carry an expiry from the start, so that nothing is left of a client that wa
   kombu drops the reply.
 * Every client prolongs the shared binding, so it takes those out of it whose lists will expire soon
   (`scripts.PUBLISH`, in the same step).
+* A list that a worker makes anew all the same gets its expiry from whoever comes across it
+  (`expire`).
 
 The sentinel rules a blocking pop out: it would pop the sentinel. So the list is read again and
 again while somebody waits; the pause between two reads is an eighth of the time waited so far,
@@ -149,6 +151,22 @@ class Mailbox:
         with contextlib.suppress(BrokerUnreachable, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
                 await self._wire.write_many(commands)
+
+    async def expire(self, lists: Collection[str]) -> None:
+        """Give those of our clients' lists an expiry that have none.
+
+        A worker that is stopped right between looking a binding up and pushing its reply, for
+        longer than the list lives, makes the list anew. Nobody can hinder it, so whoever comes
+        across such a list mends it.
+        """
+        keys = sorted(lists)
+        if not keys:
+            return
+        lives = await self._wire.read_many([("PTTL", key) for key in keys], at_once=False)
+        immortal = [key for key, left in zip(keys, lives, strict=True) if left == -1]
+        if immortal:
+            expiry = round(self._expiry * 1000)
+            await self._wire.write_many([("PEXPIRE", key, expiry) for key in immortal])
 
     async def _publish(
         self,

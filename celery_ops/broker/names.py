@@ -117,6 +117,10 @@ class Names:
     def reply_list(self, client: str) -> str:
         return client + _REPLY_LIST_SUFFIX
 
+    def is_reply_list(self, queue: str) -> bool:
+        """Whether it is a list of one of our clients."""
+        return queue.endswith(_REPLY_LIST_SUFFIX)
+
     def key(self, queue: str, step: int) -> str:
         """The list of a queue's messages at one of its priority steps."""
         return f"{self.prefix}{queue}{self.suffix(step)}"

@@ -100,7 +100,9 @@ class RedisBroker:
         return await self._mailbox.bound_nodes()
 
     async def queues(self, known: Collection[str]) -> QueuesReading:
-        return await self._sizes.read(known)
+        reading = await self._sizes.read(known)
+        await self._mailbox.expire(self._sizes.reply_lists())
+        return reading
 
     async def order(
         self, order: Order, *, to: Targets, fence: Fence, timeout: float

@@ -55,6 +55,11 @@ class QueueSizes:
         async with self._one_at_a_time:
             return await self._read(known)
 
+    def reply_lists(self) -> set[str]:
+        """Keys of our clients' reply lists that were come across since the last call."""
+        found, self._finder.reply_lists = self._finder.reply_lists, set()
+        return found
+
     async def _read(self, known: Collection[str]) -> QueuesReading:
         found = await self._finder.find()
         wanted = sorted({*known, *found, *self._ledger.queues})
@@ -217,6 +222,8 @@ class QueueFinder:
         """Queues that the last whole pass found; None before its end."""
         self.bindings: dict[str, tuple[tuple[str, str], ...]] = {}
         """(routing key, queue) of each exchange that routes tasks."""
+        self.reply_lists: set[str] = set()
+        """Keys of our clients' reply lists that were come across."""
         self.notes: tuple[str, ...] = ()
 
     async def find(self) -> frozenset[str]:
@@ -266,7 +273,9 @@ class QueueFinder:
         new = {}
         for key in keys:
             place = self._names.queue_of(key)
-            if place and place[0] not in current.lists and not self._names.is_plumbing(place[0]):
+            if place and self._names.is_reply_list(place[0]):
+                self.reply_lists.add(key)
+            elif place and place[0] not in current.lists and not self._names.is_plumbing(place[0]):
                 new[place[0]] = key
         if not new:
             return

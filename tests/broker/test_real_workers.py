@@ -238,10 +238,11 @@ async def test_nothing_is_left_of_a_watcher_that_was_killed_not_even_late_replie
     frozen = lab.fleet.workers[0]
     await until(lambda: not ours(lab), what="the keys of the tests before")
     for thawed_early in (True, False):
+        # Frozen while it is idle: see the next test but one for a worker in the middle of a reply.
+        frozen.freeze()
         process = watcher(2.0)
         await until(lambda: len(ours(lab)) == 2, what="a watcher")
-        frozen.freeze()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         process.kill()
         process.wait()
         assert len(ours(lab)) == 2
@@ -261,10 +262,10 @@ async def test_a_late_reply_to_the_dead_leaves_nothing_while_others_watch(
 ) -> None:
     frozen = lab.fleet.workers[0]
     await until(lambda: not ours(lab), what="the keys of the tests before")
+    frozen.freeze()
     process = watcher(2.0)
     await until(lambda: len(ours(lab)) == 2, what="a watcher")
-    frozen.freeze()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.2)
     process.kill()
     process.wait()
     (dead,) = (key for key in ours(lab) if "binding" not in key)
@@ -281,6 +282,20 @@ async def test_a_late_reply_to_the_dead_leaves_nothing_while_others_watch(
     assert dead not in ours(lab)
     await other.close()
     await until(lambda: not ours(lab), what="the expiry of the other")
+
+
+async def test_a_list_that_a_worker_made_anew_expires_once_somebody_watches(
+    lab: Lab, make_broker: MakeBroker
+) -> None:
+    await until(lambda: not ours(lab), what="the keys of the tests before")
+    left_over = "0123.reply.celery-ops.pidbox"
+    with lab.server.client() as client:
+        client.lpush(left_over, "what a worker that was stopped in the middle of a reply pushes")
+        other = make_broker(lab.url, reply_expiry=1.0)
+        await other.queues([])
+        assert 0 < int(client.pttl(left_over)) <= 1000
+    await other.close()
+    await until(lambda: not ours(lab), what="the expiry")
 
 
 async def test_a_frozen_worker_is_missed_and_heard_again(lab: Lab, watching: RedisBroker) -> None:
