@@ -1,0 +1,115 @@
+"""Every kind of pool passes a drain and a restart under load: nothing is lost, nothing runs twice.
+
+A solo worker cannot answer while it runs a task; it is waited for, and not taken for dead.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.operations import COMMON, Operations, Program, operations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig.operator import Operator
+
+pytestmark = pytest.mark.rig
+
+POOLS = ("prefork", "threads", "solo")
+SECONDS = (0.1, 0.9, 0.3, 0.6)
+RESTART = ("runbook", "rolling-restart", "--yes", "-p", "hold=1s")
+ATTEMPTS = ("rig.work", "rig.work_late")
+"""Acknowledged before and after their run."""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    """A worker of each pool, and one that keeps the queue they share consumed."""
+    with operations(
+        tmp_path_factory.mktemp("fleet"),
+        *(Program(pool, pool=pool) for pool in POOLS),
+        Program("other"),
+    ) as made:
+        yield made
+
+
+class Load:
+    """Sends numbered tasks for as long as it is entered: about as many as the fleet can run."""
+
+    def __init__(self, fleet: Operations) -> None:
+        self._fleet = fleet.fleet
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.sent = 0
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        while not self._over.wait(0.15):
+            seconds = SECONDS[self.sent % len(SECONDS)]
+            late = {} if self.sent % 7 else {"countdown": 3}
+            task = ATTEMPTS[self.sent // len(SECONDS) % len(ATTEMPTS)]
+            self._fleet.send(self.sent, seconds, task=task, queue=COMMON, **late)
+            self.sent += 1
+
+
+def test_every_pool_is_restarted_under_load_without_losing_a_task(
+    fleet: Operations, ann: Operator
+) -> None:
+    before = {pool: fleet.pid(pool) for pool in POOLS}
+    with Load(fleet) as load:
+        wait_until(lambda: len(fleet.fleet.ends()) > 10, what="the fleet is at work")
+        said = ann.do(
+            *RESTART,
+            *("-p", f"workers={','.join(f'{pool}@rig' for pool in POOLS)}", "-p", "batch=2"),
+            *("-p", "keep_available=1", "-p", f"allow_gap={','.join(POOLS)}"),
+        )
+    assert said.code == 0, said.all
+    assert all(fleet.pid(pool) not in {0, before[pool]} for pool in POOLS)
+    everything = set(range(load.sent))
+    wait_until(lambda: fleet.fleet.ends().keys() == everything, what="all tasks end", timeout=60)
+    assert set(fleet.fleet.starts().values()) == {1}
+    assert set(fleet.fleet.ends().values()) == {1}
+    assert fleet.nothing_is_taken()
+    wait_until(lambda: fleet.consumes_all(*POOLS, "other"), what="everybody consumes")
+
+
+def test_a_solo_worker_that_rarely_answers_is_waited_for(fleet: Operations, ann: Operator) -> None:
+    pid = fleet.pid("solo")
+    numbers = range(10_000, 10_004)
+    for number in numbers:
+        fleet.fleet.send(number, 2.0, task=ATTEMPTS[number % 2], queue="solo")
+    wait_until(lambda: numbers[0] in fleet.fleet.starts(), what="it is at work")
+    said = ann.do(*RESTART, "-p", "workers=solo@rig", "-p", "allow_gap=solo")
+    assert said.code == 0, said.all
+    assert "does not answer" in said.out
+    assert fleet.pid("solo") not in {0, pid}
+    wait_until(lambda: fleet.fleet.ends().keys() >= set(numbers), what="all tasks end")
+    assert {fleet.fleet.starts()[number] for number in numbers} == {1}
+    assert {fleet.fleet.ends()[number] for number in numbers} == {1}
+
+
+def test_a_solo_worker_that_does_not_answer_at_all_is_left_alone(
+    fleet: Operations, ann: Operator
+) -> None:
+    pid = fleet.pid("solo")
+    fleet.fleet.send(20_000, task="rig.hold", queue="solo")
+    wait_until(lambda: 20_000 in fleet.fleet.starts(), what="it is at work")
+    said = ann.do(*RESTART, "-p", "workers=solo@rig", "-p", "allow_gap=solo")
+    fleet.fleet.release(20_000)
+    assert said.code == 7, said.all
+    assert "solo@rig is silent and cannot be asked to drain" in said.err
+    assert ann.journals() == []
+    assert fleet.pid("solo") == pid
+    wait_until(lambda: fleet.consumes_all("solo"), what="it answers again")
