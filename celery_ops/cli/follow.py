@@ -170,7 +170,7 @@ class Follower:
         for line in show_run.end_lines(outcome, self._plan):
             click.echo(line, err=self._as_json)
         code = exit_codes.of_ending(outcome.ending)
-        if code is ExitCode.BUG:
+        if code in {ExitCode.BUG, ExitCode.NEEDS_HUMAN}:
             self._show_log()
         return code
 

@@ -124,9 +124,10 @@ class Executor:
             await self._go(course)
             report = await self._conclude(course)
         except Exception as error:
-            course.state, course.ending = RunState.FAILED, Ending.BUG
-            course.says = f"a bug: {type(error).__name__}: {masked(str(error))}"
             report = self._report_from_memory()
+            course.state = RunState.FAILED
+            course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
+            course.says = f"a bug: {type(error).__name__}: {masked(str(error))}"
             raise
         finally:
             listening.cancel()
