@@ -85,15 +85,14 @@ def test_every_pool_is_restarted_under_load_without_losing_a_task(
     wait_until(lambda: fleet.consumes_all(*POOLS, "other"), what="everybody consumes")
 
 
-def test_a_solo_worker_that_rarely_answers_is_waited_for(fleet: Operations, ann: Operator) -> None:
+def test_a_busy_solo_worker_is_waited_for(fleet: Operations, ann: Operator) -> None:
     pid = fleet.pid("solo")
-    numbers = range(10_000, 10_004)
+    numbers = range(10_000, 10_008)
     for number in numbers:
-        fleet.fleet.send(number, 2.0, task=ATTEMPTS[number % 2], queue="solo")
+        fleet.fleet.send(number, 1.0, task=ATTEMPTS[number % 2], queue="solo")
     wait_until(lambda: numbers[0] in fleet.fleet.starts(), what="it is at work")
     said = ann.do(*RESTART, "-p", "workers=solo@rig", "-p", "allow_gap=solo")
     assert said.code == 0, said.all
-    assert "does not answer" in said.out
     assert fleet.pid("solo") not in {0, pid}
     wait_until(lambda: fleet.fleet.ends().keys() >= set(numbers), what="all tasks end")
     assert {fleet.fleet.starts()[number] for number in numbers} == {1}
