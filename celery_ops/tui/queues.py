@@ -47,7 +47,7 @@ def _oldest(queue: Queue, now: datetime) -> Cell:
 
 
 def _steps(queue: Queue, _now: datetime) -> Cell:
-    text = "  ".join(f"{step}:{number(ready)}" for step, ready in queue.by_priority)
+    text = "  ".join(f"{step}:{number(ready)}" for step, ready in queue.by_priority if ready)
     return known(text) if text else Cell(NOTHING, Tone.DIM)
 
 

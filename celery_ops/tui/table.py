@@ -178,13 +178,12 @@ class LiveTable(Toned, Generic[T], can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         place = y - 1 + self.scroll_offset.y
+        if not self._rows:
+            return self._said_instead(y, width)
         if y == 0:
             return self._header(width)
         if place < len(self._rows):
             return self._drawn_row(place, width)
-        if y == 2 and not self._rows:
-            style = self.toned(Tone.DIM, self.base)
-            return Strip([Segment(_fitted(" " * GUTTER + self._empty, width), style)])
         return Strip.blank(width, self.base)
 
     @property
@@ -211,6 +210,11 @@ class LiveTable(Toned, Generic[T], can_focus=True):
                 return place
             left += width + GAP
         return None
+
+    def _said_instead(self, y: int, width: int) -> Strip:
+        """Without rows there are no titles either, but why there is nothing."""
+        text = " " * GUTTER + self._empty if y == 1 else ""
+        return Strip([Segment(_fitted(text, width), self.toned(Tone.DIM, self.base))])
 
     def _header(self, width: int) -> Strip:
         base = self.base + self.get_component_rich_style("table--header", partial=True)
