@@ -59,7 +59,7 @@ async def test_markup_in_a_name_is_no_markup() -> None:
     async with opened(fleets.hostile()) as there:
         await there.press("2")
         assert "[bold red]evil[/]" in there.text
-        assert "␛[31mred␛[0m␛]0;titl" in there.text
+        assert "␛[31mred␛[0m" in there.text
         assert "<202E>gnp.exe" in there.text
 
 
