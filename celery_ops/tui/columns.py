@@ -77,16 +77,10 @@ def fit(columns: Sequence[Column[T]], width: int, needs: Sequence[int]) -> tuple
 
 def ordered(items: Iterable[T], column: Column[T], *, descending: bool) -> list[T]:
     """The items by one column; equals keep their order, the unknown comes last."""
-    known: list[tuple[Any, T]] = []
-    unknown: list[T] = []
-    for item in items:
-        order = column.order(item)
-        if order is None:
-            unknown.append(item)
-        else:
-            known.append((order, item))
+    keyed = [(column.order(item), item) for item in items]
+    known = [pair for pair in keyed if pair[0] is not None]
     known.sort(key=itemgetter(0), reverse=descending)
-    return [item for _, item in known] + unknown
+    return [item for _, item in known] + [item for order, item in keyed if order is None]
 
 
 @lru_cache(maxsize=32_768)

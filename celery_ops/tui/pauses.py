@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLDS = (10_000, 20, 1_000)
+THRESHOLDS = (10_000, 4, 1_000)
 """Net allocations, collections of the young, collections of the middle until the next stage."""
 
 

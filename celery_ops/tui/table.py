@@ -142,7 +142,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         """Show these rows. `sorted_by`: a column, and if it descends; `empty`: said if none."""
         key, line = self.cursor_key, self._cursor - self.scroll_offset.y
         at_end = self._tail and self._cursor >= len(self._rows) - 1
-        stays = self.scroll_offset.y > 0 and 0 <= line < self._height
+        in_sight = 0 <= line < self._height
         self._rows, self._now, self._sorted, self._empty = rows, now, sorted_by, empty
         self._faded = faded or self._faded
         self._fitted_to = -1
@@ -150,9 +150,10 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         last = max(0, len(rows) - 1)
         self._cursor = last if at_end else self._places.get(key or "", min(self._cursor, last))
         self._resized()
-        if stays:
+        if in_sight and self.scroll_offset.y > 0:
             self.scroll_to(y=max(0, self._cursor - line), animate=False, force=True)
-        self._reveal()
+        if in_sight or at_end:
+            self._reveal()
         self.refresh()
         if self.cursor_key != key:
             self.post_message(self.Moved(self, self.cursor_key))

@@ -120,6 +120,11 @@ def help_lines(*, may_write: bool) -> list[Line]:
 
 
 _LEGEND = (
+    line(("Moving", Tone.STRONG)),
+    line(("  arrows", Tone.NOTE), "or k and j: one line; page up and page down: a page", indent=12),
+    line(("  home end", Tone.NOTE), "the first and the last line; g is home", indent=12),
+    line(("  tab", Tone.NOTE), "the other table of a run", indent=12),
+    Line(),
     line(("Signs", Tone.STRONG)),
     line(
         (f"  {UNKNOWN}", Tone.NOTE),

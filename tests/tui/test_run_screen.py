@@ -204,6 +204,12 @@ async def test_a_long_journal_is_followed_to_its_end() -> None:
         assert "look 4999" in there.text
 
 
+async def test_ctrl_c_quits() -> None:
+    async with opened() as there:
+        await there.press("2", "ctrl+c")
+        assert not there.app.is_running or there.app._exit
+
+
 async def test_quitting_during_a_run_says_how_to_find_it_again() -> None:
     desk = desk_with(*standins.events()[:6])
     async with opened(desk=desk) as there:

@@ -94,6 +94,20 @@ async def test_scrolling_survives_a_refresh_and_rows_above_the_cursor() -> None:
         assert seen(app) == line
 
 
+async def test_who_scrolled_away_from_the_cursor_is_not_pulled_back_by_a_refresh() -> None:
+    async with Small().run_test() as pilot:
+        app = pilot.app
+        assert isinstance(app, Small)
+        app.show(range(100))
+        app.table.scroll_to(y=40, animate=False, force=True)
+        await pilot.pause()
+        app.show(range(100))
+        await pilot.pause()
+        assert seen(app)[0] == "40"
+        await pilot.press("down")
+        assert seen(app)[0] == "1"
+
+
 async def test_the_last_row_can_be_reached_and_seen() -> None:
     async with Small().run_test() as pilot:
         app = pilot.app
