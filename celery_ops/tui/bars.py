@@ -203,6 +203,10 @@ def _when(picture: Picture) -> list[Part]:
     at = Part(f"  {clock(picture.now)} UTC ")
     if picture.shown is None:
         return [Part("  nothing read yet", Tone.STRONG), at]
+    lost_at = picture.shown.broker_lost_at
+    if lost_at is not None:
+        # A snapshot of a lost broker is new, what it shows is not.
+        return [Part(f"  lost {age((picture.now - lost_at).total_seconds())} ago", Tone.STRONG), at]
     seconds = (picture.now - picture.shown.at).total_seconds()
     old = f"  read {age(seconds)} ago"
     return [Part(old, Tone.PLAIN if seconds <= FRESH else Tone.STRONG), at]

@@ -84,11 +84,10 @@ def _holds(target: PlannedWorker) -> str:
     if target.scheduled != 0:
         parts.append(f"{number(target.scheduled)} with an ETA")
     queues = UNKNOWN if target.queues is None else " ".join(one.name for one in target.queues)
-    parts.append(f"consumes {queues or NOTHING}")
+    owed = f" (owed by run {target.owed_by})" if target.owed_by is not None else ""
+    parts.append(f"queues {queues or NOTHING}{owed}")
     if target.stop_grace is not None:
         parts.append(f"stop grace {as_duration(target.stop_grace)}")
-    if target.owed_by is not None:
-        parts.append(f"queues owed by run {target.owed_by}")
     return ", ".join(parts)
 
 

@@ -240,7 +240,9 @@ def _report(progress: RunProgress) -> Iterable[Line]:
         return
     tone = Tone.GOOD if progress.state is RunState.SUCCEEDED else Tone.BAD
     yield line((progress.says, tone))
-    for owed in (*report.left_drained, *report.owed):
+    for left in report.left_drained:
+        yield line((f"▲ {left.says}: ", Tone.WARN), left.mend)
+    for owed in report.owed:
         yield line((f"▲ {owed.says}: ", Tone.BAD), owed.mend)
 
 

@@ -121,6 +121,8 @@ async def test_a_lost_broker_is_told_loudly_with_what_was_last_known() -> None:
         told = there.line("BROKER LOST")
         assert "since 12:03:03 UTC (8s): connection refused" in told
         assert "showing what was last known" in told
+        assert "lost 8s ago" in there.text
+        assert "read " not in there.text.split("\n")[0]
         await there.press("2")
         assert "BROKER LOST" in there.text
         assert "fast1@demo" in there.text
