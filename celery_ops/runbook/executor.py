@@ -128,11 +128,11 @@ class Executor:
             course.state = RunState.FAILED
             course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
             course.says = f"a bug: {type(error).__name__}: {masked(str(error))}"
+            await self._end(course, report)
             raise
         finally:
             listening.cancel()
-            await self._keeper.release()
-            self._end(course, report)
+        await self._end(course, report)
         return course.ending
 
     # --- the order of things ---
@@ -305,7 +305,7 @@ class Executor:
     async def _put_right(self, course: _Course) -> None:
         """Give back what is still owed to anybody. A second abort ends even this."""
         for target in self._stage.targets.values():
-            if not target.owed:
+            if not target.owed or target.given_up:
                 continue
             try:
                 await self._stage.verbs.put_right("undo", target)
@@ -362,8 +362,10 @@ class Executor:
         targets = self._stage.targets.values()
         return Report(
             done=tuple(one.name for one in targets if one.done),
-            failed=tuple(one.name for one in targets if one.failed),
-            not_started=tuple(one.name for one in targets if not one.done and not one.failed),
+            failed=tuple(one.name for one in targets if one.failed or (one.owed and not one.done)),
+            not_started=tuple(
+                one.name for one in targets if not (one.done or one.failed or one.owed)
+            ),
         )
 
     def _left_on_purpose(self) -> set[str]:
@@ -380,7 +382,9 @@ class Executor:
                     meant.add(f"service:{name}")
         return meant
 
-    def _end(self, course: _Course, report: Report) -> None:
+    async def _end(self, course: _Course, report: Report) -> None:
+        """The lease goes first: whoever saw the end may begin the next run."""
+        await self._keeper.release()
         says = course.says or f"{len(report.done)} of {len(self._stage.targets)} done"
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)

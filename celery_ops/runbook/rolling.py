@@ -187,7 +187,7 @@ class Rolling:
         self._failed += [target.name for target in failed]
         for target in failed:
             if target.owed:
-                await self._stage.verbs.put_right(self._roll.id, target)
+                await self._stage.verbs.put_right(f"{self._roll.id} undo", target)
         if len(self._failed) > self._stage.value(self._roll.max_failed):
             await self._too_many(failed)
         return [target for target in alive if not target.failed]

@@ -41,6 +41,8 @@ class Target:
     down: bool = False
     done: bool = False
     failed: str = ""
+    given_up: bool = False
+    """It was tried to start it again, in vain: another try would only take longer to say so."""
 
     @property
     def name(self) -> str:
@@ -92,11 +94,10 @@ class WorkerVerbs:
 
     async def put_right(self, step: str, target: Target) -> bool:
         """Undo what a target is owed: start it, give its queues back. True: proved."""
-        undo = f"{step} undo"
         kept = target.failed
         target.failed = ""
         if target.down:
-            order = Order(undo, WorkerVerb.START, GIVE_BACK_TIMEOUT)
+            order = Order(step, WorkerVerb.START, GIVE_BACK_TIMEOUT)
             service = _service(target)
             await self._until(
                 judges.stopped(target.planned, self._clock.now()),
@@ -106,8 +107,9 @@ class WorkerVerbs:
                 safe=False,
             )
             await self._start(order, target)
+            target.given_up = target.down
         if target.queues_taken and not target.failed:
-            await self._resume(Order(undo, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
+            await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
         put = not target.owed
         target.failed = kept or target.failed
         return put
