@@ -45,9 +45,12 @@ def _open(chosen: Chosen, demo: Demo | None) -> None:
 
 
 async def _opened(chosen: Chosen, demo: Demo | None) -> int:
-    async with opened(chosen.context) as deployment:
+    async with (
+        opened(chosen.context) as deployment,
+        Collector(deployment.surveyor, clock=deployment.clock) as collector,
+    ):
         app = OpsApp(
-            Collector(deployment.surveyor, clock=deployment.clock),
+            collector,
             engine.desk(deployment, chosen),
             context=chosen.context.name,
             protected=chosen.context.protected,

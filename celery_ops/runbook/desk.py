@@ -46,6 +46,7 @@ class RunStore:
     def __init__(self, directory: Path, clock: Clock) -> None:
         self.directory = directory
         self._clock = clock
+        self._ended: dict[str, RunSummary] = {}
 
     def new_id(self) -> str:
         """An id that sorts by time and does not repeat."""
@@ -85,7 +86,9 @@ class RunStore:
         return sorted((path.stem for path in self.directory.glob("*.jsonl")), reverse=True)
 
     def summary(self, run: str) -> RunSummary:
-        """Raise JournalError if the journal cannot be understood."""
+        """Raise JournalError if the journal cannot be understood. An ended run is read once."""
+        if run in self._ended:
+            return self._ended[run]
         path = self.path(run)
         held = journal.is_held(path)
         events = list(journal.read(path))
@@ -93,7 +96,7 @@ class RunStore:
             raise JournalError(f"{path} does not begin with a plan")
         plan = events[0].plan
         said = [event.outcome.says for event in events if event.outcome is not None]
-        return RunSummary(
+        summary = RunSummary(
             id=run,
             runbook=plan.runbook,
             context=plan.where.context,
@@ -103,6 +106,9 @@ class RunStore:
             changed_at=events[-1].at,
             says=said[-1] if said else "",
         )
+        if events[-1].event is journal.EventKind.ENDED:
+            self._ended[run] = summary
+        return summary
 
     def summaries(self, most: int = 200) -> tuple[RunSummary, ...]:
         """The newest runs. A journal that cannot be read is left to `runs show`, which says why."""

@@ -359,14 +359,16 @@ class Executor:
         return replace(self._names(), owed=tuple(owed))
 
     def _names(self) -> Report:
-        targets = self._stage.targets.values()
-        return Report(
-            done=tuple(one.name for one in targets if one.done),
-            failed=tuple(one.name for one in targets if one.failed or (one.owed and not one.done)),
-            not_started=tuple(
-                one.name for one in targets if not (one.done or one.failed or one.owed)
-            ),
-        )
+        """Each target once. One that is back without having been verified (an abort) is done."""
+        done, failed, not_started = [], [], []
+        for one in self._stage.targets.values():
+            if one.failed or (one.owed and not one.done):
+                failed.append(one.name)
+            elif one.done or one.renewed:
+                done.append(one.name)
+            else:
+                not_started.append(one.name)
+        return Report(tuple(done), tuple(failed), not_started=tuple(not_started))
 
     def _left_on_purpose(self) -> set[str]:
         """A runbook whose last word to a worker is drain or stop means to leave it so."""

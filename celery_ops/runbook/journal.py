@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -151,7 +152,7 @@ class Event:
             "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
         }  # fmt: skip
         said = {key: value for key, value in fields.items() if value is not None}
-        return msgspec.json.encode(said) + b"\n"
+        return _encoded(said) + b"\n"
 
 
 _DECODER = msgspec.json.Decoder(Event)
@@ -345,6 +346,15 @@ def _events(content: bytes, path: Path) -> Iterator[Event]:
             if number == len(lines):
                 return
             raise JournalError(f"{path}:{number}: not an event of a journal: {error}") from error
+
+
+def _encoded(said: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(said)
+    except UnicodeEncodeError:
+        # A node may call itself half a surrogate, which JSON can carry and UTF-8 cannot.
+        text = json.dumps(msgspec.to_builtins(said), ensure_ascii=False)
+        return text.encode(errors="replace")
 
 
 def _write_all(file: int, content: bytes) -> None:

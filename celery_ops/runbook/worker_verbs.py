@@ -40,6 +40,8 @@ class Target:
     queues_taken: bool = False
     down: bool = False
     done: bool = False
+    renewed: bool = False
+    """A new incarnation answers; whether all is well with it was not verified yet."""
     failed: str = ""
     given_up: bool = False
     """It was tried to start it again, in vain: another try would only take longer to say so."""
@@ -235,6 +237,7 @@ class WorkerVerbs:
         self._conclude(order, target, f"started: {seen.says}")
         if not target.failed:
             target.down = target.queues_taken = False
+            target.renewed = True
             await self._effects.give_back("service", target.planned)
             await self._effects.give_back("queues", target.planned)
 

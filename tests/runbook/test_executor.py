@@ -212,6 +212,9 @@ async def test_an_abort_during_a_restart_waits_until_the_worker_is_back(
 
     ran = await operation.run_while("rolling-restart", abort, workers="w1@web1,w2@web1")
     assert ran.ending is Ending.ABORTED, ran.told()
+    assert ran.end.report is not None
+    assert ran.end.report.done == ("w1@web1",)
+    assert ran.end.report.not_started == ("w2@web1",)
     assert worker.pid not in {None, pid}
     assert set(worker.consuming) == {"default", "mail"}
     assert await operation.broker.taken() == ()

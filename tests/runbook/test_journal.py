@@ -63,6 +63,13 @@ def test_events_come_back_in_order_and_numbered(path: Path, clock: VirtualClock)
     assert events[3].outcome == Outcome(Result.DONE, "drained")
 
 
+def test_half_a_surrogate_in_a_name_does_not_end_a_run(path: Path, clock: VirtualClock) -> None:
+    written = Journal(path, clock)
+    written.append(EventKind.RESULT, target="w\ud800@web1", outcome=Outcome(Result.DONE, "\udfff"))
+    written.close()
+    assert [event.target for event in journal.read(path)] == [None, "w?@web1"]
+
+
 def test_a_torn_last_line_is_left_out_and_written_over(path: Path, clock: VirtualClock) -> None:
     with path.open("ab") as file:
         file.write(b'{"v":1,"seq":2,"at":"2026-11-20T03:00:00Z","event":"star')
