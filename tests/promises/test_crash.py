@@ -30,10 +30,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
 @pytest.fixture
 def unchanged(fleet: Operations) -> Iterator[None]:
     """In the end every worker consumes what it did, to the last argument, and nothing is taken."""
-    before = fleet.poller.consuming()
-    assert before.keys() == {program.node_name for program in PROGRAMS}
+    everybody = {program.node_name for program in PROGRAMS}
+    wait_until(lambda: fleet.poller.consuming().keys() == everybody, what="all workers answer")
+    before = {name: fleet.consumed_by(name) for name in everybody}
     yield
-    assert fleet.poller.consuming() == before
+    assert {name: fleet.consumed_by(name) for name in everybody} == before
     assert fleet.nothing_is_taken()
     assert not fleet.redis.exists("celery-ops:lease")
 

@@ -167,6 +167,17 @@ class Operations:
             for program in (self.programs[name] for name in names)
         )
 
+    def consumed_by(self, node: str) -> list[dict[str, Any]]:
+        """What a worker says it consumes, with all it says of each queue."""
+        said: dict[str, list[dict[str, Any]]] = {}
+
+        def has_answered() -> bool:
+            said.update(self.poller.consuming())
+            return node in said
+
+        wait_until(has_answered, what=f"{node} says what it consumes")
+        return said[node]
+
     def numbers_of_unacked(self) -> set[int]:
         """The numbers of the tasks that workers hold and have not acknowledged."""
         held: Any = self.redis.hvals("unacked")

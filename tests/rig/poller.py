@@ -47,15 +47,18 @@ class Poller:
     def ask(self, method: str, *, patience: float = 2.0) -> list[Answer]:
         """Everybody's answer; those who listen and do not answer are waited for `patience` s."""
         deadline = time.monotonic() + patience
-        expected = self._send(method)
+        ticket = str(uuid.uuid4())
+        expected = self._send(method, ticket)
         answers: list[Answer] = []
         while len(answers) < expected and time.monotonic() < deadline:
             with self._redis.pipeline() as pipe:
                 pipe.lrange(self._list, 0, -2)
                 pipe.ltrim(self._list, -1, -1)
                 replies, _ = pipe.execute()
-            for reply in replies:
-                ((node, value),) = json.loads(base64.b64decode(json.loads(reply)["body"])).items()
+            for reply in map(json.loads, replies):
+                if reply["headers"]["ticket"] != ticket:
+                    continue  # somebody's late answer to an earlier question
+                ((node, value),) = json.loads(base64.b64decode(reply["body"])).items()
                 answers.append(Answer(node, value))
             time.sleep(0.005)
         self._redis.delete(self._list)
@@ -75,14 +78,14 @@ class Poller:
             queue["name"] for answer in self.ask("active_queues") for queue in answer.value
         )
 
-    def _send(self, method: str) -> int:
+    def _send(self, method: str, ticket: str) -> int:
         body = {
             "method": method,
             "arguments": {},
             "destination": None,
             "pattern": None,
             "matcher": None,
-            "ticket": str(uuid.uuid4()),
+            "ticket": ticket,
             "reply_to": {"exchange": _EXCHANGE, "routing_key": self._oid},
         }
         message = {
