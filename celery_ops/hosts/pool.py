@@ -10,6 +10,7 @@ from celery_ops.errors import CommandFailed, HostUnreachable, UsageError
 from celery_ops.hosts import processes
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
+from celery_ops.hosts.systemd import Systemd
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -27,7 +28,8 @@ class HostPool:
         self._context = context
         self._local = LocalShell()
         self._supervisors: dict[str, Supervisor] = {
-            "supervisord": Supervisord(context.server_passwords)
+            "supervisord": Supervisord(context.server_passwords),
+            "systemd": Systemd(frozenset(one.name for one in context.hosts if one.ssh.sudo)),
         }
 
     def shell(self, host: str) -> Shell:

@@ -34,8 +34,8 @@ def test_an_unknown_host_is_refused() -> None:
 
 
 def test_a_supervisor_that_is_not_spoken_is_named() -> None:
-    with pytest.raises(CommandFailed, match="does not speak to systemd, only to supervisord"):
-        HostPool(CONTEXT).supervisor("systemd")
+    with pytest.raises(CommandFailed, match="speak to docker, only to supervisord, systemd"):
+        HostPool(CONTEXT).supervisor("docker")
 
 
 WORDS = ("-c", "import sys; sys.stdin.read()", "", "a b", "line\nbreak", "é", "x" * 5000)

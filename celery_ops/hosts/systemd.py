@@ -1,0 +1,211 @@
+"""systemd: builds the commands that ask and change it, and reads what they print.
+
+Asking needs no rights. Effects go through a constant script that looks at the unit right before it
+acts on it, on the machine itself: systemd has no conditional stop, so a life that begins within
+those milliseconds is not told apart.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.config.document import did_you_mean, shown
+from celery_ops.errors import CommandFailed
+from celery_ops.hosts import units
+from celery_ops.ports import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_ops.model import ServiceRef, ServiceStatus
+    from celery_ops.ports import Completed
+
+STOP = """\
+unit=$1 expect=$2
+shift 2
+seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID -- "$unit") || exit
+printf '%s\\n' "$seen"
+case $seen in
+*ActiveState=inactive*)
+    case $seen in *LoadState=not-found*)
+        echo Effect=unknown
+        exec systemctl list-units --all --full --plain --no-legend --type=service
+    esac ;;
+*ActiveState=failed*) ;;
+*)
+    if [ -n "$expect" ] && ! printf '%s\\n' "$seen" | grep -qxF "InvocationID=$expect"; then
+        echo Effect=held
+        exit
+    fi ;;
+esac
+exec "$@"
+"""
+"""Arguments: the unit, the life it is meant for (empty: any), and the argv that stops it."""
+
+START = """\
+unit=$1
+shift
+seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID -- "$unit") || exit
+printf '%s\\n' "$seen"
+case $seen in
+*ActiveState=deactivating*) echo Effect=held; exit ;;
+*ActiveState=inactive*)
+    case $seen in *LoadState=not-found*)
+        echo Effect=unknown
+        exec systemctl list-units --all --full --plain --no-legend --type=service
+    esac ;;
+esac
+exec "$@"
+"""
+"""Arguments: the unit, and the argv that starts it. A unit that still stops is left alone: systemd
+would take it for a restart, and how the stop ended could not be seen any more."""
+
+# Names in every version's plain form: UTC, no translation.
+_PLAIN = (("LC_ALL", "C"), ("TZ", "UTC"))
+# man 5 systemd.unit: these characters; systemctl takes globs for many units, and `/` for a path.
+_NAME = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*")
+_OTHER_KINDS = (
+    *(".socket", ".device", ".mount", ".automount", ".swap", ".target"),
+    *(".path", ".timer", ".slice", ".scope", ".snapshot"),
+)
+_NO_SUDO = ("sudo:", "Sorry, user", "Sorry, try", "We trust you")
+_NO_RIGHT = ("authentication required", "Access denied", "Permission denied", "not authorized")
+_NO_SYSTEMD = ("Failed to connect to bus", "not been booted with systemd", "Connection refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Systemd:
+    """The Supervisor port for systemd's system manager.
+
+    `sudo` names the hosts on which effects are run with `sudo -n`; root needs none.
+    """
+
+    sudo: frozenset[str] = frozenset()
+
+    def status(self, services: Sequence[ServiceRef]) -> Command:
+        """One command for all of them; raise ValueError if they are not on one host."""
+        if any(one.host != services[0].host for one in services):
+            raise ValueError("these services are not on one host")
+        names = [_name(service) for service in services]
+        return Command(
+            argv=("systemctl", "show", "-p", ",".join(units.PROPERTIES), "--", *names),
+            env=_PLAIN,
+            shown=shlex.join(["systemctl", "show", *names]),
+        )
+
+    def read_status(
+        self, services: Sequence[ServiceRef], completed: Completed
+    ) -> Mapping[ServiceRef, ServiceStatus]:
+        """Each service's status. A unit that systemd does not find is UNKNOWN and says so."""
+        if completed.code:
+            raise _failure(services[0], completed)
+        found = units.blocks(completed.out)
+        if completed.truncated or len(found) != len(services):
+            raise CommandFailed("systemd's answer is not the one to what was asked.")
+        return {
+            service: units.status(service.name, found_of_it)
+            for service, found_of_it in zip(services, found, strict=True)
+        }
+
+    def start(self, service: ServiceRef) -> Command:
+        """Start it; already started is fine. Refused while it stops."""
+        return self._effect("start", service, START, [_name(service)])
+
+    def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
+        """Stop that life; already stopped, or already stopping, is fine."""
+        return self._effect("stop", service, STOP, [_name(service), expect or ""])
+
+    def read_effect(self, service: ServiceRef, completed: Completed) -> None:
+        seen, others = _effect(completed.out)
+        match seen.get("Effect"):
+            case "unknown":
+                raise _not_found(service, others)
+            case "held" if seen.get("ActiveState") == "deactivating":
+                pid = seen.get("MainPID", "")
+                raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
+            case "held":
+                raise CommandFailed(
+                    f"{service} was left alone: another incarnation runs than the one that was"
+                    f" planned for (pid {seen.get('MainPID', '')}).",
+                    fix="Look again and plan anew.",
+                )
+            case _ if completed.code:
+                raise _failure(service, completed)
+
+    def _effect(
+        self, verb: str, service: ServiceRef, script: str, arguments: Sequence[str]
+    ) -> Command:
+        sudo = ("sudo", "-n") if service.host in self.sudo else ()
+        act = (*sudo, "systemctl", verb, "--no-block", service.name)
+        return Command(
+            argv=("sh", "-c", script, "celery-ops", *arguments, *act),
+            env=_PLAIN,
+            shown=shlex.join([*sudo, "systemctl", verb, service.name]),
+        )
+
+
+def sudoers_line(service: ServiceRef) -> str:
+    """What lets a user start and stop just this service (man 5 sudoers)."""
+    name = re.sub(r"([:\\,=])", r"\\\1", service.name)
+    acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in ("start", "stop")]
+    return f"USER ALL=(root) NOPASSWD: {', '.join(acts)}"
+
+
+def _name(service: ServiceRef) -> str:
+    """Raise CommandFailed for names that mean many units, another kind of unit, or none."""
+    name = service.name
+    template = name.removesuffix(".service").endswith("@")
+    if not _NAME.fullmatch(name) or name.endswith(_OTHER_KINDS) or template:
+        raise CommandFailed(
+            f"{shown(name)} is not one service of systemd.",
+            fix="Name one unit: NAME.service, or NAME@INSTANCE.service of a template.",
+        )
+    return name
+
+
+def _effect(out: bytes) -> tuple[dict[str, str], list[str]]:
+    """What the script saw and did, and the lines after it."""
+    lines = out.decode("utf-8", "replace").splitlines()
+    mark = next((at for at, line in enumerate(lines) if line.startswith("Effect=")), len(lines))
+    pairs = (line.partition("=") for line in lines[: mark + 1])
+    return {key: value for key, _, value in pairs}, lines[mark + 1 :]
+
+
+def _not_found(service: ServiceRef, listed: Sequence[str]) -> CommandFailed:
+    words = [line.split() for line in listed]
+    names = [one[0] for one in words if len(one) > 1 and one[1] != "not-found"]
+    wanted = service.name.removesuffix(".service") + ".service"
+    return CommandFailed(
+        f"systemd on {service.host} finds no unit {shown(service.name)}"
+        f"{did_you_mean(wanted, names)}.",
+        fix="What there is: systemctl list-unit-files --type=service",
+    )
+
+
+def _failure(service: ServiceRef, completed: Completed) -> CommandFailed:
+    text = completed.err.decode("utf-8", "replace").strip()
+    said = " ".join(text.split())[:300] or f"exit code {completed.code}"
+    if completed.code == 127 and "sudo" not in text:
+        return CommandFailed(
+            f"{service.host} has no systemctl ({said}).", fix="Is it run by another supervisor?"
+        )
+    if any(mark in text for mark in _NO_SYSTEMD):
+        return CommandFailed(
+            f"systemd is not running on {service.host}, or cannot be asked ({said}).",
+            fix="See `systemctl status` there. In a container services have another supervisor.",
+        )
+    if "sudo: not found" in text or text.startswith(_NO_SUDO):
+        return CommandFailed(
+            f"sudo was refused on {service.host}: {said}",
+            fix=f"Allow it there with visudo: {sudoers_line(service)}",
+        )
+    if any(mark.lower() in text.lower() for mark in _NO_RIGHT):
+        return CommandFailed(
+            f"systemd refused: {said} ({service}).",
+            fix=f"Set `sudo: true` for the host, and allow it there: {sudoers_line(service)}",
+        )
+    fix = f"systemctl unmask {service.name}" if text.endswith("is masked.") else None
+    return CommandFailed(f"systemd refused: {said} ({service}).", fix=fix)

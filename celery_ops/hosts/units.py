@@ -1,0 +1,247 @@
+"""What `systemctl show` says of a service, in our words."""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from celery_ops.config.document import shown
+from celery_ops.model import ServiceState, ServiceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROPERTIES = (
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Job",
+    "Result",
+    "MainPID",
+    "InvocationID",
+    "ExecMainStartTimestamp",
+    "ExecMainCode",
+    "ExecMainStatus",
+    "InactiveExitTimestamp",
+    "NRestarts",
+    "Type",
+    "Restart",
+    "ExecStop",
+    "KillMode",
+    "KillSignal",
+    "SendSIGKILL",
+    "TimeoutStopUSec",
+)
+"""What is asked of each unit. Older versions leave out what they do not know."""
+
+_STATES = {
+    "active": ServiceState.RUNNING,
+    "reloading": ServiceState.RUNNING,
+    "refreshing": ServiceState.RUNNING,
+    "activating": ServiceState.STARTING,
+    "deactivating": ServiceState.STOPPING,
+    "inactive": ServiceState.STOPPED,
+    "failed": ServiceState.FAILED,
+}
+_NOTHING_RUNS = {"inactive", "failed"}
+_UNITS = {
+    "us": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "month": 2629800.0,
+    "y": 31557600.0,
+}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|μs|ms|s|min|h|d|w|month|y)")
+_KILLED = {"2", "3"}
+"""ExecMainCode: CLD_KILLED, CLD_DUMPED."""
+# man 5 systemd.exec, "Process Exit Codes": systemd itself failed to run the command.
+_OWN_CODES = {
+    "200": "its working directory cannot be entered",
+    "203": "its command cannot be executed",
+    "209": "its output cannot be set up",
+    "216": "its group is unknown",
+    "217": "its user is unknown",
+    "226": "its mount namespace cannot be set up",
+}
+_RESULTS = {
+    "timeout": "it took too long",
+    "watchdog": "its watchdog was not told in time",
+    "oom-kill": "the kernel killed it for want of memory",
+    "start-limit-hit": "it was started too often too quickly, and systemd gave up",
+    "resources": "the machine has no resources for it",
+    "protocol": "it did not report itself as its Type= asks",
+    "exec-condition": "its ExecCondition= did not hold",
+}
+
+
+def blocks(out: bytes) -> list[dict[str, str]]:
+    """The properties of each unit, in the order they were asked about."""
+    text = out.decode("utf-8", "replace").strip("\n")
+    return [_properties(block) for block in text.split("\n\n")] if text else []
+
+
+def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
+    """One service's status. What runs is told even if its unit file is gone or masked."""
+    nothing_runs = unit.get("ActiveState") in _NOTHING_RUNS
+    if nothing_runs and unit.get("LoadState") == "not-found":
+        says = f"systemd finds no unit {shown(name)}"
+        return ServiceStatus(ServiceState.UNKNOWN, None, None, None, None, says=says)
+    pid = None if unit.get("MainPID", "0") in {"", "0"} else _integer(unit["MainPID"])
+    since = unit.get("ExecMainStartTimestamp" if pid else "InactiveExitTimestamp", "")
+    state = _state(unit)
+    return ServiceStatus(
+        state=state,
+        pid=pid,
+        identity=None if nothing_runs else unit.get("InvocationID") or None,
+        started_at=None if nothing_runs else moment(since),
+        clean_exit=_clean_exit(unit),
+        says=_says(state, pid, unit),
+        stop_grace=_stop_grace(unit),
+        restarts_itself=unit["Restart"] == "always" if unit.get("Restart") else None,
+        signals_children=_signals_children(unit),
+        stop_signal=_signal_name(unit.get("KillSignal", "")),
+    )
+
+
+def seconds(span: str) -> float | None:
+    """A time span as systemd writes it (`1min 30s`); None for `infinity` and what is none.
+
+    `0` is how old versions write that there is no limit.
+    """
+    parts = span.split()
+    matches = [_SPAN.fullmatch(part) for part in parts]
+    if not matches:
+        return None
+    total = 0.0
+    for match in matches:
+        if match is None:
+            return None
+        total += float(match[1]) * _UNITS[match[2]]
+    return round(total, 6)
+
+
+def moment(text: str) -> datetime | None:
+    """A time stamp as systemd writes it in UTC: `Fri 2026-11-20 09:47:06 UTC`."""
+    _, _, rest = text.partition(" ")
+    try:
+        return datetime.strptime(rest, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _properties(block: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in block.splitlines())
+    return {key: value for key, _, value in pairs}
+
+
+def _state(unit: Mapping[str, str]) -> ServiceState:
+    """An effect returns before systemd works on it: until then the unit only has a job."""
+    state = _STATES.get(unit.get("ActiveState", ""), ServiceState.UNKNOWN)
+    restarts = unit.get("SubState", "").endswith("-before-auto-restart")
+    waits = unit.get("Job", "0") not in {"", "0"}
+    if restarts or (waits and state in {ServiceState.STOPPED, ServiceState.FAILED}):
+        return ServiceState.STARTING
+    return ServiceState.STOPPING if waits and state is ServiceState.RUNNING else state
+
+
+def _clean_exit(unit: Mapping[str, str]) -> bool | None:
+    """Only systemd's own Result tells: `systemctl stop` exits 0 after a SIGKILL, too.
+
+    systemd forgets an inactive unit that nothing refers to, and then says `success` of one that
+    never ran: without a start there is no verdict.
+    """
+    started = moment(unit.get("ExecMainStartTimestamp", "")) is not None
+    if unit.get("ActiveState") not in _NOTHING_RUNS or not started or not unit.get("Result"):
+        return None
+    return unit["ActiveState"] == "inactive" and unit["Result"] == "success"
+
+
+def _stop_grace(unit: Mapping[str, str]) -> float | None:
+    """Seconds; None if it waits for ever, or SIGKILL is never sent."""
+    if unit.get("SendSIGKILL") == "no":
+        return None
+    return seconds(unit.get("TimeoutStopUSec", ""))
+
+
+def _signals_children(unit: Mapping[str, str]) -> bool | None:
+    """man 5 systemd.kill: only `control-group`, the default, signals all of them.
+
+    A forking unit with an ExecStop= (`celery multi stopwait`) is usually empty when the signal is
+    due; what its command does is not known here.
+    """
+    mode = unit.get("KillMode")
+    if mode == "control-group":
+        return None if unit.get("Type") == "forking" and unit.get("ExecStop") else True
+    return None if not mode else False
+
+
+def _says(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:
+    parts = [_said(state, pid, unit)]
+    match unit.get("LoadState"):
+        case "loaded" | "" | None:
+            pass
+        case "masked":
+            parts.append("masked: it cannot be started")
+        case "not-found":
+            parts.append("its unit file is gone")
+        case other:
+            parts.append(f"its unit file cannot be used ({other})")
+    restarts = unit.get("NRestarts", "0")
+    if restarts not in {"", "0"}:
+        parts.append(f"restarted by systemd: {restarts}x")
+    return "; ".join(parts)
+
+
+def _said(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:
+    active, sub = unit.get("ActiveState", ""), unit.get("SubState", "")
+    bad = unit.get("Result", "success") != "success"
+    match state:
+        case ServiceState.FAILED:
+            return _reason(unit)
+        case ServiceState.STOPPED if bad:
+            return _reason(unit)
+        case ServiceState.STOPPED if moment(unit.get("ExecMainStartTimestamp", "")) is None:
+            return "not running; systemd has no record of a run"
+        case ServiceState.STOPPED:
+            return "stopped cleanly"
+        case ServiceState.STARTING if bad:
+            return f"{_reason(unit)}; systemd tries again"
+        case _:
+            return f"{active} ({sub})" + (f", pid {pid}" if pid else "")
+
+
+def _reason(unit: Mapping[str, str]) -> str:
+    """Why it is not running, and how its main process ended."""
+    result, code = unit.get("Result", ""), unit.get("ExecMainStatus", "")
+    why = _RESULTS.get(result, "")
+    if unit.get("ExecMainCode") in _KILLED:
+        how = f"ended by signal {_signal_name(code) or code}"
+    elif code not in {"", "0"}:
+        how = f"ended with exit code {code}"
+        how += f" ({_OWN_CODES[code]})" if code in _OWN_CODES else ""
+    else:
+        how = ""
+    return "; ".join(part for part in (why, how) if part) or f"failed ({result})"
+
+
+def _signal_name(text: str) -> str | None:
+    try:
+        number = int(text)
+    except ValueError:
+        return text if text.startswith("SIG") else None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return None
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
