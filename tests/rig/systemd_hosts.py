@@ -1,0 +1,383 @@
+"""Hosts with a real systemd as PID 1, sshd, users and sudo, in containers by systemd-nspawn.
+
+All share one base file system, built once a machine; each has an overlay in memory, an address on a
+bridge of its own network, and its own control group. Needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.hosts.local import LocalShell
+from tests.rig.missing import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from celery_ops.ports import Command, Completed
+
+BOOT_DEADLINE = 60.0
+END_DEADLINE = 15.0
+BUILD_DEADLINE = 900.0
+TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "ip", "mount", "umount")
+PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo"
+NO_USE_HERE = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
+    *("e2scrub_all.timer", "e2scrub_reap.service", "systemd-pstore.service", "getty@tty1.service"),
+)
+"""Units that only cost time at boot."""
+SETUP = f"""
+useradd -m -s /bin/bash celery
+useradd -m -s /bin/bash ops
+usermod -p '*' root
+usermod -p '*' ops
+usermod -aG systemd-journal ops
+systemctl mask -q {" ".join(NO_USE_HERE)}
+rm -f /etc/machine-id
+touch /etc/machine-id
+"""
+"""`*` is no password, yet not a locked account: sshd lets its keys in."""
+ENTER_GROUPS = (
+    'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
+)
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdHost:
+    """A booted host. `root` is its file system, `init` the pid of its systemd on this machine."""
+
+    name: str
+    address: str
+    root: Path
+    init: int
+
+    def shell(self, user: str = "root") -> HostShell:
+        return HostShell(self, user)
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        """Run a command as root; its output. Without `check` its exit code does not matter."""
+        command = [*_inside(self.init), f"PATH={PATH}", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if check and done.returncode:
+            pytest.fail(f"{argv} on {self.name}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def mute_systemd(self) -> None:
+        """systemd goes on, and nobody can ask it any more, as after a crash of it."""
+        for socket in ("systemd/private", "dbus/system_bus_socket"):
+            self.run("rm", "-f", f"/run/{socket}")
+
+
+@dataclass(frozen=True, slots=True)
+class HostShell:
+    """The Shell of such a host, without SSH."""
+
+    host: SystemdHost
+    user: str
+
+    async def run(self, command: Command, *, timeout: float) -> Completed:
+        become = () if self.user == "root" else ("runuser", "-u", self.user, "--")
+        env = [f"{name}={value}" for name, value in (("PATH", PATH), *command.env)]
+        argv = (*_inside(self.host.init), *env, *become, *command.argv)
+        return await LocalShell().run(
+            replace(command, argv=argv, env=(), shown=str(command)), timeout=timeout
+        )
+
+
+@contextlib.contextmanager
+def systemd_hosts(
+    *names: str, units: Mapping[str, Mapping[str, str]], key: str = "", sudoers: str = ""
+) -> Iterator[list[SystemdHost]]:
+    """Boot hosts with these services (name: its keys of `[Service]`; `WantedBy=` goes to Install).
+
+    `key` is the public SSH key that root and ops let in; `sudoers` is what ops may do. At the end
+    the hosts lose their power, and nothing of them is left.
+    """
+    base = _base()
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(_network())
+        folder = Path(tempfile.mkdtemp(prefix="systemd-hosts-"))
+        stack.callback(shutil.rmtree, folder)
+        booting = []
+        for number, name in enumerate(names, 2):
+            root = stack.enter_context(_file_system(base, folder / name))
+            address = f"{network.prefix}.{number}"
+            _prepare(root, name, address, units, key, sudoers)
+            namespace = stack.enter_context(_namespace(network, number))
+            groups = stack.enter_context(_control_groups(f"{network.bridge}-{number}"))
+            console = folder / f"{name}.console"
+            process = stack.enter_context(_booting(root, name, namespace, groups, console))
+            booting.append((name, address, root, process, console))
+        yield [_booted(*one) for one in booting]
+
+
+def _require() -> None:
+    if os.geteuid() != 0:
+        missing("systemd hosts: they need root")
+    for tool in TOOLS:
+        if shutil.which(tool) is None:
+            missing(f"systemd hosts: {tool} (Debian: systemd-container, mmdebstrap, iproute2)")
+
+
+def _base() -> Path:
+    """The file system that all hosts share; built if this machine has none of this recipe."""
+    _require()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celery-ops-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    recipe = hashlib.sha256((PACKAGES + SETUP).encode()).hexdigest()[:12]
+    base = cache / f"systemd-{recipe}"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not base.exists():
+            _build(base)
+    return base
+
+
+def _build(base: Path) -> None:
+    unfinished = base.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    hook = 'chroot "$1" sh -ec "$SETUP"'
+    done = subprocess.run(
+        [
+            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"),
+            *('--aptopt=Acquire::Languages "none"', f"--customize-hook={hook}"),
+            *("bookworm", str(unfinished)),
+        ],
+        env=os.environ | {"SETUP": SETUP},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_DEADLINE,
+        check=False,
+    )
+    if done.returncode:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        missing(f"systemd hosts: no base file system: {done.stderr[-500:]}")
+    unfinished.rename(base)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A /24 that nobody else on this machine uses: whoever makes its bridge has it."""
+
+    bridge: str
+    prefix: str
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[_Network]:
+    routes = _ip("-4", "route", "show", "table", "all")
+    first = os.getpid() % 200
+    for third in (*range(first, 250), *range(first)):
+        network = _Network(f"cops{third}", f"10.213.{third}")
+        if f"{network.prefix}." not in routes and _made(network.bridge):
+            break
+    else:
+        pytest.fail("no address range is free")
+    try:
+        _ip("addr", "add", f"{network.prefix}.1/24", "dev", network.bridge)
+        _ip("link", "set", network.bridge, "up")
+        yield network
+    finally:
+        _ip("link", "del", network.bridge)
+
+
+def _made(bridge: str) -> bool:
+    command = ["ip", "link", "add", bridge, "type", "bridge"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "exists" not in done.stderr:
+        missing(f"systemd hosts: no network: {done.stderr.strip()}")
+    return done.returncode == 0
+
+
+@contextlib.contextmanager
+def _namespace(network: _Network, number: int) -> Iterator[Path]:
+    """A network namespace with its end of a cable to the bridge, up before systemd boots."""
+    name, outer = f"{network.bridge}-{number}", f"{network.bridge}v{number}"
+    _ip("netns", "add", name)
+    try:
+        _ip(*("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name))
+        _ip("link", "set", outer, "master", network.bridge, "up")
+        _ip("-n", name, "addr", "add", f"{network.prefix}.{number}/24", "dev", "eth0")
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        _ip("-n", name, "route", "add", "default", "via", f"{network.prefix}.1")
+        yield Path("/run/netns") / name
+    finally:
+        _ip("netns", "del", name)
+
+
+@contextlib.contextmanager
+def _file_system(base: Path, folder: Path) -> Iterator[Path]:
+    """The base with all changes in memory: an overlay on an overlay would be refused."""
+    folder.mkdir()
+    _call("mount", "-t", "tmpfs", "-o", "size=256m", "celery-ops-tests", str(folder))
+    try:
+        for part in ("changes", "work", "root"):
+            (folder / part).mkdir()
+        layers = f"lowerdir={base},upperdir={folder}/changes,workdir={folder}/work"
+        _call("mount", "-t", "overlay", "celery-ops-tests", "-o", layers, f"{folder}/root")
+        try:
+            yield folder / "root"
+        finally:
+            _call("umount", "-l", f"{folder}/root")
+    finally:
+        _call("umount", "-l", str(folder))
+
+
+def _prepare(
+    root: Path,
+    name: str,
+    address: str,
+    units: Mapping[str, Mapping[str, str]],
+    key: str,
+    sudoers: str,
+) -> None:
+    etc = root / "etc"
+    (etc / "hostname").write_text(f"{name}\n")
+    (etc / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+    (etc / "sudoers.d/ops").write_text(f"{sudoers}\n")
+    (etc / "sudoers.d/ops").chmod(0o440)
+    journal = etc / "systemd/journald.conf.d"
+    journal.mkdir(exist_ok=True)
+    (journal / "tests.conf").write_text("[Journal]\nStorage=volatile\nRuntimeMaxUse=8M\n")
+    for unit, keys in units.items():
+        _write_unit(etc / "systemd/system", unit, dict(keys))
+    for home in ("root", "home/ops") if key else ():
+        owner = (root / home).stat()
+        files = root / home / ".ssh"
+        files.mkdir(mode=0o700)
+        (files / "authorized_keys").write_text(f"{key}\n")
+        for path in (files, files / "authorized_keys"):
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _write_unit(folder: Path, unit: str, keys: dict[str, str]) -> None:
+    wanted_by = keys.pop("WantedBy", None)
+    lines = "\n".join(f"{key}={value}" for key, value in keys.items())
+    (folder / f"{unit}.service").write_text(f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n")
+    if wanted_by is not None:
+        wants = folder / f"{wanted_by}.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / f"{unit}.service").symlink_to(f"/etc/systemd/system/{unit}.service")
+
+
+@contextlib.contextmanager
+def _control_groups(name: str) -> Iterator[list[Path]]:
+    """One group a host below ours: in a shared one equal unit names would meet."""
+    groups = [place / name for place in _our_groups()]
+    for group in groups:
+        group.mkdir()
+    try:
+        yield groups
+    finally:
+        for group in groups:
+            _remove_group(group)
+
+
+def _our_groups() -> list[Path]:
+    """Where we are in the hierarchies that systemd needs: one, or with version 1 several."""
+    mounted = Path("/sys/fs/cgroup")
+    places = {"name=systemd": "systemd", "freezer": "freezer", "": "unified"}
+    if (mounted / "cgroup.controllers").exists():
+        places = {"": "."}
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in places and (mounted / places[controllers]).is_dir():
+            found.append(mounted / places[controllers] / path.strip("/"))
+    return found
+
+
+def _remove_group(group: Path) -> None:
+    """The kernel lets go of a group some time after its last process ended."""
+    deadline = time.monotonic() + END_DEADLINE
+    while group.exists():
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+        if time.monotonic() > deadline:
+            pytest.fail(f"a control group is still busy: {group}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _booting(
+    root: Path, name: str, namespace: Path, groups: Sequence[Path], console: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [
+        *("sh", "-c", ENTER_GROUPS, "sh", *map(str, groups), "--"),
+        *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"),
+        *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off"),
+        *("--timezone=off", "--console=passive", f"--network-namespace-path={namespace}"),
+    ]
+    with console.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        # Without its PID 1 the kernel ends all of the host, and then nspawn ends.
+        for pid in (_init(process.pid), process.pid):
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+        process.wait(END_DEADLINE)
+
+
+def _booted(
+    name: str, address: str, root: Path, process: subprocess.Popen[bytes], console: Path
+) -> SystemdHost:
+    deadline = time.monotonic() + BOOT_DEADLINE
+    while time.monotonic() < deadline and process.poll() is None:
+        init = _init(process.pid)
+        if init is not None:
+            host = SystemdHost(name, address, root, init)
+            if host.run("systemctl", "is-active", "multi-user.target", check=False) == "active\n":
+                return host
+        time.sleep(0.05)
+    pytest.fail(f"{name} does not boot: {console.read_text(errors='replace')[-2000:]}")
+
+
+def _init(nspawn: int) -> int | None:
+    """The pid of the host's systemd, once it has become that."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split()
+        for child in children:
+            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                return int(child)
+    return None
+
+
+def _inside(init: int) -> tuple[str, ...]:
+    namespaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd")
+    return ("nsenter", f"--target={init}", *namespaces, "--", "env", "-i")
+
+
+def _ip(*words: str) -> str:
+    return _call("ip", *words)
+
+
+def _call(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
