@@ -202,7 +202,7 @@ class ServiceStatus:
     clean_exit: bool | None
     says: str
     stop_grace: float | None = None
-    """Seconds between the stop signal and SIGKILL."""
+    """Seconds between the stop signal and SIGKILL. None: not known, or SIGKILL never comes."""
     restarts_itself: bool | None = None
     """Started again whenever it ends, cleanly or not (`Restart=always`, `autorestart=true`)."""
     signals_children: bool | None = None

@@ -215,7 +215,7 @@ def only_broker(url: str) -> Context:
     """
     if not _URL.match(url):
         raise UsageError("The broker is not a URL.", fix=_BROKER_FIX)
-    return Context(masked(url), Secret(url), hosts=(_local(),))
+    return Context(masked(url), Secret(url), hosts=(_local(SshSettings()),))
 
 
 def select(configuration: Configuration, name: str | None) -> Context:
@@ -259,8 +259,9 @@ _BROKER_FIX = (
 )
 
 
-def _local() -> HostEntry:
-    return HostEntry(LOCAL, LOCAL, socket.gethostname())
+def _local(ssh: SshSettings) -> HostEntry:
+    """This machine: of the settings only `sudo` matters here."""
+    return HostEntry(LOCAL, LOCAL, socket.gethostname(), SshSettings(sudo=ssh.sudo))
 
 
 def _context(source: Source, name: str, values: Values) -> Context:
@@ -314,7 +315,7 @@ def _ssh(values: Values | None, inherited: SshSettings) -> SshSettings:
 
 
 def _hosts(source: Source, values: Values, ssh: SshSettings) -> tuple[HostEntry, ...]:
-    found = [_local()]
+    found = [_local(ssh)]
     for name, entry in values.get_or(layout.HOSTS, {}).items():
         if name == LOCAL:
             says = "`local` is this machine and always there; give the host another name"

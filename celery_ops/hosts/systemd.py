@@ -41,6 +41,7 @@ case $seen in
         exit
     fi ;;
 esac
+if [ "$(id -u)" = 0 ] && [ "$1" = sudo ]; then shift 2; fi
 exec "$@"
 """
 """Arguments: the unit, the life it is meant for (empty: any), and the argv that stops it."""
@@ -58,6 +59,7 @@ case $seen in
         exec systemctl list-units --all --full --plain --no-legend --type=service
     esac ;;
 esac
+if [ "$(id -u)" = 0 ] && [ "$1" = sudo ]; then shift 2; fi
 exec "$@"
 """
 """Arguments: the unit, and the argv that starts it. A unit that still stops is left alone: systemd
@@ -80,7 +82,8 @@ _NO_SYSTEMD = ("Failed to connect to bus", "not been booted with systemd", "Conn
 class Systemd:
     """The Supervisor port for systemd's system manager.
 
-    `sudo` names the hosts on which effects are run with `sudo -n`; root needs none.
+    `sudo` names the hosts on which effects are run with `sudo -n`; whoever is root there does
+    without.
     """
 
     sudo: frozenset[str] = frozenset()

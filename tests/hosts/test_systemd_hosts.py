@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,6 +56,7 @@ SERVICES: dict[str, dict[str, str]] = {
     "polite": POLITE,
     "always": POLITE | {"Restart": "always", "RestartSec": "0"},
     "no-command": ALWAYS_ON | {"ExecStart": "/nowhere/celery"},
+    "looping": ALWAYS_ON | {"ExecStart": "false", "Restart": "always", "RestartSec": "0"},
     "forking": ALWAYS_ON
     | {"Type": "forking", "GuessMainPID": "no", "ExecStart": "sh -c 'sleep 1000 &'"},
     "never-killed": POLITE | {"TimeoutStopSec": "infinity", "KillSignal": "SIGQUIT"},
@@ -120,6 +122,12 @@ async def test_what_cannot_be_executed_is_failed_and_says_why(host: SystemdHost)
     assert failed.clean_exit is False
 
 
+async def test_a_restart_loop_that_systemd_gave_up_is_failed(host: SystemdHost) -> None:
+    failed = await until(on(host), "looping", ServiceState.FAILED)
+    assert (failed.pid, failed.identity, failed.clean_exit) == (None, None, False)
+    assert "ended with exit code 1; restarted by systemd: " in failed.says
+
+
 async def test_a_masked_unit_says_so_and_cannot_be_started(host: SystemdHost) -> None:
     host.run("systemctl", "mask", "--runtime", "masked.service")
     [status] = await statuses(on(host), "masked")
@@ -177,6 +185,33 @@ async def test_sudo_reaches_what_its_line_allows_and_nothing_else(host: SystemdH
     assert sudoers_line(service("polite")) in str(caught.value.fix)
     [polite] = await statuses(rig, "polite")
     assert polite.state is ServiceState.RUNNING
+
+
+async def test_root_needs_no_sudo_even_if_it_is_asked_for(host: SystemdHost) -> None:
+    rig = on(host, sudo=True)
+    host.run("mv", "/usr/bin/sudo", "/usr/bin/away")
+    try:
+        await act(rig, "start", "allowed")
+        with pytest.raises(CommandFailed, match="sudo was refused"):
+            await act(on(host, user="ops", sudo=True), "start", "allowed")
+    finally:
+        host.run("mv", "/usr/bin/away", "/usr/bin/sudo")
+
+
+async def test_hosts_have_an_address_and_services_of_their_own() -> None:
+    with systemd_hosts("web1", "web2", units={"polite": POLITE}) as hosts:
+        pids = [(await statuses(on(host), "polite"))[0].pid for host in hosts]
+        hosts[0].run("systemctl", "stop", "polite")
+        states = [(await statuses(on(host), "polite"))[0].state for host in hosts]
+        names = [host.run("hostname").strip() for host in hosts]
+        greetings = []
+        for host in hosts:
+            with socket.create_connection((host.address, 22), timeout=10) as connection:
+                greetings.append(connection.recv(8))
+    assert None not in pids
+    assert states == [ServiceState.STOPPED, ServiceState.RUNNING]
+    assert names == ["web1", "web2"]
+    assert greetings == [b"SSH-2.0-"] * 2
 
 
 async def test_without_rights_it_is_seen_and_not_changed(host: SystemdHost) -> None:

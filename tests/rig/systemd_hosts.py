@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BOOT_DEADLINE = 60.0
 END_DEADLINE = 15.0
 BUILD_DEADLINE = 900.0
-TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "ip", "mount", "umount")
+TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv", "ip", "mount", "umount")
 PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo"
 NO_USE_HERE = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
@@ -320,6 +320,8 @@ def _booting(
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         *("sh", "-c", ENTER_GROUPS, "sh", *map(str, groups), "--"),
+        # A host does not outlive tests that are killed.
+        *("setpriv", "--pdeathsig=KILL"),
         *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"),
         *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off"),
         *("--timezone=off", "--console=passive", f"--network-namespace-path={namespace}"),
