@@ -87,9 +87,9 @@ async def statuses(rig: Supervised, *names: str) -> list[ServiceStatus]:
     return list(rig.supervisor.read_status(asked, done).values())
 
 
-async def act(rig: Supervised, verb: str, name: str) -> None:
+async def act(rig: Supervised, verb: str, name: str, *, expect: str | None = None) -> None:
     one, supervisor = service(name), rig.supervisor
-    command = supervisor.start(one) if verb == "start" else supervisor.stop(one, expect=None)
+    command = supervisor.start(one) if verb == "start" else supervisor.stop(one, expect=expect)
     supervisor.read_effect(one, await rig.shell.run(command, timeout=TIMEOUT))
 
 
@@ -120,6 +120,7 @@ async def test_what_cannot_be_executed_is_failed_and_says_why(host: SystemdHost)
     failed = await until(on(host), "no-command", ServiceState.FAILED)
     assert failed.says == "ended with exit code 203 (its command cannot be executed)"
     assert failed.clean_exit is False
+    await act(on(host), "stop", "no-command", expect="another life")
 
 
 async def test_a_restart_loop_that_systemd_gave_up_is_failed(host: SystemdHost) -> None:

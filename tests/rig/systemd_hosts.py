@@ -32,7 +32,7 @@ BOOT_DEADLINE = 60.0
 END_DEADLINE = 15.0
 BUILD_DEADLINE = 900.0
 TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv", "ip", "mount", "umount")
-PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo"
+PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo,tzdata"
 NO_USE_HERE = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
     *("e2scrub_all.timer", "e2scrub_reap.service", "systemd-pstore.service", "getty@tty1.service"),
@@ -45,10 +45,11 @@ usermod -p '*' root
 usermod -p '*' ops
 usermod -aG systemd-journal ops
 systemctl mask -q {" ".join(NO_USE_HERE)}
+ln -sf /usr/share/zoneinfo/Asia/Kolkata /etc/localtime
 rm -f /etc/machine-id
 touch /etc/machine-id
 """
-"""`*` is no password, yet not a locked account: sshd lets its keys in."""
+"""`*` is no password, yet not a locked account: sshd lets its keys in. Hosts do not live in UTC."""
 ENTER_GROUPS = (
     'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
 )
