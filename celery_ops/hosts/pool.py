@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, cast
 
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
-from celery_ops.errors import CommandFailed, HostUnreachable, UsageError
+from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import processes
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from celery_ops.config.contexts import Context
+    from celery_ops.hosts.ssh import SshHosts
+    from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.ports import Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
@@ -24,8 +27,11 @@ PROCESSES_TIMEOUT = 10.0
 class HostPool:
     """The Hosts port for a context."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, ask_passphrase: AskPassphrase | None = None) -> None:
+        """`ask_passphrase` is awaited, once at most, for each encrypted key that is needed."""
         self._context = context
+        self._ask_passphrase = ask_passphrase
+        self._ssh: SshHosts | None = None
         self._local = LocalShell()
         self._supervisors: dict[str, Supervisor] = {
             "supervisord": Supervisord(context.server_passwords),
@@ -33,16 +39,20 @@ class HostPool:
         }
 
     def shell(self, host: str) -> Shell:
-        """The shell of a host. Raise UsageError for a name that is not configured."""
+        """The shell of a host. Raise UsageError for a name that is not configured, or an SSH client
+        configuration that cannot be used. Nothing is connected yet.
+        """
         if host == LOCAL:
             return self._local
-        names = [entry.name for entry in self._context.hosts]
-        if host not in names:
+        entry = self._context.host(host)
+        if entry is None:
+            names = [one.name for one in self._context.hosts]
             raise UsageError(f"No host is called {shown(host)}{did_you_mean(host, names)}.")
-        raise HostUnreachable(
-            f"{host} cannot be reached: this version does not speak SSH.",
-            fix=f"Run celery-ops on {host} itself, and name its services' host `{LOCAL}`.",
-        )
+        if self._ssh is None:
+            # paramiko takes longer to import than all the rest: not without a remote host.
+            module = importlib.import_module("celery_ops.hosts.ssh")
+            self._ssh = cast("SshHosts", module.SshHosts(self._ask_passphrase))
+        return self._ssh.shell(entry)
 
     def supervisor(self, kind: str) -> Supervisor:
         """Raise CommandFailed for a kind that this version cannot speak to."""
@@ -63,4 +73,6 @@ class HostPool:
         return processes.read_arguments(pids, completed)
 
     async def close(self) -> None:
-        """Nothing is kept open for the local machine."""
+        """Close the connections, quickly even if a host hangs."""
+        if self._ssh is not None:
+            await self._ssh.close()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.config.contexts import LOCAL, HostEntry, only_broker
-from celery_ops.errors import CommandFailed, HostUnreachable, UsageError
+from celery_ops.config.contexts import LOCAL, only_broker
+from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.processes import read_arguments
 from celery_ops.ports import Completed
@@ -22,10 +21,14 @@ if TYPE_CHECKING:
 CONTEXT = only_broker("redis://unused")
 
 
-def test_a_host_that_needs_ssh_is_unreachable_and_says_why() -> None:
-    context = replace(CONTEXT, hosts=(*CONTEXT.hosts, HostEntry("web1", "10.0.0.11", "web1")))
-    with pytest.raises(HostUnreachable, match=r"web1 cannot be reached: .* SSH"):
-        HostPool(context).shell("web1")
+def test_paramiko_is_not_loaded_without_a_remote_host() -> None:
+    script = (
+        "import sys; from celery_ops.config.contexts import only_broker;"
+        "from celery_ops.hosts import HostPool;"
+        "HostPool(only_broker('redis://unused')).shell('local');"
+        "sys.exit('paramiko' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_an_unknown_host_is_refused() -> None:

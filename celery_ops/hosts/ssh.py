@@ -1,0 +1,252 @@
+"""Runs commands on other machines, over one SSH connection to each.
+
+A command that was certainly not started is tried again on a new connection; one whose end is not
+known is never repeated. Whatever runs out of time is ended over a channel beside its own, since
+closing that would not end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration
+from celery_ops.errors import CommandFailed, HostUnreachable
+from celery_ops.hosts.local import TERM_GRACE
+from celery_ops.hosts.ssh_keys import Keyring
+from celery_ops.hosts.ssh_link import MAX_SESSIONS, Link, Shared
+from celery_ops.hosts.ssh_remote import ending, remote
+from celery_ops.hosts.ssh_session import Busy, Lost, opened
+from celery_ops.hosts.ssh_target import resolve
+from celery_ops.ports import Completed
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from celery_ops.config.contexts import HostEntry
+    from celery_ops.hosts.ssh_keys import AskPassphrase
+    from celery_ops.hosts.ssh_remote import Remote
+    from celery_ops.hosts.ssh_session import Ended, Session
+    from celery_ops.hosts.ssh_target import Target
+    from celery_ops.ports import Command
+
+SPARE_SESSIONS = 2
+"""Of each connection: kept free to end commands and to see whether the host still answers."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds in which a host must open a session on a connection that it has already."""
+PROBE_EVERY = 5.0
+"""Seconds between looks whether a host still answers, while a command runs there."""
+_BUSY_PAUSE = 0.05
+_PATIENCE = 3.0
+"""Seconds for ending a command, beside those it gets to end by itself."""
+_MAX_SAID = 200
+
+
+class SshHosts:
+    """The shells of all remote hosts of a pool. Equal jump hosts share one connection."""
+
+    def __init__(self, ask: AskPassphrase | None = None) -> None:
+        self._shared = Shared(Keyring(ask))
+        self._links: dict[Target, Link] = {}
+        self._shells: dict[Target, SshShell] = {}
+
+    def shell(self, entry: HostEntry) -> SshShell:
+        """The shell of a host; connects when it is first used. Raise UsageError."""
+        target = resolve(entry)
+        if target not in self._shells:
+            self._shells[target] = SshShell(self._link(target))
+        return self._shells[target]
+
+    async def close(self) -> None:
+        """Close all connections, quickly. What still runs on them ends as unreachable."""
+        # A jump host outlives those behind it: in the reverse order of making.
+        for link in reversed(self._links.values()):
+            await link.close()
+
+    def _link(self, target: Target) -> Link:
+        if target not in self._links:
+            via = None if target.via is None else self._link(target.via)
+            self._links[target] = Link(target, self._shared, via)
+        return self._links[target]
+
+
+class SshShell:
+    """The Shell of a machine that is reached by SSH."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._target = link.target
+        self._free = asyncio.Semaphore(MAX_SESSIONS - SPARE_SESSIONS)
+        self._spare = asyncio.Semaphore(SPARE_SESSIONS)
+        self._probe: asyncio.Task[bool] | None = None
+        self._endings: set[asyncio.Task[bool]] = set()
+
+    async def run(self, command: Command, *, timeout: float) -> Completed:
+        """Run a command to its end; one that a signal ended has the code -1.
+
+        Raise HostUnreachable if it could not be started, or if the connection was lost and its end
+        is not known; CommandFailed `timeout` seconds after its start. Whoever raises, and whoever
+        cancels, its process group is ended if the host still answers.
+        """
+        request = remote(command)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with self._free:
+            transport, session = await self._opened()
+            ended = await self._ended(transport, session, command, request, timeout)
+        await self._judge(transport, session, command, ended)
+        return Completed(
+            code=-1 if ended.code is None else ended.code,
+            out=bytes(ended.out.kept),
+            err=bytes(ended.err.kept),
+            seconds=loop.time() - began,
+            truncated=ended.truncated,
+        )
+
+    async def _opened(self) -> tuple[paramiko.Transport, Session]:
+        """A session, on a new connection if the one there was is lost: nothing was started yet."""
+        lost: Lost | None = None
+        for _ in range(2):
+            transport = await self._link.transport()
+            try:
+                return transport, await self._session(transport)
+            except Lost as error:
+                lost = error
+                self._link.drop(transport)
+        raise HostUnreachable(f"{self._target} opens no session: {lost}.") from lost
+
+    async def _session(self, transport: paramiko.Transport) -> Session:
+        """Raise Lost, or HostUnreachable if the host has no session for us after some time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._target.timeout
+        while True:
+            work = self._link.threads.submit(partial(opened, transport, ANSWER_TIMEOUT))
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    return await asyncio.shield(work)
+            except TimeoutError as error:
+                work.add_done_callback(self._close_late)
+                raise Lost(f"no answer within {as_duration(ANSWER_TIMEOUT)}") from error
+            except asyncio.CancelledError:
+                work.add_done_callback(self._close_late)
+                raise
+            except Busy as error:
+                if loop.time() > deadline:
+                    says = f"{self._target} allows no more sessions: {error}."
+                    raise HostUnreachable(
+                        says, fix="See MaxSessions in its sshd_config."
+                    ) from error
+                await asyncio.sleep(_BUSY_PAUSE)
+
+    def _close_late(self, work: asyncio.Future[Session]) -> None:
+        """A session that nobody waits for any more."""
+        if not work.cancelled() and work.exception() is None:
+            self._link.threads.submit(work.result().close)
+
+    async def _ended(
+        self,
+        transport: paramiko.Transport,
+        session: Session,
+        command: Command,
+        request: Remote,
+        timeout: float,
+    ) -> Ended:
+        """Wait for the end; raise CommandFailed or HostUnreachable if it takes too long."""
+        work = self._link.threads.submit(partial(session.run, request))
+        try:
+            return await self._awaited(work, transport, timeout)
+        except TimeoutError as error:
+            was_ended = await self._end(transport, session, TERM_GRACE)
+            late = f"{command} did not end within {as_duration(timeout)}"
+            if was_ended:
+                raise CommandFailed(f"{late} and was ended.") from error
+            if transport.is_active() and session.group is not None:
+                raise CommandFailed(f"{late} and could not be ended: it may still run.") from error
+            says = f"{self._target} does not answer: {late}, and it is not known what became of it."
+            raise HostUnreachable(says) from error
+        except asyncio.CancelledError:
+            await self._end(transport, session, 0)
+            raise
+        finally:
+            session.give_up()
+
+    async def _awaited(
+        self, work: asyncio.Future[Ended], transport: paramiko.Transport, timeout: float
+    ) -> Ended:
+        """Wait, and see now and then whether the host answers: if not, its connection is dropped,
+        which ends the waiting.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not work.done():
+            left = deadline - loop.time()
+            if left <= 0:
+                raise TimeoutError
+            await asyncio.wait([work], timeout=min(left, PROBE_EVERY))
+            if not work.done() and (self._probe is None or self._probe.done()):
+                self._probe = asyncio.ensure_future(self._answers(transport))
+        return work.result()
+
+    async def _answers(self, transport: paramiko.Transport) -> bool:
+        """Whether the host answers on this connection; if not, it is dropped."""
+        try:
+            async with self._spare:
+                session = await self._session(transport)
+        except Lost:
+            self._link.drop(transport)
+            return False
+        except HostUnreachable:
+            return True  # it has no session for us, and said so
+        self._link.threads.submit(session.close)
+        return True
+
+    async def _judge(
+        self, transport: paramiko.Transport, session: Session, command: Command, ended: Ended
+    ) -> None:
+        """Return if the command ran and its end is known; raise HostUnreachable if not."""
+        if session.refused:
+            raise HostUnreachable(f"{self._target} runs no commands for us.")
+        # A signal and a lost connection look the same, but after a signal the host still answers.
+        if ended.code is None and not await self._answers(transport):
+            begun = "how it ended" if ended.out.begun else "whether it ran"
+            says = f"The connection to {self._target} was lost: it is not known {begun}: {command}."
+            raise HostUnreachable(says)
+        if not ended.out.begun:
+            said = _plain(bytes(ended.err.before) or bytes(ended.out.before))
+            raise HostUnreachable(f"The login shell of {self._target} runs no commands: {said}.")
+
+    async def _end(self, transport: paramiko.Transport, session: Session, grace: float) -> bool:
+        """End a command's process group; whether it is certainly gone.
+
+        Goes on by itself if its caller is cancelled.
+        """
+        task = asyncio.ensure_future(self._end_group(transport, session, grace))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        await asyncio.wait([task])
+        return task.result()
+
+    async def _end_group(
+        self, transport: paramiko.Transport, session: Session, grace: float
+    ) -> bool:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                group = await asyncio.shield(asyncio.wrap_future(session.begun))
+            if not group:
+                return False
+            async with asyncio.timeout(grace + ANSWER_TIMEOUT + _PATIENCE), self._spare:
+                helper = await self._session(transport)
+                request = remote(ending(group, grace))
+                done = await asyncio.shield(self._link.threads.submit(partial(helper.run, request)))
+        except (TimeoutError, Lost):
+            self._link.drop(transport)
+            return False
+        except HostUnreachable:
+            return False
+        return done.code == 0
+
+
+def _plain(said: bytes) -> str:
+    words = " ".join(said.decode("utf-8", "replace").split())
+    return "".join(letter for letter in words if letter.isprintable())[:_MAX_SAID] or "it is silent"
