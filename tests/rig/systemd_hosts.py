@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BOOT_DEADLINE = 60.0
 END_DEADLINE = 15.0
 BUILD_DEADLINE = 900.0
-TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv", "ip", "mount", "umount")
+TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv", "unshare", "ip", "mount", "umount")
 PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo,tzdata"
 NO_USE_HERE = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
@@ -321,8 +321,9 @@ def _booting(
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         *("sh", "-c", ENTER_GROUPS, "sh", *map(str, groups), "--"),
-        # A host does not outlive tests that are killed.
-        *("setpriv", "--pdeathsig=KILL"),
+        # So a host does not outlive tests that are killed.
+        *("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount-proc", "--fork"),
+        *("--kill-child", "--"),
         *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"),
         *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off"),
         *("--timezone=off", "--console=passive", f"--network-namespace-path={namespace}"),
@@ -338,11 +339,8 @@ def _booting(
     try:
         yield process
     finally:
-        # Without its PID 1 the kernel ends all of the host, and then nspawn ends.
-        for pid in (_init(process.pid), process.pid):
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
+        # The kernel ends all of a process namespace with its first process.
+        process.kill()
         process.wait(END_DEADLINE)
 
 
@@ -360,14 +358,18 @@ def _booted(
     pytest.fail(f"{name} does not boot: {console.read_text(errors='replace')[-2000:]}")
 
 
-def _init(nspawn: int) -> int | None:
-    """The pid of the host's systemd, once it has become that."""
-    with contextlib.suppress(OSError):
-        children = Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split()
-        for child in children:
+def _init(started: int) -> int | None:
+    """The pid of the host's systemd, once it has become that: unshare, nspawn, systemd."""
+    with contextlib.suppress(OSError, IndexError):
+        nspawn = _children(started)[0]
+        for child in _children(nspawn):
             if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                return int(child)
+                return child
     return None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _inside(init: int) -> tuple[str, ...]:
