@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -76,7 +76,9 @@ class Keyring:
                 says = f"The key {path} is encrypted, and its passphrase is not known."
                 raise HostUnreachable(says, fix=fix)
             try:
-                self._opened[path] = paramiko.PKey.from_path(path, passphrase.reveal())
+                # Bytes, whatever the annotation says: cryptography takes nothing else.
+                password = cast("str", passphrase.reveal().encode())
+                self._opened[path] = paramiko.PKey.from_path(path, password)
             except (OSError, ValueError, TypeError, paramiko.SSHException):
                 self._given_up.add(path)
                 says = f"The passphrase does not open the key {path}."

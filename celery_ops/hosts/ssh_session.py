@@ -49,6 +49,7 @@ class Ended:
 
 def opened(transport: paramiko.Transport, timeout: float) -> Session:
     """A new session. Raise Busy or Lost; nothing has been started then."""
+    began = time.monotonic()
     try:
         return Session(transport, transport.open_session(timeout=timeout))
     except paramiko.ChannelException as error:
@@ -56,6 +57,9 @@ def opened(transport: paramiko.Transport, timeout: float) -> Session:
             raise Busy(error.text) from error
         raise Lost(str(error)) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
+        if transport.is_active() and time.monotonic() - began < timeout:
+            # paramiko keeps one error for all: of two refusals at once one comes without its code.
+            raise Busy(str(error)) from error
         raise Lost(str(error) or type(error).__name__) from error
 
 

@@ -160,15 +160,16 @@ def _via(
         match = _HOP.fullmatch(hop.strip())
         if match is None:
             raise UsageError(f"The jump host {hop!r} of {name} is not [user@]host[:port].")
-        if match["host"] == name:  # `Host *` with a ProxyJump means all but the jump host itself
-            return None
+        if match["host"] == name and settings.jump is None:
+            return None  # `Host *` with a ProxyJump means all but the jump host itself
         own = replace(
             settings,
             user=match["user"] or _user_of(options, match["host"]) or settings.user,
             port=int(match["port"]) if match["port"] else None,
             jump="none" if via is not None or settings.jump else None,
         )
-        hop_target = _target(options, match["host"].strip("[]"), own, seen=(*seen, name))
+        behind = (*seen, name) if settings.jump is None else ()
+        hop_target = _target(options, match["host"].strip("[]"), own, seen=behind)
         via = hop_target if via is None else replace(hop_target, via=via)
     return via
 
