@@ -11,12 +11,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BOOT_DEADLINE = 60.0
 END_DEADLINE = 15.0
 BUILD_DEADLINE = 900.0
+LOCKS = Path("/run/celery-ops-tests")
 TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter", "setpriv", "unshare", "ip", "mount", "umount")
 PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,python3,iproute2,procps,sudo,tzdata"
 NO_USE_HERE = (
@@ -110,11 +112,11 @@ def systemd_hosts(
     base = _base()
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(_network())
-        folder = Path(tempfile.mkdtemp(prefix="systemd-hosts-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"{network.bridge}-"))
         stack.callback(shutil.rmtree, folder)
         booting = []
         for number, name in enumerate(names, 2):
-            root = stack.enter_context(_file_system(base, folder / name))
+            root = stack.enter_context(_file_system(base, folder / name, network.bridge))
             address = f"{network.prefix}.{number}"
             _prepare(root, name, address, units, key, sudoers)
             namespace = stack.enter_context(_namespace(network, number))
@@ -172,7 +174,10 @@ def _build(base: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """A /24 that nobody else on this machine uses: whoever makes its bridge has it."""
+    """A /24 that nobody else on this machine uses: whoever holds its lock has it.
+
+    All that belongs to its hosts bears the name of its bridge.
+    """
 
     bridge: str
     prefix: str
@@ -180,28 +185,62 @@ class _Network:
 
 @contextlib.contextmanager
 def _network() -> Iterator[_Network]:
-    routes = _ip("-4", "route", "show", "table", "all")
+    LOCKS.mkdir(exist_ok=True)
     first = os.getpid() % 200
     for third in (*range(first, 250), *range(first)):
         network = _Network(f"cops{third}", f"10.213.{third}")
-        if f"{network.prefix}." not in routes and _made(network.bridge):
-            break
-    else:
-        pytest.fail("no address range is free")
+        with (LOCKS / network.bridge).open("w") as lock:
+            if not _locked(lock):
+                continue
+            _sweep(network.bridge)
+            if f"{network.prefix}." not in _ip("-4", "route", "show", "table", "all"):
+                with _bridge(network):
+                    yield network
+                return
+    pytest.fail("no address range is free")
+
+
+def _locked(file: IO[str]) -> bool:
+    """Hold it until it is closed, if nobody else does: the kernel lets go for whoever dies."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _bridge(network: _Network) -> Iterator[None]:
+    _make(network.bridge)
     try:
         _ip("addr", "add", f"{network.prefix}.1/24", "dev", network.bridge)
         _ip("link", "set", network.bridge, "up")
-        yield network
+        yield
     finally:
         _ip("link", "del", network.bridge)
 
 
-def _made(bridge: str) -> bool:
+def _sweep(bridge: str) -> None:
+    """Clear what tests that were killed have left; their hosts ended with them."""
+    mounts = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for target in [mount[1] for mount in reversed(mounts) if mount[0] == bridge]:
+        _call("umount", "-l", target)
+    for folder in Path(tempfile.gettempdir()).glob(f"{bridge}-*"):
+        shutil.rmtree(folder)
+    for namespace in Path("/run/netns").glob(f"{bridge}-*"):
+        _ip("netns", "del", namespace.name)
+    if Path(f"/sys/class/net/{bridge}").exists():
+        _ip("link", "del", bridge)
+    for place in _our_groups():
+        for group in place.glob(f"{bridge}-*"):
+            _remove_group(group)
+
+
+def _make(bridge: str) -> None:
     command = ["ip", "link", "add", bridge, "type", "bridge"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode and "exists" not in done.stderr:
+    if done.returncode:
         missing(f"systemd hosts: no network: {done.stderr.strip()}")
-    return done.returncode == 0
 
 
 @contextlib.contextmanager
@@ -222,15 +261,15 @@ def _namespace(network: _Network, number: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _file_system(base: Path, folder: Path) -> Iterator[Path]:
+def _file_system(base: Path, folder: Path, source: str) -> Iterator[Path]:
     """The base with all changes in memory: an overlay on an overlay would be refused."""
     folder.mkdir()
-    _call("mount", "-t", "tmpfs", "-o", "size=256m", "celery-ops-tests", str(folder))
+    _call("mount", "-t", "tmpfs", "-o", "size=256m", source, str(folder))
     try:
         for part in ("changes", "work", "root"):
             (folder / part).mkdir()
         layers = f"lowerdir={base},upperdir={folder}/changes,workdir={folder}/work"
-        _call("mount", "-t", "overlay", "celery-ops-tests", "-o", layers, f"{folder}/root")
+        _call("mount", "-t", "overlay", source, "-o", layers, f"{folder}/root")
         try:
             yield folder / "root"
         finally:
@@ -339,8 +378,10 @@ def _booting(
     try:
         yield process
     finally:
-        # The kernel ends all of a process namespace with its first process.
-        process.kill()
+        # The kernel ends all of a process namespace with its first process, here nspawn.
+        for pid in _children(process.pid) or [process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(END_DEADLINE)
 
 
@@ -360,16 +401,19 @@ def _booted(
 
 def _init(started: int) -> int | None:
     """The pid of the host's systemd, once it has become that: unshare, nspawn, systemd."""
-    with contextlib.suppress(OSError, IndexError):
-        nspawn = _children(started)[0]
+    for nspawn in _children(started):
         for child in _children(nspawn):
-            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                return child
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return child
     return None
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    with contextlib.suppress(OSError):
+        file = Path(f"/proc/{pid}/task/{pid}/children")
+        return [int(child) for child in file.read_text().split()]
+    return []
 
 
 def _inside(init: int) -> tuple[str, ...]:
