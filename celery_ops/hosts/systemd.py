@@ -171,10 +171,9 @@ def _name(service: ServiceRef) -> str:
 
 def _effect(out: bytes) -> tuple[dict[str, str], list[str]]:
     """What the script saw and did, and the lines after it."""
-    lines = out.decode("utf-8", "replace").splitlines()
+    lines = units.text_of(out).split("\n")
     mark = next((at for at, line in enumerate(lines) if line.startswith("Effect=")), len(lines))
-    pairs = (line.partition("=") for line in lines[: mark + 1])
-    return {key: value for key, _, value in pairs}, lines[mark + 1 :]
+    return units.properties(lines[: mark + 1]), lines[mark + 1 :]
 
 
 def _not_found(service: ServiceRef, listed: Sequence[str]) -> CommandFailed:
@@ -189,7 +188,7 @@ def _not_found(service: ServiceRef, listed: Sequence[str]) -> CommandFailed:
 
 
 def _failure(service: ServiceRef, completed: Completed) -> CommandFailed:
-    text = completed.err.decode("utf-8", "replace").strip()
+    text = units.text_of(completed.err).strip()
     said = " ".join(text.split())[:300] or f"exit code {completed.code}"
     if completed.code == 127 and "sudo" not in text:
         return CommandFailed(

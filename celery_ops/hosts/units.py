@@ -11,7 +11,7 @@ from celery_ops.config.document import shown
 from celery_ops.model import ServiceState, ServiceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PROPERTIES = (
     "Id",
@@ -84,8 +84,22 @@ _RESULTS = {
 
 def blocks(out: bytes) -> list[dict[str, str]]:
     """The properties of each unit, in the order they were asked about."""
-    text = out.decode("utf-8", "replace").strip("\n")
-    return [_properties(block) for block in text.split("\n\n")] if text else []
+    text = text_of(out).strip("\n")
+    return [properties(block.split("\n")) for block in text.split("\n\n")] if text else []
+
+
+def properties(lines: Iterable[str]) -> dict[str, str]:
+    """`NAME=VALUE` lines as systemctl prints them."""
+    pairs = (line.partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
+
+
+def text_of(output: bytes) -> str:
+    """What a host printed, line by line, without anything that could move a cursor."""
+    text = output.decode("utf-8", "replace")
+    return "".join(
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
+    )
 
 
 def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
@@ -135,11 +149,6 @@ def moment(text: str) -> datetime | None:
         return datetime.strptime(rest, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def _properties(block: str) -> dict[str, str]:
-    pairs = (line.partition("=") for line in block.splitlines())
-    return {key: value for key, _, value in pairs}
 
 
 def _state(unit: Mapping[str, str]) -> ServiceState:

@@ -317,6 +317,15 @@ def test_hostile_output_is_an_error_or_a_status(out: bytes) -> None:
         adapter.read_effect(WORKER, completed(out))
 
 
+def test_nothing_a_host_prints_reaches_a_terminal_as_more_than_text() -> None:
+    strange = RUNNING | {"SubState": "\x1b[2Jrun\x85ning"}
+    read = Systemd().read_status([WORKER], completed(printed(strange)))
+    assert read[WORKER].says.isprintable()
+    with pytest.raises(CommandFailed) as caught:
+        Systemd().read_effect(WORKER, completed(err="\x1b]0;owned\x07no", code=1))
+    assert caught.value.says.isprintable()
+
+
 REFUSALS = {
     "no-systemctl": (127, "sh: 1: systemctl: not found", "has no systemctl", "another supervisor"),
     "no-systemd": (
