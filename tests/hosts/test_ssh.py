@@ -188,12 +188,12 @@ async def test_a_daemon_that_keeps_the_pipe_open_does_not_hold_us(
     os.kill(daemon, 9)
 
 
-async def test_what_the_login_shell_prints_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / ".bashrc").write_text("echo Welcome; echo Beware >&2\n")
-    with sshd(f"SetEnv HOME={tmp_path}") as server:
-        hosts = pool(server.entry())
-        done = await hosts.shell("web1").run(Command(("echo", "out")), timeout=20)
-        await hosts.close()
+async def test_what_the_login_shell_prints_is_no_output(server: Sshd) -> None:
+    (server.home / ".bashrc").write_text(f"echo Welcome; echo >&2; touch {server.home}/was-read\n")
+    hosts = pool(server.entry())
+    done = await hosts.shell("web1").run(Command(("echo", "out")), timeout=20)
+    await hosts.close()
+    assert (server.home / "was-read").exists()
     assert (done.out, done.err) == (b"out\n", b"")
 
 

@@ -36,6 +36,8 @@ class Sshd:
         self.authorized_keys = directory / "authorized_keys"
         self.client_config = directory / "client_config"
         self.client_config.write_text("")
+        self.home = directory / "home"
+        self.home.mkdir()
         self.authorize(self.key)
         self.trust(self.host_key)
         self._lines = lines
@@ -131,6 +133,7 @@ class Sshd:
             "ListenAddress 127.0.0.1",
             f"HostKey {self.host_key}",
             f"AuthorizedKeysFile {self.authorized_keys}",
+            f"SetEnv HOME={self.home}",  # what this user's login shell reads is not ours to test
             "PidFile none",
             "UsePAM no",
             "StrictModes no",  # the keys lie below a folder that everybody may write to
