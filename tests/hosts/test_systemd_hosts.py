@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
-from celery_ops.config.contexts import only_broker
+from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.systemd import Systemd, sudoers_line
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from tests.hosts.contract import TIMEOUT, Program, Supervised, SupervisorContract
+from tests.rig.sshd import make_key
 from tests.rig.systemd_hosts import systemd_hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from tests.rig.systemd_hosts import SystemdHost
 
@@ -50,6 +54,32 @@ class TestSystemd(SupervisorContract):
     """The contract of all supervisors."""
 
     gives_up = "ended with exit code 1"
+
+
+class TestSystemdOverSsh(SupervisorContract):
+    """The same for a user who may do no more than start and stop these services."""
+
+    gives_up = "ended with exit code 1"
+
+    @pytest_asyncio.fixture
+    async def supervised(self, tmp_path: Path) -> AsyncIterator[Supervised]:
+        services = {program: ServiceRef(HOST, "systemd", program.value) for program in Program}
+        sudoers = "\n".join(sudoers_line(one) for one in services.values()).replace("USER", "ops")
+        key = make_key(tmp_path / "key")
+        public = key.with_suffix(".pub").read_text().strip()
+        with systemd_hosts(HOST, units=UNITS, key=public, sudoers=sudoers) as [host]:
+            known = tmp_path / "known_hosts"
+            host_key = (host.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+            known.write_text(f"{host.address} {host_key}")
+            config = tmp_path / "config"
+            config.touch()
+            settings = SshSettings("ops", known_hosts=known, keys=(key,), config=config, sudo=True)
+            context = only_broker("redis://unused")
+            entry = HostEntry(HOST, host.address, HOST, settings)
+            pool = HostPool(replace(context, hosts=(*context.hosts, entry)))
+            adapter = pool.supervisor("systemd")
+            yield Supervised(pool.shell(HOST), adapter, services, host.mute_systemd)
+            await pool.close()
 
 
 SERVICES: dict[str, dict[str, str]] = {

@@ -299,7 +299,7 @@ def _prepare(
     for home in ("root", "home/ops") if key else ():
         owner = (root / home).stat()
         files = root / home / ".ssh"
-        files.mkdir(mode=0o700)
+        files.mkdir(mode=0o700, exist_ok=True)
         (files / "authorized_keys").write_text(f"{key}\n")
         for path in (files, files / "authorized_keys"):
             os.chown(path, owner.st_uid, owner.st_gid)
