@@ -126,22 +126,32 @@ class Session:
         """
         channel, sent_eof, quiet_since = self._channel, False, time.monotonic()
         while not self._given_up:
+            # Looked at before the output is read: all that was said came before.
+            ended = channel.exit_status_ready()
+            is_over = channel.closed or (ended and channel.eof_received)
             moved = self._received(out, err)
-            if stdin and channel.send_ready():
-                stdin = stdin[channel.send(bytes(stdin[:_CHUNK])) :]
-                moved = True
-            if not stdin and not sent_eof:
-                channel.shutdown_write()
-                sent_eof = True
+            if not sent_eof and channel.send_ready():
+                stdin, moved = self._sent(stdin), True
+                sent_eof = not stdin
             now = time.monotonic()
             if moved:
                 quiet_since = now
                 continue
-            if channel.closed or (channel.eof_received and channel.exit_status_ready()):
+            if is_over or (ended and now - quiet_since > LINGER):
                 return
-            if channel.exit_status_ready() and now - quiet_since > LINGER:
-                return
-            self._waker.wait(_FULL if stdin else _IDLE)
+            self._waker.wait(_IDLE if sent_eof else _FULL)
+
+    def _sent(self, stdin: memoryview) -> memoryview:
+        """What is left to send; nothing if the command ended without reading it, which is its right
+        and no reason to lose its output.
+        """
+        try:
+            left = stdin[self._channel.send(bytes(stdin[:_CHUNK])) :] if stdin else stdin
+            if not left:
+                self._channel.shutdown_write()
+        except (paramiko.SSHException, EOFError, OSError):
+            return stdin[:0]
+        return left
 
     def _received(self, out: Output, err: Output) -> bool:
         channel, moved = self._channel, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,18 @@ async def test_stdin_is_fed_and_ended_and_nothing_is_changed(shell: Shell) -> No
 async def test_a_command_that_does_not_read_its_stdin_does_not_hang(shell: Shell) -> None:
     done = await shell.run(Command(("true",), stdin=b"x" * 5_000_000), timeout=30)
     assert done.code == 0
+
+
+async def test_output_is_whole_however_the_threads_take_turns(shell: Shell) -> None:
+    before = sys.getswitchinterval()
+    try:
+        for interval in (1e-6, 5e-4):
+            sys.setswitchinterval(interval)
+            command = Command(("sh", "-c", "echo out; echo err >&2"), stdin=b"x" * 100_000)
+            done = await asyncio.gather(*(shell.run(command, timeout=60) for _ in range(30)))
+            assert {(one.out, one.err, one.code) for one in done} == {(b"out\n", b"err\n", 0)}
+    finally:
+        sys.setswitchinterval(before)
 
 
 HOSTILE = (
