@@ -65,7 +65,7 @@ def resolve(entry: HostEntry) -> Target:
     ProxyJump, HostKeyAlias, UserKnownHostsFile, Include; host keys are strict whatever it says.
     """
     settings = entry.ssh
-    return _target(_Options(settings), entry.address, replace(settings, config=None), seen=())
+    return _target(_Options(settings), entry.address, settings, seen=())
 
 
 class _Options:
@@ -84,10 +84,12 @@ class _Options:
         # A `Match user` and %r must see the user that celery-ops.yaml names.
         given = f"Host *\nUser {user}\n" if user else ""
         try:
-            return paramiko.SSHConfig.from_text(given + "\n".join(self._lines)).lookup(name)
+            told = paramiko.SSHConfig.from_text(given + "\n".join(self._lines)).lookup(name)
+            told["port"] = str(int(told.get("port", PORT)))
         except (paramiko.SSHException, ValueError, KeyError, ImportError) as error:
             says = f"The SSH client configuration cannot be used for {name}: {error}."
             raise UsageError(says) from error
+        return told
 
     def _read(self, file: Path, including: tuple[Path, ...]) -> Iterator[str]:
         """The lines of a file; those of included ones stand where they are included."""
@@ -121,7 +123,7 @@ def _target(
         raise UsageError(f"The jump hosts of {seen[0]} go in a circle: {', '.join((*seen, name))}.")
     told = options.of(name, settings.user)
     hostname = told.get("hostname", name)
-    port = settings.port or int(told.get("port", PORT))
+    port = settings.port or int(told["port"])
     alias = told.get("hostkeyalias") or hostname.lower()
     keys = settings.keys or tuple(Path(one).expanduser() for one in told.get("identityfile", ()))
     via = _via(options, name, settings, told, seen)
