@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 # paramiko logs tracebacks of what it raises as well; what matters of it is in our errors.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
-MAX_HANDSHAKES = 8
-"""At once, over all hosts. sshd drops some above ten (MaxStartups 10:30:100)."""
+MAX_HANDSHAKES = 5
+"""At once, over all hosts. sshd drops some above ten (MaxStartups 10:30:100), and is slow to notice
+that one was done."""
 MAX_SESSIONS = 8
 """At once on one connection. sshd refuses the eleventh (MaxSessions 10)."""
 _CLOSE_TIMEOUT = 1.0
