@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, CommandFailed, HostUnreachable, LeaseLost
+from celery_ops.errors import (
+    BrokerUnreachable,
+    CommandFailed,
+    HostUnreachable,
+    LeaseLost,
+    UsageError,
+)
 from celery_ops.model import TakenRecord, Targets
 from celery_ops.runbook.actions import ControlAction, HostAction
 from celery_ops.runbook.journal import EventKind, Outcome, Result
@@ -88,7 +94,10 @@ class Effects:
         """Have a supervisor start or stop a service. Raise CommandFailed or HostUnreachable."""
         await self._fenced(self._still_ours)
         self.made += 1
-        shell = self._hosts.shell(action.service.host)
+        try:
+            shell = self._hosts.shell(action.service.host)
+        except UsageError as error:
+            raise CommandFailed(error.says, fix=error.fix) from error
         completed = await shell.run(action.command, timeout=HOST_TIMEOUT)
         self._hosts.supervisor(action.service.supervisor).read_effect(action.service, completed)
 
@@ -98,7 +107,7 @@ class Effects:
         self.made += 1
         try:
             completed = await self._hosts.shell(host).run(command, timeout=timeout)
-        except (CommandFailed, HostUnreachable) as error:
+        except (CommandFailed, HostUnreachable, UsageError) as error:
             return False, error.says
         said = (completed.err if completed.code else completed.out).decode(errors="replace")
         last = "\n".join(said.strip().splitlines()[-5:])
