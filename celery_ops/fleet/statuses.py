@@ -176,11 +176,11 @@ class Statuses:
 
     def _fail(self, host: str, refs: Iterable[ServiceRef], error: OpsError) -> None:
         for ref in refs:
-            self.services[ref] = replace(self.services[ref], error=error.says)
+            self.services[ref] = replace(self.services[ref], error=_told(error))
         machine = self._machines[host]
         if isinstance(error, HostUnreachable):
             since = machine.since or self._clock.now()
-            self._machines[host] = replace(machine, error=error.says, since=since)
+            self._machines[host] = replace(machine, error=_told(error), since=since)
 
     async def _with_arguments(
         self, host: str, statuses: Mapping[ServiceRef, ServiceStatus]
@@ -231,3 +231,8 @@ def _grouped(refs: Iterable[ServiceRef]) -> dict[_Group, tuple[ServiceRef, ...]]
     for ref in refs:
         groups.setdefault((ref.host, ref.supervisor, ref.server), []).append(ref)
     return {group: tuple(members) for group, members in groups.items()}
+
+
+def _told(error: OpsError) -> str:
+    """What happened and the way out, as one text: both are shown where the host is."""
+    return " ".join(part for part in (error.says, error.fix) if part)
