@@ -16,6 +16,7 @@ from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.text import cut, width_of_terminal
 from celery_ops.errors import OpsError
+from celery_ops.runbook.executor import A_BUG
 from celery_ops.runbook.journal import EventKind
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _STAGES = (
     "stopping at once",
 )
 _LOG_LINES = 5
+_LOG_PATIENCE = 50
+"""Tenths of a second."""
 _ERASE_LINE = "\r\x1b[K"
 
 
@@ -170,9 +173,19 @@ class Follower:
         for line in show_run.end_lines(outcome, self._plan):
             click.echo(line, err=self._as_json)
         code = exit_codes.of_ending(outcome.ending)
+        if outcome.says.startswith(A_BUG):
+            await self._until_logged()
         if code in {ExitCode.BUG, ExitCode.NEEDS_HUMAN}:
             self._show_log()
         return code
+
+    async def _until_logged(self) -> None:
+        """A bug's details are written by the executor after its run's end; it may take a moment."""
+        log = self._runs.store.log(self._run)
+        for _ in range(_LOG_PATIENCE):
+            if log.is_file() and log.stat().st_size:
+                return
+            await asyncio.sleep(0.1)
 
     async def _broken_off(self) -> int:
         """No end in the journal: what is left is the broker's to tell, not ours to guess."""

@@ -66,6 +66,10 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Step
 
 
+A_BUG = "a bug: "
+"""How the end of a run begins that ended by a mistake of ours; its details are in the run's log."""
+
+
 @dataclass(slots=True)
 class _Course:
     """How the run goes, and why it ended as it did."""
@@ -127,7 +131,7 @@ class Executor:
             report = self._report_from_memory()
             course.state = RunState.FAILED
             course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
-            course.says = f"a bug: {type(error).__name__}: {masked(str(error))}"
+            course.says = f"{A_BUG}{type(error).__name__}: {masked(str(error))}"
             await self._end(course, report)
             raise
         finally:
