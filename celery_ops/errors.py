@@ -71,6 +71,17 @@ class CommandFailed(OpsError):
     """A command ran on a host and failed, or its supervisor refused it."""
 
 
+class StreamFailed(CommandFailed):
+    """A command that was followed ended, and not well: its exit code (-1: a signal) and the last of
+    what it wrote to stderr.
+    """
+
+    def __init__(self, says: str, *, code: int, err: bytes) -> None:
+        super().__init__(says)
+        self.code = code
+        self.err = err
+
+
 class PreconditionFailed(OpsError):
     """A preflight check or a guard refused; nothing was changed."""
 

@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
     from datetime import datetime
 
+    from celery_ops.errors import CommandFailed, StreamFailed
     from celery_ops.model import (
         ConsumedQueue,
         Heartbeat,
@@ -304,6 +305,17 @@ class Shell(Protocol):
         """
         ...
 
+    def stream(self, command: Command) -> AsyncGenerator[bytes, None]:
+        """What it prints on stdout, as it comes, until it ends or the reader closes this.
+
+        Whoever reads slowly slows the command down: no more than some hundred kilobytes wait here.
+        Close it (`contextlib.aclosing`) to end the command's process group; that raises
+        HostUnreachable, after a few seconds, if a host does not tell that it is gone. Raise
+        HostUnreachable if the command could not be started or the connection is lost, StreamFailed
+        if it ends with anything but 0, CommandFailed if too many are followed on that host.
+        """
+        ...
+
 
 class Supervisor(Protocol):
     """Builds commands for one kind of supervisor and reads what they print. Runs nothing itself.
@@ -329,6 +341,17 @@ class Supervisor(Protocol):
 
         Accepted is not done: both start and stop return at once, and are proved by status.
         """
+        ...
+
+    def log(self, service: ServiceRef, *, lines: int) -> Command:
+        """To be streamed: the last lines of a service's log, then what is added to it.
+
+        Raise CommandFailed for a name that is not one service.
+        """
+        ...
+
+    def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
+        """Why `log` ended: a sentence, and what helps."""
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
+import urllib.parse
 
 # DTDs, which attacks on XML need, are refused before anything is parsed.
 import xmlrpc.client as xmlrpc
@@ -26,8 +27,24 @@ if TYPE_CHECKING:
     from celery_ops.config.secret import Secret
     from celery_ops.ports import Completed
 
-SOURCE = importlib.resources.files("celery_ops.hosts").joinpath("relay.py").read_text("utf-8")
+_FILES = importlib.resources.files("celery_ops.hosts")
+SOURCE = _FILES.joinpath("relay.py").read_text("utf-8")
 """The relay's own text: the argument of `python3 -c`."""
+_RUNS = '\n\nif __name__ == "__main__":\n'
+_LOG_SOURCE = _FILES.joinpath("relay_log.py").read_text("utf-8")
+LOG_SOURCE = "\n".join(
+    (
+        SOURCE.partition(_RUNS)[0],
+        "import select",
+        _LOG_SOURCE.partition("# --- from here on it is sent ---\n")[2],
+    )
+)
+"""The relay that follows a log."""
+LOG_HISTORY = 262_144
+"""Bytes of a log's end that are asked for, at most."""
+_BYTES_A_LINE = 256
+_CHARACTER = 4
+"""Bytes of the longest character in UTF-8."""
 MAX_ANSWER = 32_000_000
 """Bytes; a supervisord with ten thousand programs says less."""
 
@@ -91,6 +108,17 @@ class Requests:
         structs = [{"methodName": method, "params": list(arguments)} for method, arguments in calls]
         return self.call("system.multicall", structs)
 
+    def log(self, name: str, channel: str, lines: int) -> list[str]:
+        """The request that follows a log, and those that read what comes before."""
+        path = f"/logtail/{urllib.parse.quote(name, safe=':')}/{channel.lower()}"
+        head = "\r\n".join([f"GET {path} HTTP/1.0", *self._authorization()])
+        most = min(lines * _BYTES_A_LINE, LOG_HISTORY)
+        method = f"supervisor.readProcess{channel}Log"
+        return [
+            head + "\r\n\r\n",
+            *(self.call(method, name, -most - more, 0) for more in range(_CHARACTER)),
+        ]
+
     def _authorization(self) -> Iterator[str]:
         if self.password is not None:
             pair = f"{self.user}:{self.password.reveal()}".encode()
@@ -109,6 +137,13 @@ def job(
     """What the relay reads from its stdin; see `celery_ops.hosts.relay.main`."""
     condition = None if guard is None else (guard.identity, guard.state)
     return json.dumps([places, first, condition, then, otherwise, wants_config]).encode()
+
+
+def log_job(places: Sequence[str], requests: Requests, name: str, lines: int) -> bytes:
+    """What the relay that follows a log reads from its stdin; see `relay_log.follow`."""
+    about = requests.call("supervisor.getProcessInfo", name)
+    channels = [(one.lower(), requests.log(name, one, lines)) for one in ("Stdout", "Stderr")]
+    return json.dumps([places, about, channels, lines]).encode()
 
 
 def parts(completed: Completed) -> tuple[Part, ...]:

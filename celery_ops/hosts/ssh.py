@@ -8,20 +8,30 @@ closing that would not end it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
 from celery_ops.errors import CommandFailed, HostUnreachable
-from celery_ops.hosts.local import TERM_GRACE
+from celery_ops.hosts.local import (
+    MAX_STREAM_ERR,
+    STREAM_GRACE,
+    TERM_GRACE,
+    is_cancelled,
+    stream_failed,
+)
+from celery_ops.hosts.ssh_flow import Flow
 from celery_ops.hosts.ssh_keys import Keyring
-from celery_ops.hosts.ssh_link import MAX_SESSIONS, Link, Shared
-from celery_ops.hosts.ssh_remote import ending, remote
+from celery_ops.hosts.ssh_link import MAX_SESSIONS, MAX_STREAMS, Link, Shared
+from celery_ops.hosts.ssh_remote import LastWords, Passed, ending, remote
 from celery_ops.hosts.ssh_session import Busy, Lost, opened
 from celery_ops.hosts.ssh_target import resolve
 from celery_ops.ports import Completed
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
     import paramiko
 
     from celery_ops.config.contexts import HostEntry
@@ -37,6 +47,10 @@ ANSWER_TIMEOUT = 5.0
 """Seconds in which a host must open a session on a connection that it has already."""
 PROBE_EVERY = 5.0
 """Seconds between looks whether a host still answers, while a command runs there."""
+SLOT_TIMEOUT = 2.0
+"""Seconds in which another stream must have ended where there are as many as may be."""
+LET_GO_TIMEOUT = 3.0
+"""Seconds in which a host must tell that a command whose reader left is gone."""
 _BUSY_PAUSE = 0.05
 _PATIENCE = 3.0
 """Seconds for ending a command, beside those it gets to end by itself."""
@@ -79,6 +93,7 @@ class SshShell:
         self._target = link.target
         self._free = asyncio.Semaphore(MAX_SESSIONS - SPARE_SESSIONS)
         self._spare = asyncio.Semaphore(SPARE_SESSIONS)
+        self._streams = asyncio.Semaphore(MAX_STREAMS)
         self._probe: asyncio.Task[bool] | None = None
         self._endings: set[asyncio.Task[bool]] = set()
 
@@ -103,6 +118,70 @@ class SshShell:
             seconds=loop.time() - began,
             truncated=ended.truncated,
         )
+
+    async def stream(self, command: Command) -> AsyncGenerator[bytes, None]:
+        """What a command prints, as it comes; as `ports.Shell.stream`.
+
+        Silence is looked into: a host that does not answer any more is unreachable some seconds
+        later. What it runs goes on there until it writes to the pipe that nobody reads.
+        """
+        request = remote(command)
+        async with self._stream_slot():
+            transport, session = await self._opened()
+            flow = Flow()
+            streams = (
+                Passed(request.mark, flow.put),
+                LastWords(request.mark, MAX_STREAM_ERR),
+            )
+            work = self._link.threads.submit(partial(session.run, request, streams))
+            work.add_done_callback(lambda _: flow.wake())
+            try:
+                while True:
+                    is_over = work.done()
+                    if data := flow.take():
+                        yield data
+                    elif is_over:
+                        break
+                    elif not await flow.wait(PROBE_EVERY):
+                        self._look_whether_it_answers(transport)
+            finally:
+                flow.close()
+                if not work.done():
+                    await self._let_go(transport, session, command)
+        ended = work.result()
+        await self._judge(transport, session, command, ended)
+        if ended.code != 0:
+            code = -1 if ended.code is None else ended.code
+            raise stream_failed(command, code, bytes(ended.err.kept))
+
+    @asynccontextmanager
+    async def _stream_slot(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(SLOT_TIMEOUT):
+                await self._streams.acquire()
+        except TimeoutError as error:
+            says = f"{MAX_STREAMS} logs of {self._target} are followed already."
+            raise CommandFailed(says, fix="Close one of them.") from error
+        try:
+            yield
+        finally:
+            self._streams.release()
+
+    async def _let_go(
+        self, transport: paramiko.Transport, session: Session, command: Command
+    ) -> None:
+        """End a command whose reader left. What we may not signal (sudo's) sees its pipe closed;
+        not at once, since sshd then takes its time to bury a process.
+        """
+        task = self._start_ending(transport, session, STREAM_GRACE)
+        asyncio.get_running_loop().call_later(STREAM_GRACE / 2, session.give_up)
+        await asyncio.wait([task], timeout=LET_GO_TIMEOUT)
+        session.give_up()
+        never_began = session.group == 0
+        gone = never_began or (task.done() and task.result())
+        if not gone and not is_cancelled():
+            says = f"{self._target} does not tell that {command} was ended: it may still run."
+            raise HostUnreachable(says)
 
     async def _opened(self) -> tuple[paramiko.Transport, Session]:
         """A session, on a new connection if the one there was is lost: nothing was started yet."""
@@ -184,9 +263,14 @@ class SshShell:
             if left <= 0:
                 raise TimeoutError
             await asyncio.wait([work], timeout=min(left, PROBE_EVERY))
-            if not work.done() and (self._probe is None or self._probe.done()):
-                self._probe = asyncio.ensure_future(self._answers(transport))
+            if not work.done():
+                self._look_whether_it_answers(transport)
         return work.result()
+
+    def _look_whether_it_answers(self, transport: paramiko.Transport) -> None:
+        """Once for all who wait."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(self._answers(transport))
 
     async def _answers(self, transport: paramiko.Transport) -> bool:
         """Whether the host answers on this connection; if not, it is dropped."""
@@ -221,11 +305,17 @@ class SshShell:
 
         Goes on by itself if its caller is cancelled.
         """
+        task = self._start_ending(transport, session, grace)
+        await asyncio.wait([task])
+        return task.result()
+
+    def _start_ending(
+        self, transport: paramiko.Transport, session: Session, grace: float
+    ) -> asyncio.Task[bool]:
         task = asyncio.ensure_future(self._end_group(transport, session, grace))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
-        await asyncio.wait([task])
-        return task.result()
+        return task
 
     async def _end_group(
         self, transport: paramiko.Transport, session: Session, grace: float

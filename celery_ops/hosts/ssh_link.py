@@ -28,6 +28,8 @@ MAX_HANDSHAKES = 5
 that one was done."""
 MAX_SESSIONS = 8
 """At once on one connection. sshd refuses the eleventh (MaxSessions 10)."""
+MAX_STREAMS = 2
+"""At once on one connection, beside the sessions: so logs that are followed starve no command."""
 _CLOSE_TIMEOUT = 1.0
 
 
@@ -45,7 +47,7 @@ class Link:
     def __init__(self, target: Target, shared: Shared, via: Link | None = None) -> None:
         self.target = target
         # Beside the sessions: one that connects, one that ends what ran out of time.
-        self.threads = Threads(f"ssh {target}", MAX_SESSIONS + 2)
+        self.threads = Threads(f"ssh {target}", MAX_SESSIONS + MAX_STREAMS + 2)
         self._shared = shared
         self._via = via
         self._transport: paramiko.Transport | None = None

@@ -12,9 +12,13 @@ import re
 import secrets
 import shlex
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed
 from celery_ops.ports import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_LINE = 120_000
 """Bytes; Linux takes 131,072 for one argument (MAX_ARG_STRLEN)."""
@@ -111,9 +115,7 @@ class Output:
 
     def feed(self, data: bytes) -> None:
         if self.begun:
-            room = self._bound - len(self.kept)
-            self.kept += data[:room]
-            self.truncated = self.truncated or len(data) > room
+            self._take(data)
             return
         self.before += data
         match = self._mark.search(self.before)
@@ -124,6 +126,31 @@ class Output:
         rest = bytes(self.before[match.end() :])
         del self.before[match.start() :]
         self.feed(rest)
+
+    def _take(self, data: bytes) -> None:
+        room = self._bound - len(self.kept)
+        self.kept += data[:room]
+        self.truncated = self.truncated or len(data) > room
+
+
+class Passed(Output):
+    """A stream that is handed on as it comes."""
+
+    def __init__(self, mark: bytes, hand_on: Callable[[bytes], None]) -> None:
+        super().__init__(mark, 0)
+        self._hand_on = hand_on
+
+    def _take(self, data: bytes) -> None:
+        if data:
+            self._hand_on(data)
+
+
+class LastWords(Output):
+    """The end of a stream."""
+
+    def _take(self, data: bytes) -> None:
+        self.kept += data
+        del self.kept[: -self._bound]
 
 
 def _encoded(text: str) -> bytes:

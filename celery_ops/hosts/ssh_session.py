@@ -76,9 +76,13 @@ class Session:
         self.refused = False
         """The host would not run the command."""
 
-    def run(self, remote: Remote) -> Ended:
-        """Run a command until it ended, the connection is lost, or somebody gave it up."""
-        out, err = Output(remote.mark, MAX_OUTPUT), Output(remote.mark, MAX_OUTPUT)
+    def run(self, remote: Remote, streams: tuple[Output, Output] | None = None) -> Ended:
+        """Run a command until it ended, the connection is lost, or somebody gave it up.
+
+        `streams` are for its stdout and stderr, if they are not just to be kept.
+        """
+        mark = remote.mark
+        out, err = streams or (Output(mark, MAX_OUTPUT), Output(mark, MAX_OUTPUT))
         channel = self._channel
         # `set` of these is all that paramiko calls when something arrives.
         channel.in_buffer.set_event(self._waker)

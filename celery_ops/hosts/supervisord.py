@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import rpc
+from celery_ops.hosts import relay_log, rpc
 from celery_ops.hosts.programs import Program, Programs
 from celery_ops.model import ServiceState, ServiceStatus
 from celery_ops.ports import Command
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from celery_ops.config.secret import Secret
+    from celery_ops.errors import StreamFailed
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
@@ -120,6 +121,32 @@ class Supervisord:
             case _:
                 raise CommandFailed("supervisord's answer is not the one to what was asked.")
 
+    def log(self, service: ServiceRef, *, lines: int) -> Command:
+        """Follows what it writes to stdout, and to stderr if that has a file of its own."""
+        name = _name(service)
+        job = rpc.log_job(_places(service), self._requests(service), name, lines)
+        return _command(service, "tail", ["-f", name], job, rpc.LOG_SOURCE)
+
+    def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
+        match ended.code:
+            case relay_log.FAILED if b"\t" in ended.err:
+                return rpc.failure(ended.err, service.host)
+            case relay_log.NO_LOG:
+                return CommandFailed(
+                    f"{service} has no log file: its output goes nowhere, to syslog, or to"
+                    " supervisord's own output.",
+                    fix="Set stdout_logfile=AUTO and redirect_stderr=true for the program.",
+                )
+            case relay_log.NO_ANSWER:
+                return _no_answer(service, ended.err)
+            case relay_log.HUNG_UP:
+                return CommandFailed(f"supervisord on {service.host} ended, or was restarted.")
+            case 127:
+                python = "python3: supervisord is asked with Python 3, which is not there"
+                return CommandFailed(f"{service.host} has no {python}.")
+            case _:
+                return ended
+
     def _effect(self, verb: str, service: ServiceRef, guard: rpc.Guard) -> Command:
         requests, name = self._requests(service), _name(service)
         job = rpc.job(
@@ -162,14 +189,29 @@ def _process(service: ServiceRef) -> tuple[str, str]:
     return (group, process) if colon else (group, group)
 
 
-def _command(service: ServiceRef, verb: str, names: Iterable[str], job: bytes) -> Command:
+def _command(
+    service: ServiceRef, verb: str, names: Iterable[str], job: bytes, source: str = rpc.SOURCE
+) -> Command:
     python = sys.executable if service.host == LOCAL else "python3"
     server = ["-s", service.server] if service.server else []
     return Command(
-        argv=(python, "-I", "-S", "-c", rpc.SOURCE),
+        argv=(python, "-I", "-S", "-c", source),
         stdin=job,
         shown=shlex.join(["supervisorctl", *server, verb, *names]),
     )
+
+
+def _no_answer(service: ServiceRef, answer: bytes) -> CommandFailed:
+    """Why getProcessInfo told nothing of a process."""
+    try:
+        fault = rpc.values(answer)
+    except CommandFailed as error:
+        return error
+    if isinstance(fault, rpc.Fault) and fault.code == _BAD_NAME:
+        says = f"supervisord on {service.host} knows no program {shown(service.name)}."
+        return CommandFailed(says, fix="What there is: supervisorctl status")
+    says = fault.says if isinstance(fault, rpc.Fault) else "an answer without sense"
+    return CommandFailed(f"supervisord refused: {says} ({service}).")
 
 
 def _read_accepted(service: ServiceRef, answer: object) -> None:

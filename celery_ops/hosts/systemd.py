@@ -20,6 +20,7 @@ from celery_ops.ports import Command
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from celery_ops.errors import StreamFailed
     from celery_ops.model import ServiceRef, ServiceStatus
     from celery_ops.ports import Completed
 
@@ -64,6 +65,29 @@ exec "$@"
 """
 """Arguments: the unit, and the argv that starts it. A unit that still stops is left alone: systemd
 would take it for a restart, and how the stop ended could not be seen any more."""
+
+LOG = """\
+unit=$1 may=
+shift
+for journal in /var/log/journal/*/system.journal /run/log/journal/*/system.journal; do
+    if [ -r "$journal" ]; then may=yes; fi
+done
+if [ "$1" = sudo ]; then
+    if [ -n "$may" ] || [ "$(id -u)" = 0 ]; then shift 2; fi
+elif [ -z "$may" ]; then
+    id -un >&2
+    exit 77
+fi
+case $(systemctl show -p LoadState -- "$unit") in
+*=not-found*) echo "(systemd finds no unit $unit; this is what the journal has of it)" ;;
+esac
+exec "$@"
+"""
+"""Arguments: the unit, and the argv that reads its journal. Who may not read the system's journal
+gets an empty one from journalctl, and a hint on stderr: so it is looked at first. Who may needs no
+sudo."""
+NO_JOURNAL = 77
+"""The exit code of LOG where the journal cannot be read; stderr is the user's name."""
 
 # Names in every version's plain form: UTC, no translation.
 _PLAIN = (("LC_ALL", "C"), ("TZ", "UTC"))
@@ -138,6 +162,35 @@ class Systemd:
             case _ if completed.code:
                 raise _failure(service, completed)
 
+    def log(self, service: ServiceRef, *, lines: int) -> Command:
+        """Follows its journal, with UTC times; through sudo only where that is needed."""
+        sudo = ("sudo", "-n") if service.host in self.sudo else ()
+        name = _name(service)
+        act = (*sudo, *_journalctl(name, lines))
+        return Command(
+            argv=("sh", "-c", LOG, "celery-ops", name, *act),
+            env=_PLAIN,
+            shown=shlex.join([*sudo, "journalctl", "-f", "-u", name]),
+        )
+
+    def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
+        said = " ".join(units.text_of(ended.err).split())[:300]
+        if ended.code == NO_JOURNAL:
+            group = f"usermod -aG systemd-journal {said or 'USER'}"
+            return CommandFailed(
+                f"{said or 'This user'} may not read the journal of {service.host}.",
+                fix=f"Allow it there, and connect anew: {group}. Or set `sudo: true` for the host.",
+            )
+        if said.startswith(_NO_SUDO) or "sudo: not found" in said:
+            return CommandFailed(
+                f"sudo was refused on {service.host}: {said}",
+                fix="Let its user read the journal instead: usermod -aG systemd-journal USER.",
+            )
+        if ended.code == 127:
+            says = f"{service.host} has no journalctl ({said})."
+            return CommandFailed(says, fix="Is it run by another supervisor?")
+        return ended
+
     def _effect(
         self, verb: str, service: ServiceRef, script: str, arguments: Sequence[str]
     ) -> Command:
@@ -150,11 +203,28 @@ class Systemd:
         )
 
 
+def sudoers_log_line(service: ServiceRef, *, lines: int) -> str:
+    """What lets a user who is not in the group systemd-journal read just this service's log."""
+    words = " ".join(_journalctl(service.name, lines)[1:])
+    return f"USER ALL=(root) NOPASSWD: /usr/bin/journalctl {_escaped(words)}"
+
+
 def sudoers_line(service: ServiceRef) -> str:
     """What lets a user start and stop just this service (man 5 sudoers)."""
-    name = re.sub(r"([:\\,=])", r"\\\1", service.name)
+    name = _escaped(service.name)
     acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in ("start", "stop")]
     return f"USER ALL=(root) NOPASSWD: {', '.join(acts)}"
+
+
+def _escaped(words: str) -> str:
+    return re.sub(r"([:\\,=])", r"\\\1", words)
+
+
+def _journalctl(unit: str, lines: int) -> tuple[str, ...]:
+    return (
+        *("journalctl", f"--unit={unit}", f"--lines={lines}", "--follow", "--quiet"),
+        *("--no-pager", "--no-hostname", "--output=short-iso", "--utc"),
+    )
 
 
 def _name(service: ServiceRef) -> str:

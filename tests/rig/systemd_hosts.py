@@ -25,7 +25,7 @@ from celery_ops.hosts.local import LocalShell
 from tests.rig.missing import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from celery_ops.ports import Command, Completed
 
@@ -92,12 +92,16 @@ class HostShell:
     user: str
 
     async def run(self, command: Command, *, timeout: float) -> Completed:
+        return await LocalShell().run(self._there(command), timeout=timeout)
+
+    def stream(self, command: Command) -> AsyncGenerator[bytes, None]:
+        return LocalShell().stream(self._there(command))
+
+    def _there(self, command: Command) -> Command:
         become = () if self.user == "root" else ("runuser", "-u", self.user, "--")
         env = [f"{name}={value}" for name, value in (("PATH", PATH), *command.env)]
         argv = (*_inside(self.host.init), *env, *become, *command.argv)
-        return await LocalShell().run(
-            replace(command, argv=argv, env=(), shown=str(command)), timeout=timeout
-        )
+        return replace(command, argv=argv, env=(), shown=str(command))
 
 
 @contextlib.contextmanager

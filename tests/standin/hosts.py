@@ -1,12 +1,14 @@
 """Hosts that obey `ports.Hosts` and show the services of a StandinFleet.
 
-The supervisor's commands are `standin status|start|stop …`, understood by the shell; every other
+The supervisor's commands are `standin status|start|stop|log …`, understood by the shell; every other
 command is looked up in `programs`, and succeeds silently where it is not there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed, HostUnreachable
@@ -15,7 +17,9 @@ from celery_ops.ports import Command, Completed
 from tests.standin.fleet import SimulatedService, StandinFleet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+
+    from celery_ops.errors import StreamFailed
 
     Program = Callable[[Command], Completed]
 
@@ -49,6 +53,12 @@ class StandinSupervisor:
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
         if completed.code != 0:
             raise CommandFailed(f"{service}: {completed.err.decode()}")
+
+    def log(self, service: ServiceRef, *, lines: int) -> Command:
+        return Command(("standin", "log", self._kind, service.name, str(lines)))
+
+    def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
+        return CommandFailed(f"{service}: {ended.says}")
 
     def _read(self, ref: ServiceRef, told: Mapping[str, object]) -> ServiceStatus:
         service = self._fleet.services[ref]
@@ -100,6 +110,21 @@ class StandinShell:
                 return self._stop(self._service(kind, name), expect)
         return _completed(err="unknown command", code=2)
 
+    async def stream(self, command: Command) -> AsyncGenerator[bytes, None]:
+        hosts = self._hosts
+        if self._name in hosts.unreachable:
+            raise HostUnreachable(f"{self._name}: no route to host")
+        self.ran.append(command)
+        written = hosts.written[self._name, command.argv[3]]
+        hosts.following += 1
+        try:
+            while (said := await written.get()) is not None:
+                if isinstance(said, Exception):
+                    raise said
+                yield said
+        finally:
+            hosts.following -= 1
+
     def _statuses(self, kind: str, names: Sequence[str]) -> dict[str, object]:
         found: dict[str, object] = {}
         for name in names:
@@ -140,7 +165,8 @@ class StandinShell:
 class StandinHosts:
     """All hosts of a simulated fleet.
 
-    `unreachable` and `hanging` are names of hosts with that fault.
+    `unreachable` and `hanging` are names of hosts with that fault. `written` is what services write
+    to their logs, by host and name: an error is raised, None ends the log.
     """
 
     def __init__(self, fleet: StandinFleet) -> None:
@@ -150,6 +176,10 @@ class StandinHosts:
         self.seconds = SECONDS_A_COMMAND
         self.programs: dict[str, Program] = {}
         self.arguments_read: list[int] = []
+        self.written: defaultdict[tuple[str, str], asyncio.Queue[bytes | Exception | None]] = (
+            defaultdict(asyncio.Queue)
+        )
+        self.following = 0
         self._shells: dict[str, StandinShell] = {}
 
     def shell(self, host: str) -> StandinShell:
