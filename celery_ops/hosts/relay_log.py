@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import sys
+import time
 
 from celery_ops.hosts.relay import ask, between, connected, failure
 
@@ -24,6 +25,7 @@ FAILED, NO_ANSWER, NO_LOG, HUNG_UP = 1, 3, 4, 5
 HEAD = 1024
 """Bytes that supervisord begins with."""
 FIRST_WAIT = 0.5
+REOPEN_PAUSE = 0.2
 RETRY_EVERY = 2.0
 """Seconds; a program that was never started has no file yet."""
 MAX_PENDING = 1_000_000
@@ -59,15 +61,63 @@ def follow() -> int:
         return FAILED
 
 
+class Log:
+    """One log as it comes: in HTTP's chunks, since supervisord holds back what goes without."""
+
+    def __init__(self, connection: socket.socket, requests: "list[str]") -> None:
+        self.connection = connection
+        self.requests = requests
+        self.ended = False
+        self.raw = b""
+        self.left = 0
+        self.partial = b""
+
+    def has_answered(self) -> bool:
+        """Read the head of the answer; whether there is a log."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            data = self.connection.recv(1)
+            if not data:
+                return False
+            head += data
+        return b" 200 " in head.partition(b"\r\n")[0]
+
+    def read(self) -> bytes:
+        """What was added; nothing if that is not known yet."""
+        data = self.connection.recv(65536)
+        self.ended = self.ended or not data
+        self.raw += data
+        found = []  # type: list[bytes]
+        while self.raw and not self.ended:
+            if self.left:
+                found.append(self.raw[: self.left])
+                self.raw = self.raw[self.left :]
+                self.left -= len(found[-1])
+                continue
+            size, newline, rest = self.raw.lstrip(b"\r\n").partition(b"\r\n")
+            if not newline:
+                break
+            self.left, self.raw = int(size, 16), rest
+            self.ended = not self.left
+        return b"".join(found)
+
+    def whole_lines(self, data: bytes) -> bytes:
+        """Keep back what has no end yet: two logs are not to be mixed within a line."""
+        whole, newline, rest = (self.partial + data).rpartition(b"\n")
+        if len(rest) > MAX_PARTIAL:
+            whole, newline, rest = whole + newline + rest, b"", b""
+        self.partial = rest
+        return whole + newline
+
+
 class Follower:
-    """Some logs, whole lines of which go to stdout in the order they come."""
+    """Some logs, whose lines go to stdout in the order they come."""
 
     def __init__(self, place: str, logs: "list[list[str]]", most: int) -> None:
         self.place = place
         self.waiting = logs
         self.most = most
-        self.open = {}  # type: dict[int, socket.socket]
-        self.partial = {}  # type: dict[int, bytes]
+        self.logs = {}  # type: dict[int, Log]
         self.pending = bytearray()
         self.skipped = 0
         self.poller = select.poll()
@@ -76,10 +126,10 @@ class Follower:
         """Until supervisord hangs up, or nobody reads any more."""
         os.set_blocking(1, False)
         self.poller.register(1, 0)
-        while True:
-            self.open_waiting()
-            if not self.open and not self.waiting and not self.pending:
-                return HUNG_UP
+        self.open_waiting()
+        if self.waiting and not self.logs:
+            self.emit(b"(there is no log file yet: was it never started?)\n")
+        while self.logs or self.waiting or self.pending:
             self.poller.modify(1, select.POLLOUT if self.pending else 0)
             for fd, event in self.poller.poll(RETRY_EVERY * 1000 if self.waiting else None):
                 if fd != 1:
@@ -88,79 +138,73 @@ class Follower:
                     return 0
                 else:
                     self.send()
+            self.open_waiting()
+        return HUNG_UP
 
     def open_waiting(self) -> None:
-        still = []  # type: list[list[str]]
-        for requests in self.waiting:
-            tail, history = requests[0], requests[1:]
-            connection = connected(self.place)
-            connection.sendall(tail.encode())
-            head = b""
-            while b"\r\n\r\n" not in head:
-                data = connection.recv(1)
-                if not data:
-                    break
-                head += data
-            if b" 200 " not in head.partition(b"\r\n")[0]:
-                connection.close()
-                still.append(requests)
-                continue
-            fd = connection.fileno()
-            self.open[fd] = connection
-            self.partial[fd] = b""
-            self.hand_on(fd, self.beginning(connection, history))
-            connection.setblocking(False)
-            self.poller.register(fd, select.POLLIN)
-        if still and len(still) == len(self.waiting) and not self.skipped and self.most:
-            self.emit(b"(there is no log file yet: was it never started?)\n")
-        self.waiting, self.most = still, 0 if still else self.most
+        """Open the logs that are there by now."""
+        self.waiting = [requests for requests in self.waiting if not self.opened(requests)]
 
-    def beginning(self, connection: socket.socket, history: "list[str]") -> bytes:
+    def opened(self, requests: "list[str]") -> bool:
+        """Follow a log, if it is there."""
+        log = Log(connected(self.place), requests)
+        log.connection.sendall(requests[0].encode())
+        if not log.has_answered():
+            log.connection.close()
+            return False
+        self.emit(log.whole_lines(self.beginning(log, requests[1:])))
+        log.connection.setblocking(False)
+        self.logs[log.connection.fileno()] = log
+        self.poller.register(log.connection, select.POLLIN)
+        return True
+
+    def again(self, log: Log) -> None:
+        """supervisord hangs up (seen in 4.3.0) when a log was made shorter; or because it ends."""
+        time.sleep(REOPEN_PAUSE)
+        try:
+            there = self.opened(log.requests[:1])
+        except OSError:
+            self.waiting = []
+            return
+        if there:
+            self.emit(b"(the log was truncated, or begun anew)\n")
+        else:
+            self.waiting.append(log.requests[:1])
+
+    def beginning(self, log: Log, history: "list[str]") -> bytes:
         """The last lines, as many as are wanted."""
-        connection.settimeout(FIRST_WAIT)
+        log.connection.settimeout(FIRST_WAIT)
         first = b""
         try:
-            while len(first) < HEAD:
-                data = connection.recv(65536)
-                if not data:
-                    break
-                first += data
-        except socket.timeout:
-            pass
+            while len(first) < HEAD and not log.ended:
+                first += log.read()
+        except OSError:
+            pass  # its time is over, or the connection: that is seen when it is read again
         if len(first) >= HEAD:
             first = before(self.place, history, first[:HEAD]) + first
             first = first.partition(b"\n")[2] or first
-        lines = first.split(b"\n")
-        return b"\n".join(lines[-self.most - 1 :]) if self.most else first
+        return b"\n".join(first.split(b"\n")[-self.most - 1 :])
 
     def receive(self, fd: int) -> None:
+        log = self.logs[fd]
         try:
-            data = self.open[fd].recv(65536)
+            self.emit(log.whole_lines(log.read()))
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if data:
-            self.hand_on(fd, data)
-            return
-        self.emit(self.partial.pop(fd))
-        self.poller.unregister(fd)
-        self.open.pop(fd).close()
-
-    def hand_on(self, fd: int, data: bytes) -> None:
-        """Whole lines: two logs are not to be mixed within one."""
-        whole, newline, rest = (self.partial[fd] + data).rpartition(b"\n")
-        if len(rest) > MAX_PARTIAL:
-            whole, newline, rest = whole + newline + rest, b"", b""
-        self.partial[fd] = rest
-        self.emit(whole + newline)
+            log.ended = True
+        if log.ended:
+            self.emit(log.partial)
+            self.poller.unregister(fd)
+            self.logs.pop(fd).connection.close()
+            self.again(log)
 
     def emit(self, data: bytes) -> None:
         if len(self.pending) > MAX_PENDING:
             self.skipped += len(data)
             return
         if self.skipped and data:
-            self.pending += b"(%d bytes are left out: they came too fast)\n" % self.skipped
+            self.pending += b"\n(%d bytes are left out: they came too fast)\n" % self.skipped
             self.skipped = 0
         self.pending += data
 

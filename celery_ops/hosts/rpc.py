@@ -111,7 +111,7 @@ class Requests:
     def log(self, name: str, channel: str, lines: int) -> list[str]:
         """The request that follows a log, and those that read what comes before."""
         path = f"/logtail/{urllib.parse.quote(name, safe=':')}/{channel.lower()}"
-        head = "\r\n".join([f"GET {path} HTTP/1.0", *self._authorization()])
+        head = "\r\n".join([f"GET {path} HTTP/1.1", *self._authorization()])
         most = min(lines * _BYTES_A_LINE, LOG_HISTORY)
         method = f"supervisor.readProcess{channel}Log"
         return [

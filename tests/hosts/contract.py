@@ -7,14 +7,13 @@ services it must have are named by `Program`.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.errors import CommandFailed, StreamFailed
+from celery_ops.errors import CommandFailed
 from celery_ops.model import ServiceState
 
 if TYPE_CHECKING:
@@ -81,27 +80,6 @@ class Supervised:
 
     async def _run(self, command: Command) -> Completed:
         return await self.shell.run(command, timeout=TIMEOUT)
-
-
-async def logged(supervised: Supervised, program: Program, *words: bytes, lines: int = 50) -> bytes:
-    """What a service's log is until all these words were in it."""
-    command = supervised.supervisor.log(supervised.services[program], lines=lines)
-    seen = b""
-    async with asyncio.timeout(20), aclosing(supervised.shell.stream(command)) as chunks:
-        async for data in chunks:
-            seen += data
-            if all(word in seen for word in words):
-                break
-    return seen
-
-
-async def why_it_ends(supervised: Supervised, service: ServiceRef) -> CommandFailed:
-    """Why there is no log, or no more of it."""
-    with pytest.raises(StreamFailed) as caught:
-        async with asyncio.timeout(20):
-            stream = supervised.shell.stream(supervised.supervisor.log(service, lines=5))
-            assert [data async for data in stream] is None
-    return supervised.supervisor.read_log_end(service, caught.value)
 
 
 class SupervisorContract:

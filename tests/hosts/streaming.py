@@ -21,7 +21,8 @@ from tests.hosts.test_local import is_alive, stubborn, until, written
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from celery_ops.ports import Shell
+    from celery_ops.model import ServiceRef
+    from celery_ops.ports import Shell, Supervisor
 
 MOST_ON_THE_WAY = 20_000_000
 """Bytes that pipes, sockets and windows may hold, and some: a log is not read into memory."""
@@ -39,6 +40,27 @@ async def whole(stream: AsyncGenerator[bytes, None]) -> bytes:
 async def first(stream: AsyncGenerator[bytes, None]) -> bytes:
     async with asyncio.timeout(20):
         return await anext(stream)
+
+
+async def logged(
+    shell: Shell, supervisor: Supervisor, service: ServiceRef, *words: bytes, lines: int = 50
+) -> bytes:
+    """What is read of a log until all these words were in it."""
+    seen = b""
+    command = supervisor.log(service, lines=lines)
+    async with asyncio.timeout(20), aclosing(shell.stream(command)) as chunks:
+        async for data in chunks:
+            seen += data
+            if all(word in seen for word in words):
+                return seen
+    raise AssertionError(f"the log ended: {seen!r}")
+
+
+async def why_none(shell: Shell, supervisor: Supervisor, service: ServiceRef) -> CommandFailed:
+    """Why there is no log to be followed."""
+    with pytest.raises(StreamFailed) as caught:
+        await whole(shell.stream(supervisor.log(service, lines=5)))
+    return supervisor.read_log_end(service, caught.value)
 
 
 class StreamContract:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_ops.hosts import relay
+from celery_ops.hosts import relay, rpc
 from celery_ops.hosts.programs import Program, Programs
 
 
@@ -58,8 +58,8 @@ def test_no_password_of_a_configuration_leaves_the_machine(tmp_path: Path) -> No
 
 
 def test_the_relay_is_understood_by_old_pythons() -> None:
-    source = Path(relay.__file__).read_text()
-    ast.parse(source, feature_version=(3, 6))
+    for source in (rpc.SOURCE, rpc.LOG_SOURCE):
+        ast.parse(source, feature_version=(3, 6))
 
 
 LINES = """\

@@ -1,7 +1,7 @@
 """Hosts that obey `ports.Hosts` and show the services of a StandinFleet.
 
-The supervisor's commands are `standin status|start|stop|log …`, understood by the shell; every other
-command is looked up in `programs`, and succeeds silently where it is not there.
+The supervisor's commands are `standin status|start|stop|log …`, understood by the shell; every
+other command is looked up in `programs`, and succeeds silently where it is not there.
 """
 
 from __future__ import annotations
