@@ -16,6 +16,7 @@ from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.config import contexts
 from celery_ops.fleet.collector import Collector
+from celery_ops.fleet.logs import Logs
 from celery_ops.tui.app import OpsApp
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ async def _opened(chosen: Chosen, demo: Demo | None) -> int:
             protected=chosen.context.protected,
             read_only=chosen.context.read_only,
             ledger=None if demo is None else _ledger_of(demo),
+            logs=Logs(deployment.hosts),
             clock=deployment.clock,
             reporter=boundary.report,
         )

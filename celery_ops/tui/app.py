@@ -20,6 +20,7 @@ from celery_ops.tui.commands import Where, bindings
 from celery_ops.tui.crash import crash_text
 from celery_ops.tui.feeds import Feeds
 from celery_ops.tui.frame import Frame
+from celery_ops.tui.log_screen import LogScreen
 from celery_ops.tui.main_screen import MainScreen
 from celery_ops.tui.palette import KeyCommands
 from celery_ops.tui.pauses import make_full_collections_rare
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from celery_ops.ports import Clock
     from celery_ops.tui import messages
-    from celery_ops.tui.seams import Collector, Desk, LedgerReader, Reporter
+    from celery_ops.tui.seams import Collector, Desk, LedgerReader, LogReader, Reporter
 
 TICK = 0.5
 """Seconds between two drawings of the ages."""
@@ -58,6 +59,7 @@ class OpsApp(App[None]):
         protected: bool,
         read_only: bool,
         ledger: LedgerReader | None = None,
+        logs: LogReader | None = None,
         clock: Clock,
         reporter: Reporter | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class OpsApp(App[None]):
         self._collector = collector
         self._desk = desk
         self._ledger = ledger
+        self._logs = logs
         self._clock = clock
         self._reporter = reporter
         self._aside = Aside()
@@ -137,6 +140,15 @@ class OpsApp(App[None]):
 
     def on_raw_asked(self, message: messages.RawAsked) -> None:
         self.push_screen(RawScreen(self.picture, message.subject))
+
+    def on_log_asked(self, message: messages.LogAsked) -> None:
+        if self._logs is None:
+            self.notify("There are no hosts here, and so no logs.", severity="warning")
+            return
+        screen = LogScreen(self.picture, message.service)
+        self.push_screen(screen)
+        feeds = Feeds(screen.post_message, self._clock)
+        screen.run_worker(feeds.follow_log(self._logs, message.service), group="log")
 
     def on_copy_asked(self, message: messages.CopyAsked) -> None:
         self.copy_to_clipboard(message.text)

@@ -23,6 +23,7 @@ class Where(StrEnum):
     TABLE = "In a table"
     WORKERS = "Changing workers"
     TEXT = "In a text"
+    LOG = "In a log"
     PLAN = "In a plan"
     RUN = "In a run"
     CONFIRM = "In a confirmation"
@@ -58,6 +59,7 @@ COMMANDS = (
     Command("escape", "esc", "back", "", "Back: leave filter and selection", Where.TABLE),
     Command("d", "d", "describe", "describe", "Describe: everything known of it", Where.TABLE),
     Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TABLE),
+    Command("l", "l", "log", "log", "Follow the log of its service", Where.TABLE),
     Command("slash", "/", "filter", "filter", "Filter the rows (see below)", Where.TABLE),
     Command("space", "space", "mark", "mark", "Mark, or take the mark away", Where.TABLE),
     Command("less_than_sign", "<", "sort(-1)", "", "Sort by the column before", Where.TABLE),
@@ -79,7 +81,12 @@ COMMANDS = (
     ),
     Command("escape", "esc", "back", "back", "Back", Where.TEXT),
     Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TEXT),
+    Command("l", "l", "log", "log", "Follow the log of its service", Where.TEXT),
     Command("c", "c", "copy", "copy", "Copy its name", Where.TEXT),
+    Command("escape", "esc", "back", "back", "Back: leave the filter, then the log", Where.LOG),
+    Command("f", "f", "to_end", "follow", "Follow: the newest lines again (or end)", Where.LOG),
+    Command("slash", "/", "filter", "filter", "Only lines with these words", Where.LOG),
+    Command("c", "c", "copy", "copy", "Copy the lines that are shown", Where.LOG),
     Command("enter", "enter", "go_on", "go on", "On to the confirmation", Where.PLAN, writes=True),
     Command("escape", "esc", "back", "back", "Back, changing nothing", Where.PLAN),
     Command("Y", "Y", "agree", "yes", "Yes: start the run", Where.CONFIRM, writes=True),
@@ -98,8 +105,8 @@ COMMANDS = (
 
 BAR = (
     "drain", "restart", "resume", "abort", "answer", "pause", "continue", "go on", "yes",
-    "no, go back", "back", "open", "mark", "filter", "keys", "commands", "describe", "raw", "copy",
-    "freeze", "quit",
+    "no, go back", "back", "follow", "open", "mark", "filter", "log", "keys", "commands",
+    "describe", "raw", "copy", "freeze", "quit",
 )  # fmt: skip
 """The words of the key bar, the last ones left out first where it is narrow."""
 

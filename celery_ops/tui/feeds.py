@@ -6,24 +6,36 @@ alive.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import OpsError
 from celery_ops.model import Reading
-from celery_ops.tui.messages import LedgerRead, RunsListed, SnapshotTaken, WatchEnded
+from celery_ops.tui.messages import (
+    LedgerRead,
+    LogBroke,
+    LogRead,
+    RunsListed,
+    SnapshotTaken,
+    WatchEnded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from textual.message import Message
 
+    from celery_ops.model import ServiceRef
     from celery_ops.ports import Clock
     from celery_ops.tui.aside import Aside
-    from celery_ops.tui.seams import Collector, Desk, LedgerReader
+    from celery_ops.tui.seams import Collector, Desk, LedgerReader, LogReader
 
 PAUSE = 2.0
 """Seconds before a watch that ended is begun again, and between two lists of runs."""
 LEDGER_EVERY = 1.0
+LOG_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds before a log that broke off is begun again; the last for ever."""
 
 
 class Feeds:
@@ -60,3 +72,24 @@ class Feeds:
         while True:
             self._post(RunsListed(await aside.call(desk.runs)))
             await self._clock.sleep(PAUSE)
+
+    async def follow_log(self, reader: LogReader, service: ServiceRef) -> None:
+        """A log, until it is cancelled; begun again, ever more seldom, when it broke off."""
+        attempts, broke_at = 0, None
+        while True:
+            try:
+                async with aclosing(reader.follow(service)) as batches:
+                    async for lines in batches:
+                        attempts, broke_at = 0, None
+                        taken = asyncio.Event()
+                        self._post(LogRead(lines, self._clock.now(), taken))
+                        await taken.wait()
+                why = "the log ended"
+            except OpsError as error:
+                why = " ".join(str(error).split())
+            now = self._clock.now()
+            broke_at = broke_at or now
+            pause = LOG_PAUSES[min(attempts, len(LOG_PAUSES) - 1)]
+            attempts += 1
+            self._post(LogBroke(why, broke_at, now, pause))
+            await self._clock.sleep(pause)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
+    from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Reading
+    from celery_ops.model import FleetSnapshot, Reading, ServiceRef
     from celery_ops.runbook.desk import RunSummary
     from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
@@ -77,6 +79,13 @@ class RawAsked(Message):
     """Somebody wants the data of something."""
 
     subject: Subject
+
+
+@dataclass
+class LogAsked(Message):
+    """Somebody wants to follow the log of a service."""
+
+    service: ServiceRef
 
 
 @dataclass
@@ -145,3 +154,33 @@ class FollowEnded(Message):
     """A run's journal has no more to tell; `error` is set if it could not be read on."""
 
     error: str | None
+
+
+@dataclass
+class LogRead(Message):
+    """Lines of a log that came together. Whoever shows them sets `taken`: no more come before."""
+
+    lines: tuple[str, ...]
+    at: datetime
+    taken: asyncio.Event
+
+
+@dataclass
+class LogBroke(Message):
+    """A log is not followed any more, why, and in how many seconds it is tried again.
+
+    `began_at` is when it broke; `at` is the last attempt.
+    """
+
+    why: str
+    began_at: datetime
+    at: datetime
+    pause: float
+
+    def since(self, now: datetime) -> float:
+        """Seconds since it broke."""
+        return (now - self.began_at).total_seconds()
+
+    def again_in(self, now: datetime) -> float:
+        """Seconds until the next attempt."""
+        return max(0.0, self.pause - (now - self.at).total_seconds())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-    from celery_ops.model import FleetSnapshot
+    from celery_ops.model import FleetSnapshot, ServiceRef
     from celery_ops.runbook.desk import RunSummary
     from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
@@ -46,6 +46,12 @@ class Desk(Protocol):
     def proceed(self, run: str) -> None: ...
 
     def answer(self, run: str, step: str, answer: str) -> None: ...
+
+
+class LogReader(Protocol):
+    """Follows the logs of services; see `fleet.logs`."""
+
+    def follow(self, service: ServiceRef) -> AsyncGenerator[tuple[str, ...], None]: ...
 
 
 class LedgerReader(Protocol):

@@ -16,7 +16,7 @@ from celery_ops.tui.columns import Column, ordered
 from celery_ops.tui.commands import Where, bindings
 from celery_ops.tui.filters import Filter
 from celery_ops.tui.lines import Line, Lines, line
-from celery_ops.tui.messages import CopyAsked, DescribeAsked, RawAsked
+from celery_ops.tui.messages import CopyAsked, DescribeAsked, LogAsked, RawAsked
 from celery_ops.tui.picture import BLANK, Kind, Picture, Subject
 from celery_ops.tui.table import LiveTable
 from celery_ops.tui.text import Tone, counted
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
+
+    from celery_ops.model import ServiceRef
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class TableView(Vertical, Generic[T]):
 
     noun: ClassVar[str]
     kind: ClassVar[Kind]
+    has_logs: ClassVar[bool] = False
+    """Whether its rows have services, or are some: `log_of` is asked then."""
 
     picture: var[Picture] = var(BLANK)
 
@@ -98,6 +102,8 @@ class TableView(Vertical, Generic[T]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         del parameters
+        if action == "log":
+            return self.has_logs
         return action != "back" or bool(
             self._filter.words or self._table.marks or self._only_wrong or self._line.has_focus
         )
@@ -116,6 +122,14 @@ class TableView(Vertical, Generic[T]):
     def action_copy(self) -> None:
         if (subject := self.subject) is not None:
             self.post_message(CopyAsked(subject.name))
+
+    def action_log(self) -> None:
+        row = self._table.row
+        service = None if row is None else self.log_of(row)
+        if isinstance(service, str):
+            self.notify(service, severity="warning", markup=False)
+        elif service is not None:
+            self.post_message(LogAsked(service))
 
     def action_filter(self) -> None:
         self._line.display = True
@@ -180,6 +194,10 @@ class TableView(Vertical, Generic[T]):
 
     def key(self, row: T) -> str:
         """What a row is known by."""
+        raise NotImplementedError
+
+    def log_of(self, row: T) -> ServiceRef | str:
+        """The service whose log a row has, or why it has none."""
         raise NotImplementedError
 
     def is_wrong(self, row: T, troubled: frozenset[str]) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from celery_ops.tui import describe
+from celery_ops.tui import describe, workers
 from celery_ops.tui.bars import Bar, Part
 from celery_ops.tui.commands import COMMANDS, Where, bindings
 from celery_ops.tui.frame import Frame
 from celery_ops.tui.lines import Line, Lines, line
-from celery_ops.tui.messages import CopyAsked, RawAsked
+from celery_ops.tui.messages import CopyAsked, LogAsked, RawAsked
+from celery_ops.tui.picture import Kind
 from celery_ops.tui.text import NOTHING, UNKNOWN, Tone, clock
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class TextScreen(Frame):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         del parameters
-        return action not in {"raw", "copy"}
+        return action not in {"raw", "copy", "log"}
 
     def action_back(self) -> None:
         self.dismiss()
@@ -72,8 +73,17 @@ class DescribeScreen(TextScreen):
             self.show(describe.lines(self._subject, picture))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        del action, parameters
-        return True
+        del parameters
+        return action != "log" or self._subject.kind is Kind.WORKER
+
+    def action_log(self) -> None:
+        shown = self.picture.shown
+        worker = shown.worker(self._subject.name) if shown is not None else None
+        service = None if worker is None else workers.log_of(worker)
+        if isinstance(service, str):
+            self.notify(service, severity="warning", markup=False)
+        elif service is not None:
+            self.post_message(LogAsked(service))
 
     def action_raw(self) -> None:
         self.post_message(RawAsked(self._subject))
@@ -92,7 +102,7 @@ class RawScreen(TextScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         del parameters
-        return action != "raw"
+        return action not in {"raw", "log"}
 
     def action_copy(self) -> None:
         self.post_message(CopyAsked(self.plain))

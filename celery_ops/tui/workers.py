@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
 
-    from celery_ops.model import Reading, Service, Task, Worker
+    from celery_ops.model import Reading, Service, ServiceRef, Task, Worker
 
 _SIGNS = {
     WorkerState.CONFLICT: ("▲", Tone.BAD),
@@ -53,6 +53,19 @@ def service_cell(service: Service | None) -> Cell:
     if state is ServiceState.RUNNING:
         return Cell(service.ref.name)
     return Cell(f"{service.ref.name} {state}", Tone.WARN)
+
+
+def log_of(worker: Worker) -> ServiceRef | str:
+    """The service whose log is the worker's, or what is missing for that."""
+    if worker.service is not None:
+        return worker.service.ref
+    if not worker.mine:
+        return f"{worker.name} is outside this context's scope: none of its hosts are known."
+    return (
+        f"No service is configured that runs {worker.name}, so it is not known where its log is."
+        " Add it to `services:` of this context, for example:"
+        f" {{host: HOST, systemd: UNIT, worker: {worker.name}}}"
+    )
 
 
 def _name(worker: Worker, _now: datetime) -> Cell:
@@ -173,6 +186,7 @@ class WorkersView(TableView["Worker"]):
 
     noun = "worker"
     kind = Kind.WORKER
+    has_logs = True
 
     def __init__(self, picture: Picture, *, may_write: bool) -> None:
         super().__init__(picture, COLUMNS, id="workers")
@@ -201,6 +215,9 @@ class WorkersView(TableView["Worker"]):
 
     def key(self, row: Worker) -> str:
         return row.name
+
+    def log_of(self, row: Worker) -> ServiceRef | str:
+        return log_of(row)
 
     def is_wrong(self, row: Worker, troubled: frozenset[str]) -> bool:
         trouble = row.state is not WorkerState.ONLINE or row.taken is not None

@@ -34,9 +34,9 @@ from celery_ops.runbook.plan import (
 from tests.tui.fleets import NOW, RUN, ago, consumed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from celery_ops.model import FleetSnapshot
+    from celery_ops.model import FleetSnapshot, ServiceRef
 
 
 class HandClock:
@@ -82,6 +82,41 @@ class FedCollector:
             if isinstance(snapshot, Exception):
                 raise snapshot
             yield snapshot
+
+
+@dataclass
+class FedLogs:
+    """Logs that are written by the test; an error that is put in breaks the log off, None ends it.
+
+    `following` is how many are read now, `begun` how often one was begun.
+    """
+
+    following: int = 0
+    begun: list[ServiceRef] = field(default_factory=list)
+    _batches: asyncio.Queue[tuple[str, ...] | OpsError | None] = field(
+        default_factory=asyncio.Queue
+    )
+
+    def write(self, *lines: str) -> None:
+        self._batches.put_nowait(lines)
+
+    def break_off(self, why: OpsError | None = None) -> None:
+        self._batches.put_nowait(why)
+
+    @property
+    def unread(self) -> int:
+        return self._batches.qsize()
+
+    async def follow(self, service: ServiceRef) -> AsyncGenerator[tuple[str, ...], None]:
+        self.begun.append(service)
+        self.following += 1
+        try:
+            while (said := await self._batches.get()) is not None:
+                if isinstance(said, OpsError):
+                    raise said
+                yield said
+        finally:
+            self.following -= 1
 
 
 @dataclass

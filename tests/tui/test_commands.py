@@ -7,6 +7,7 @@ import pytest
 from celery_ops.tui.app import OpsApp
 from celery_ops.tui.commands import COMMANDS, Command, Where
 from celery_ops.tui.confirm import ConfirmScreen
+from celery_ops.tui.log_screen import LogScreen
 from celery_ops.tui.plan_screen import PlanScreen
 from celery_ops.tui.run_screen import RunScreen
 from celery_ops.tui.table_view import TableView
@@ -21,6 +22,7 @@ OWNERS: dict[Where, type] = {
     Where.TABLE: TableView,
     Where.WORKERS: WorkersView,
     Where.TEXT: DescribeScreen,
+    Where.LOG: LogScreen,
     Where.PLAN: PlanScreen,
     Where.RUN: RunScreen,
     Where.CONFIRM: ConfirmScreen,
