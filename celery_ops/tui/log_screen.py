@@ -72,7 +72,8 @@ class LogScreen(Frame):
         if not self.is_mounted:
             return
         if before.frozen_at is not None and now.frozen_at is None and self._waiting:
-            self._show_all()
+            waiting, self._waiting = list(self._history)[-self._waiting :], 0
+            self._view.add([cell for cell in waiting if self._passes(cell)])
         self._draw()
 
     def on_mount(self) -> None:

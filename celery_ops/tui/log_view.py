@@ -50,8 +50,9 @@ class LogView(Toned, can_focus=True):
         self.post_message(self.Moved())
 
     def on_resize(self) -> None:
-        if self.size.width != self._width:
-            self._width = self.size.width
+        width = self.scrollable_content_region.width
+        if width != self._width:
+            self._width = width
             self._wrap_anew()
         else:
             self._arrange(0)

@@ -177,6 +177,21 @@ async def test_a_frozen_display_keeps_its_lines_and_shows_the_others_later() -> 
         assert plain(there) == "one\ntwo\nthree"
 
 
+async def test_what_was_scrolled_to_stays_when_the_display_goes_on() -> None:
+    logs = FedLogs()
+    async with with_logs(logs) as there:
+        await follow(there)
+        logs.write(*(f"line {number}" for number in range(100)))
+        await there.settle()
+        await there.press("pageup", "p")
+        logs.write("new")
+        await there.settle()
+        await there.press("p")
+        assert "scrolled away" in there.text
+        await there.press("f")
+        assert "new" in there.text
+
+
 async def test_a_lost_host_is_said_with_the_moment_and_tried_again_more_and_more_seldom() -> None:
     logs = FedLogs()
     async with with_logs(logs) as there:
@@ -277,6 +292,17 @@ async def test_long_lines_are_wrapped_and_wrapped_anew_when_the_screen_changes()
         await there.pilot.resize_terminal(200, 50)
         await there.settle()
         assert "x" * 100 + "END" in there.text
+
+
+async def test_no_character_is_lost_at_the_edge() -> None:
+    logs = FedLogs()
+    async with with_logs(logs, size=(80, 24)) as there:
+        await follow(there)
+        digits = "".join(str(number % 10) for number in range(1000))
+        logs.write(*(["before"] * 50), digits)
+        await there.settle()
+        rows = [line[2:].rstrip(" ▁▂▃▄▅▆▇█") for line in there.text.split("\n")[-15:-1]]
+        assert "".join(rows).endswith(digits)
 
 
 async def test_the_times_of_a_journal_are_short_today() -> None:
