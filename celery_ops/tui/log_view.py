@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 from rich.segment import Segment
 from textual.geometry import Size
 from textual.message import Message
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 5_000
 """Lines that are kept; the oldest go first."""
+HANGING = "    "
+LEAST_TO_HANG = 20
+"""Cells below which no room is wasted."""
 
 
 class LogView(Toned, can_focus=True):
@@ -131,12 +134,22 @@ class LogView(Toned, can_focus=True):
         self.refresh()
 
     def _wrapped(self, cell: Cell) -> list[Strip]:
-        text, width = safe(cell.text), self._width
-        style = self.toned(cell.tone, self.base)
-        if not width:
+        if not self._width:
             return []
-        if text.isascii():
-            parts = [text[at : at + width] for at in range(0, len(text), width)]
-        else:
-            parts = chop_cells(text, width)
-        return [Strip([Segment(part, style)]) for part in parts or [""]]
+        style = self.toned(cell.tone, self.base)
+        return [Strip([Segment(row, style)]) for row in folded(safe(cell.text), self._width)]
+
+
+def folded(text: str, width: int) -> list[str]:
+    """The rows of a line, broken at spaces where that costs little; all but the first hang."""
+    rows: list[str] = []
+    hanging = ""
+    while (cells := len(text) if text.isascii() else cell_len(text)) > width - len(hanging):
+        room = width - len(hanging)
+        fits = room if cells == len(text) else max(1, len(chop_cells(text[:room], room)[0]))
+        space = text.rfind(" ", room // 2, fits + 1)
+        end, begin = (space, space + 1) if space > 0 else (fits, fits)
+        rows.append(hanging + text[:end])
+        text = text[begin:]
+        hanging = HANGING if width > LEAST_TO_HANG else ""
+    return [*rows, hanging + text]

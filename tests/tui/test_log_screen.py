@@ -6,10 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.tui.log_screen import LogScreen
-from celery_ops.tui.log_view import MOST_LINES
+from celery_ops.tui.log_view import MOST_LINES, folded
+from celery_ops.tui.text import safe
 from tests.tui import fleets
 from tests.tui.screens import SIZES, Opened, opened
 from tests.tui.standins import FedLogs
@@ -294,6 +298,20 @@ async def test_long_lines_are_wrapped_and_wrapped_anew_when_the_screen_changes()
         assert "x" * 100 + "END" in there.text
 
 
+@given(st.text(max_size=300), st.integers(2, 120))
+def test_a_line_is_folded_without_losing_anything_but_spaces(text: str, width: int) -> None:
+    text = safe(text)
+    rows = folded(text, width)
+    assert all(cell_len(row) <= width for row in rows)
+    assert "".join(rows).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_line_is_broken_between_its_words() -> None:
+    assert folded("a task that was received", 21) == ["a task that was", "    received"]
+    assert folded("x" * 30, 21) == ["x" * 21, "    " + "x" * 9]
+    assert folded("", 21) == [""]
+
+
 async def test_no_character_is_lost_at_the_edge() -> None:
     logs = FedLogs()
     async with with_logs(logs, size=(80, 24)) as there:
@@ -301,7 +319,7 @@ async def test_no_character_is_lost_at_the_edge() -> None:
         digits = "".join(str(number % 10) for number in range(1000))
         logs.write(*(["before"] * 50), digits)
         await there.settle()
-        rows = [line[2:].rstrip(" ▁▂▃▄▅▆▇█") for line in there.text.split("\n")[-15:-1]]
+        rows = [line.strip(" ▁▂▃▄▅▆▇█") for line in there.text.split("\n")[-15:-1]]
         assert "".join(rows).endswith(digits)
 
 
