@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 LAST_LINES = 200
 """Lines of the past that a log begins with."""
-MOST_AT_ONCE = 2_000
-"""Lines that are handed on at once; of more that came together the last."""
+MOST_TOGETHER = 5_000
+"""Of more lines that came together the last are told; nobody reads the others."""
+MOST_AT_ONCE = 250
+"""Lines that are handed on at once: whoever shows them has other things to do too."""
 MAX_LINE = 16_384
 """Bytes; the rest of a longer line is dropped."""
 
@@ -45,8 +47,9 @@ class Logs:
         try:
             async with aclosing(self._hosts.shell(service.host).stream(command)) as chunks:
                 async for data in chunks:
-                    if lines := splitter.feed(data):
-                        yield lines
+                    lines = splitter.feed(data)
+                    for start in range(0, len(lines), MOST_AT_ONCE):
+                        yield lines[start : start + MOST_AT_ONCE]
         except StreamFailed as ended:
             raise supervisor.read_log_end(service, ended) from ended
 
@@ -69,8 +72,8 @@ class Splitter:
             self._rest.clear()
             self._drops = False
         self._keep(rest)
-        left_out = len(lines) - MOST_AT_ONCE
-        shown = tuple(_text(line) for line in lines[-MOST_AT_ONCE:])
+        left_out = len(lines) - MOST_TOGETHER
+        shown = tuple(_text(line) for line in lines[-MOST_TOGETHER:])
         return (f"({left_out:,} lines are left out)", *shown) if left_out > 0 else shown
 
     def _keep(self, part: bytes) -> None:

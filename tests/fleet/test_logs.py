@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_ops.errors import CommandFailed, HostUnreachable, StreamFailed
-from celery_ops.fleet.logs import MAX_LINE, MOST_AT_ONCE, Logs, Splitter
+from celery_ops.fleet.logs import MAX_LINE, MOST_AT_ONCE, MOST_TOGETHER, Logs, Splitter
 from celery_ops.model import ServiceRef
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -45,8 +45,8 @@ def test_a_line_without_an_end_is_bounded() -> None:
 
 def test_of_a_flood_the_last_lines_are_told_and_how_many_are_left_out() -> None:
     lines = split(b"".join(b"%d\n" % number for number in range(10_000)))
-    assert lines[0] == "(8,000 lines are left out)"
-    assert lines[1:] == [str(number) for number in range(10_000 - MOST_AT_ONCE, 10_000)]
+    assert lines[0] == "(5,000 lines are left out)"
+    assert lines[1:] == [str(number) for number in range(10_000 - MOST_TOGETHER, 10_000)]
 
 
 def test_colours_are_taken_away_and_all_other_controls_stay_to_be_seen() -> None:
@@ -71,6 +71,13 @@ async def test_a_log_is_followed_on_its_host_until_it_is_left() -> None:
         assert await anext(batches) == ("three",)
         assert hosts.following == 1
     assert hosts.following == 0
+
+
+async def test_many_lines_are_handed_on_in_portions() -> None:
+    hosts = StandinHosts(StandinFleet(VirtualClock()))
+    hosts.written["web1", "celery"].put_nowait(b"line\n" * (MOST_AT_ONCE + 1))
+    async with aclosing(Logs(hosts).follow(SERVICE)) as batches:
+        assert [len(await anext(batches)) for _ in range(2)] == [MOST_AT_ONCE, 1]
 
 
 async def test_why_it_breaks_off_is_told_by_its_supervisor() -> None:
