@@ -160,8 +160,9 @@ class LogScreen(Frame):
         self._draw()
 
     def _show_all(self) -> None:
-        self._waiting = 0
-        self._view.show(cell for cell in self._history if self._passes(cell))
+        """All but what waits."""
+        seen = list(self._history)[: len(self._history) - self._waiting]
+        self._view.show(cell for cell in seen if self._passes(cell))
         self._draw()
 
     def _passes(self, cell: Cell) -> bool:

@@ -177,6 +177,9 @@ async def test_a_frozen_display_keeps_its_lines_and_shows_the_others_later() -> 
         await there.settle()
         assert plain(there) == "one"
         assert "2 lines came since it was frozen" in there.text
+        await there.press("slash", "o", "enter")
+        assert plain(there) == "one"
+        await there.press("escape")
         await there.press("p")
         assert plain(there) == "one\ntwo\nthree"
 
