@@ -8,6 +8,7 @@ closing that would not end it.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,19 +26,24 @@ from celery_ops.hosts.ssh_flow import Flow
 from celery_ops.hosts.ssh_keys import Keyring
 from celery_ops.hosts.ssh_link import MAX_SESSIONS, MAX_STREAMS, Link, Shared
 from celery_ops.hosts.ssh_remote import LastWords, Passed, ending, remote
-from celery_ops.hosts.ssh_session import Busy, Lost, opened
+from celery_ops.hosts.ssh_session import Busy, Lost, Session
 from celery_ops.hosts.ssh_target import resolve
+from celery_ops.hosts.ssh_threads import Result
 from celery_ops.ports import Completed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
-
-    import paramiko
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+    )
 
     from celery_ops.config.contexts import HostEntry
+    from celery_ops.hosts.ssh_channel import Connection
     from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.hosts.ssh_remote import Remote
-    from celery_ops.hosts.ssh_session import Ended, Session
+    from celery_ops.hosts.ssh_session import Ended
     from celery_ops.hosts.ssh_target import Target
     from celery_ops.ports import Command
 
@@ -106,11 +112,15 @@ class SshShell:
         """
         request = remote(command)
         loop = asyncio.get_running_loop()
+        await self._take_turn(command, timeout)
         began = loop.time()
-        async with self._free:
-            transport, session = await self._opened()
-            ended = await self._ended(transport, session, command, request, timeout)
-        await self._judge(transport, session, command, ended)
+        try:
+            connection, session, ended = await self._started(
+                partial(self._ended, command, request, timeout)
+            )
+        finally:
+            self._free.release()
+        await self._judge(connection, session, command, ended)
         return Completed(
             code=-1 if ended.code is None else ended.code,
             out=bytes(ended.out.kept),
@@ -127,13 +137,14 @@ class SshShell:
         """
         request = remote(command)
         async with self._stream_slot():
-            transport, session = await self._opened()
+            connection, session = await self._started(self._opened)
             flow = Flow()
             streams = (
                 Passed(request.mark, flow.put),
                 LastWords(request.mark, MAX_STREAM_ERR),
             )
-            work = self._link.threads.submit(partial(session.run, request, streams))
+            run = partial(session.run, request, open_within=ANSWER_TIMEOUT, streams=streams)
+            work = self._link.threads.submit(run)
             work.add_done_callback(lambda _: flow.wake())
             try:
                 while True:
@@ -143,13 +154,13 @@ class SshShell:
                     elif is_over:
                         break
                     elif not await flow.wait(PROBE_EVERY):
-                        self._look_whether_it_answers(transport)
+                        self._look_whether_it_answers(connection)
             finally:
                 flow.close()
                 if not work.done():
-                    await self._let_go(transport, session, command)
+                    await self._let_go(connection, session, command)
         ended = work.result()
-        await self._judge(transport, session, command, ended)
+        await self._judge(connection, session, command, ended)
         if ended.code != 0:
             code = -1 if ended.code is None else ended.code
             raise stream_failed(command, code, bytes(ended.err.kept))
@@ -167,13 +178,11 @@ class SshShell:
         finally:
             self._streams.release()
 
-    async def _let_go(
-        self, transport: paramiko.Transport, session: Session, command: Command
-    ) -> None:
+    async def _let_go(self, connection: Connection, session: Session, command: Command) -> None:
         """End a command whose reader left. What we may not signal (sudo's) sees its pipe closed;
         not at once, since sshd then takes its time to bury a process.
         """
-        task = self._start_ending(transport, session, STREAM_GRACE)
+        task = self._start_ending(connection, session, STREAM_GRACE)
         asyncio.get_running_loop().call_later(STREAM_GRACE / 2, session.give_up)
         await asyncio.wait([task], timeout=LET_GO_TIMEOUT)
         session.give_up()
@@ -183,116 +192,154 @@ class SshShell:
             says = f"{self._target} does not tell that {command} was ended: it may still run."
             raise HostUnreachable(says)
 
-    async def _opened(self) -> tuple[paramiko.Transport, Session]:
-        """A session, on a new connection if the one there was is lost: nothing was started yet."""
+    async def _opened(self, connection: Connection, session: Session) -> tuple[Connection, Session]:
+        """With its session open, so that what goes wrong from now on is the command's."""
+        work = self._link.threads.submit(partial(session.open, ANSWER_TIMEOUT))
+        work.add_done_callback(_seen)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await asyncio.shield(work)
+        except TimeoutError as error:
+            raise Lost(f"no answer within {as_duration(ANSWER_TIMEOUT)}") from error
+        except asyncio.CancelledError:
+            work.add_done_callback(lambda _: self._link.threads.submit(session.close))
+            raise
+        return connection, session
+
+    async def _take_turn(self, command: Command, timeout: float) -> None:
+        """Wait for one of the sessions that commands have, no longer than for its end."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._free.acquire()
+        except TimeoutError as error:
+            says = (
+                f"{command} was not started on {self._target}: for {as_duration(timeout)} other"
+                f" commands had all {MAX_SESSIONS - SPARE_SESSIONS} sessions of its connection."
+            )
+            raise HostUnreachable(says, fix="Nothing was changed by it: try again.") from error
+
+    async def _started(self, start: Callable[[Connection, Session], Awaitable[Result]]) -> Result:
+        """Start something in a session, on a new connection if the one there was is lost before.
+
+        `start` raises Lost or Busy only if nothing was started. Raise HostUnreachable.
+        """
         lost: Lost | None = None
         for _ in range(2):
-            transport = await self._link.transport()
+            connection = await self._link.transport()
             try:
-                return transport, await self._session(transport)
+                return await self._tried(connection, start)
             except Lost as error:
                 lost = error
-                self._link.drop(transport)
+                self._link.drop(connection)
         raise HostUnreachable(f"{self._target} opens no session: {lost}.") from lost
 
-    async def _session(self, transport: paramiko.Transport) -> Session:
+    async def _tried(
+        self,
+        connection: Connection,
+        start: Callable[[Connection, Session], Awaitable[Result]],
+    ) -> Result:
         """Raise Lost, or HostUnreachable if the host has no session for us after some time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._target.timeout
+        deadline = asyncio.get_running_loop().time() + self._target.timeout
         while True:
-            work = self._link.threads.submit(partial(opened, transport, ANSWER_TIMEOUT))
             try:
-                async with asyncio.timeout(ANSWER_TIMEOUT):
-                    return await asyncio.shield(work)
-            except TimeoutError as error:
-                work.add_done_callback(self._close_late)
-                raise Lost(f"no answer within {as_duration(ANSWER_TIMEOUT)}") from error
-            except asyncio.CancelledError:
-                work.add_done_callback(self._close_late)
-                raise
+                return await start(connection, Session(connection))
             except Busy as error:
-                if loop.time() > deadline:
-                    says = f"{self._target} allows no more sessions: {error}."
-                    raise HostUnreachable(
-                        says, fix="See MaxSessions in its sshd_config."
-                    ) from error
-                await asyncio.sleep(_BUSY_PAUSE)
+                await self._pause(error, deadline)
 
-    def _close_late(self, work: asyncio.Future[Session]) -> None:
-        """A session that nobody waits for any more."""
-        if not work.cancelled() and work.exception() is None:
-            self._link.threads.submit(work.result().close)
+    async def _pause(self, busy: Busy, deadline: float) -> None:
+        """Raise HostUnreachable after the deadline."""
+        if asyncio.get_running_loop().time() > deadline:
+            says = f"{self._target} allows no more sessions: {busy}."
+            raise HostUnreachable(says, fix="See MaxSessions in its sshd_config.") from busy
+        await asyncio.sleep(_BUSY_PAUSE)
 
     async def _ended(
         self,
-        transport: paramiko.Transport,
-        session: Session,
         command: Command,
         request: Remote,
         timeout: float,
-    ) -> Ended:
-        """Wait for the end; raise CommandFailed or HostUnreachable if it takes too long."""
-        work = self._link.threads.submit(partial(session.run, request))
+        connection: Connection,
+        session: Session,
+    ) -> tuple[Connection, Session, Ended]:
+        """Run it to its end; raise CommandFailed or HostUnreachable if that takes too long."""
+        work = self._link.threads.submit(partial(session.run, request, open_within=ANSWER_TIMEOUT))
+        work.add_done_callback(_seen)
         try:
-            return await self._awaited(work, transport, timeout)
+            return connection, session, await self._awaited(work, connection, session, timeout)
         except TimeoutError as error:
-            was_ended = await self._end(transport, session, TERM_GRACE)
+            was_ended = await self._end(connection, session, TERM_GRACE)
             late = f"{command} did not end within {as_duration(timeout)}"
             if was_ended:
                 raise CommandFailed(f"{late} and was ended.") from error
-            if transport.is_active() and session.group is not None:
+            if connection.is_active() and session.group is not None:
                 raise CommandFailed(f"{late} and could not be ended: it may still run.") from error
             says = f"{self._target} does not answer: {late}, and it is not known what became of it."
             raise HostUnreachable(says) from error
         except asyncio.CancelledError:
-            await self._end(transport, session, 0)
+            if not session.withdraw():
+                await self._end(connection, session, 0)
             raise
         finally:
-            session.give_up()
+            if not work.done():
+                session.give_up()
 
     async def _awaited(
-        self, work: asyncio.Future[Ended], transport: paramiko.Transport, timeout: float
+        self, work: asyncio.Future[Ended], connection: Connection, session: Session, timeout: float
     ) -> Ended:
-        """Wait, and see now and then whether the host answers: if not, its connection is dropped,
-        which ends the waiting.
+        """Wait, `timeout` seconds once it is started, and see now and then whether the host
+        answers: if not, its connection is dropped, which ends the waiting. Raise Lost if it
+        was not started in time, and now never will be.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while not work.done():
-            left = deadline - loop.time()
-            if left <= 0:
+        asked = loop.time()
+        probe_at = asked + PROBE_EVERY
+        wait = min(timeout, ANSWER_TIMEOUT)
+        while True:
+            await asyncio.wait([work], timeout=wait)
+            if work.done():
+                return work.result()
+            now, started = time.monotonic(), session.started_at
+            left = asked + ANSWER_TIMEOUT - now if started is None else started + timeout - now
+            if left <= 0 and started is not None:
                 raise TimeoutError
-            await asyncio.wait([work], timeout=min(left, PROBE_EVERY))
-            if not work.done():
-                self._look_whether_it_answers(transport)
-        return work.result()
+            if left <= 0 and session.withdraw():
+                raise Lost(f"no answer within {as_duration(ANSWER_TIMEOUT)}")
+            if now >= probe_at:
+                self._look_whether_it_answers(connection)
+                probe_at = now + PROBE_EVERY
+            wait = max(0.0, min(left, PROBE_EVERY))
 
-    def _look_whether_it_answers(self, transport: paramiko.Transport) -> None:
+    def _look_whether_it_answers(self, connection: Connection) -> None:
         """Once for all who wait."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.ensure_future(self._answers(transport))
+            self._probe = asyncio.ensure_future(self._answers(connection))
 
-    async def _answers(self, transport: paramiko.Transport) -> bool:
+    async def _answers(self, connection: Connection) -> bool:
         """Whether the host answers on this connection; if not, it is dropped."""
         try:
             async with self._spare:
-                session = await self._session(transport)
-        except Lost:
-            self._link.drop(transport)
+                work = self._link.threads.submit(partial(Session(connection).probe, ANSWER_TIMEOUT))
+                work.add_done_callback(_seen)
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    await asyncio.shield(work)
+        except (TimeoutError, Lost):
+            self._link.drop(connection)
             return False
-        except HostUnreachable:
+        except Busy:
             return True  # it has no session for us, and said so
-        self._link.threads.submit(session.close)
         return True
 
     async def _judge(
-        self, transport: paramiko.Transport, session: Session, command: Command, ended: Ended
+        self, connection: Connection, session: Session, command: Command, ended: Ended
     ) -> None:
         """Return if the command ran and its end is known; raise HostUnreachable if not."""
         if session.refused:
             raise HostUnreachable(f"{self._target} runs no commands for us.")
         # A signal and a lost connection look the same, but after a signal the host still answers.
-        if ended.code is None and not await self._answers(transport):
+        if ended.code is None and not await self._answers(connection):
             begun = "how it ended" if ended.out.begun else "whether it ran"
             says = f"The connection to {self._target} was lost: it is not known {begun}: {command}."
             raise HostUnreachable(says)
@@ -300,41 +347,57 @@ class SshShell:
             said = _plain(bytes(ended.err.before) or bytes(ended.out.before))
             raise HostUnreachable(f"The login shell of {self._target} runs no commands: {said}.")
 
-    async def _end(self, transport: paramiko.Transport, session: Session, grace: float) -> bool:
+    async def _end(self, connection: Connection, session: Session, grace: float) -> bool:
         """End a command's process group; whether it is certainly gone.
 
         Goes on by itself if its caller is cancelled.
         """
-        task = self._start_ending(transport, session, grace)
+        task = self._start_ending(connection, session, grace)
         await asyncio.wait([task])
         return task.result()
 
     def _start_ending(
-        self, transport: paramiko.Transport, session: Session, grace: float
+        self, connection: Connection, session: Session, grace: float
     ) -> asyncio.Task[bool]:
-        task = asyncio.ensure_future(self._end_group(transport, session, grace))
+        task = asyncio.ensure_future(self._end_group(connection, session, grace))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return task
 
-    async def _end_group(
-        self, transport: paramiko.Transport, session: Session, grace: float
-    ) -> bool:
+    async def _end_group(self, connection: Connection, session: Session, grace: float) -> bool:
         try:
+            session.hurry()
             async with asyncio.timeout(_PATIENCE):
                 group = await asyncio.shield(asyncio.wrap_future(session.begun))
             if not group:
                 return False
             async with asyncio.timeout(grace + ANSWER_TIMEOUT + _PATIENCE), self._spare:
-                helper = await self._session(transport)
                 request = remote(ending(group, grace))
-                done = await asyncio.shield(self._link.threads.submit(partial(helper.run, request)))
+                done = await self._helped(connection, request)
         except (TimeoutError, Lost):
-            self._link.drop(transport)
+            self._link.drop(connection)
             return False
         except HostUnreachable:
             return False
         return done.code == 0
+
+    async def _helped(self, connection: Connection, request: Remote) -> Ended:
+        """Run a short command of our own on one of the spare sessions."""
+        deadline = asyncio.get_running_loop().time() + ANSWER_TIMEOUT
+        while True:
+            run = partial(Session(connection).run, request, open_within=ANSWER_TIMEOUT)
+            work = self._link.threads.submit(run)
+            work.add_done_callback(_seen)
+            try:
+                return await asyncio.shield(work)
+            except Busy as error:
+                await self._pause(error, deadline)
+
+
+def _seen(work: asyncio.Future[Result]) -> None:
+    """A failure that comes after everybody has gone is no news."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _plain(said: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,19 +13,25 @@ import paramiko
 
 from celery_ops.config.units import as_duration
 from celery_ops.errors import HostUnreachable
+from celery_ops.hosts.ssh_channel import Connection
 from celery_ops.hosts.ssh_keys import Keyring, LockedKey, log_in
 from celery_ops.hosts.ssh_threads import Threads
 from celery_ops.hosts.ssh_trust import known_keys
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from celery_ops.hosts.ssh_target import Target
 
 # paramiko logs tracebacks of what it raises as well; what matters of it is in our errors.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 MAX_HANDSHAKES = 5
-"""At once, over all hosts. sshd drops some above ten (MaxStartups 10:30:100), and is slow to notice
+"""At once with one sshd. It drops some above ten (MaxStartups 10:30:100), and is slow to notice
 that one was done."""
+MAX_CONNECTING = 32
+"""At once over all hosts: so that a slow line does not make them wait for each other, and none of
+them runs out of time because they all compute at once."""
 MAX_SESSIONS = 8
 """At once on one connection. sshd refuses the eleventh (MaxSessions 10)."""
 MAX_STREAMS = 2
@@ -38,7 +44,20 @@ class Shared:
     """What all connections of a pool have in common."""
 
     keyring: Keyring = field(default_factory=Keyring)
-    handshakes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_HANDSHAKES))
+    _connecting: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_CONNECTING)
+    )
+    _handshakes: dict[tuple[Target | None, str, int], asyncio.Semaphore] = field(
+        default_factory=dict
+    )
+
+    @asynccontextmanager
+    async def turn(self, target: Target) -> AsyncIterator[None]:
+        """A turn to shake hands with the sshd that has this address, seen from where we come."""
+        address = (target.via, target.hostname, target.port)
+        at_once = self._handshakes.setdefault(address, asyncio.Semaphore(MAX_HANDSHAKES))
+        async with at_once, self._connecting:
+            yield
 
 
 class Link:
@@ -50,11 +69,11 @@ class Link:
         self.threads = Threads(f"ssh {target}", MAX_SESSIONS + MAX_STREAMS + 2)
         self._shared = shared
         self._via = via
-        self._transport: paramiko.Transport | None = None
-        self._connecting: asyncio.Task[paramiko.Transport] | None = None
+        self._transport: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
         self._closed = False
 
-    async def transport(self) -> paramiko.Transport:
+    async def transport(self) -> Connection:
         """The live connection. Raise HostUnreachable.
 
         All who wait share one attempt, and its failure; it goes on if one of them is cancelled.
@@ -68,7 +87,7 @@ class Link:
             self._connecting.add_done_callback(self._connected)
         return await asyncio.shield(self._connecting)
 
-    def drop(self, transport: paramiko.Transport) -> None:
+    def drop(self, transport: Connection) -> None:
         """Give a connection up, at once: whoever waits for something on it is woken."""
         if self._transport is transport:
             self._transport = None
@@ -86,22 +105,22 @@ class Link:
             await asyncio.wait([self.threads.submit(transport.close)], timeout=_CLOSE_TIMEOUT)
         self.threads.close()
 
-    def _connected(self, task: asyncio.Task[paramiko.Transport]) -> None:
+    def _connected(self, task: asyncio.Task[Connection]) -> None:
         self._connecting = None
         if not task.cancelled() and task.exception() is None:
             self._transport = task.result()
 
-    async def _connect(self) -> paramiko.Transport:
+    async def _connect(self) -> Connection:
         while True:
             try:
                 return await self._attempt()
             except LockedKey as error:
                 await self._shared.keyring.unlock(error.path)
 
-    async def _attempt(self) -> paramiko.Transport:
+    async def _attempt(self) -> Connection:
         # A jump host comes first, and is not waited for with one of the handshakes in hand.
         through = None if self._via is None else await self._via.transport()
-        async with self._shared.handshakes:
+        async with self._shared.turn(self.target):
             attempt = _Attempt(self.target, self._shared.keyring, through)
             work = self.threads.submit(attempt.connect)
             try:
@@ -116,7 +135,7 @@ class Link:
                     work.add_done_callback(_close_late)
 
 
-def _close_late(work: asyncio.Future[paramiko.Transport]) -> None:
+def _close_late(work: asyncio.Future[Connection]) -> None:
     """What was connected after nobody waited any more; a failure was told, or is too late."""
     if not work.cancelled() and work.exception() is None:
         _abort(work.result())
@@ -125,9 +144,7 @@ def _close_late(work: asyncio.Future[paramiko.Transport]) -> None:
 class _Attempt:
     """The way from nothing to being logged in, in a thread; `abort` ends it from another one."""
 
-    def __init__(
-        self, target: Target, keyring: Keyring, through: paramiko.Transport | None
-    ) -> None:
+    def __init__(self, target: Target, keyring: Keyring, through: Connection | None) -> None:
         self.stage = "accept a connection"
         self._target = target
         self._keyring = keyring
@@ -135,11 +152,11 @@ class _Attempt:
         self._sock: socket.socket | paramiko.Channel | None = None
         self._aborted = False
 
-    def connect(self) -> paramiko.Transport:
+    def connect(self) -> Connection:
         """Raise HostUnreachable, or LockedKey if a passphrase is needed. Leaves nothing open."""
         target = self._target
         known = known_keys(target)
-        transport: paramiko.Transport | None = None
+        transport: Connection | None = None
         try:
             self._sock = (
                 _socket(target) if self._through is None else _tunnel(target, self._through)
@@ -147,7 +164,7 @@ class _Attempt:
             if self._aborted:
                 self.abort()
             self.stage = "shake hands"
-            transport = paramiko.Transport(self._sock)
+            transport = Connection(self._sock)
             transport.daemon = True
             transport.banner_timeout = transport.handshake_timeout = target.timeout
             transport.auth_timeout = target.timeout
@@ -172,9 +189,8 @@ class _Attempt:
             _end(self._sock)
 
 
-def _tunnel(target: Target, through: paramiko.Transport) -> paramiko.Channel:
-    there = (target.hostname, target.port)
-    return through.open_channel("direct-tcpip", there, ("127.0.0.1", 0), timeout=target.timeout)
+def _tunnel(target: Target, through: Connection) -> paramiko.Channel:
+    return through.open_tunnel((target.hostname, target.port), target.timeout)
 
 
 def _socket(target: Target) -> socket.socket:
@@ -187,7 +203,7 @@ def _socket(target: Target) -> socket.socket:
     return sock
 
 
-def _abort(transport: paramiko.Transport) -> None:
+def _abort(transport: Connection) -> None:
     """Close the socket under a connection, without waiting for anything."""
     _end(transport.sock)
 

@@ -106,7 +106,7 @@ class Output:
         self.truncated = False
         self.group: int | None = None
         """The command's process group once the mark came, 0 if it has none of its own."""
-        self._mark = re.compile(rb"\n" + mark + rb" (\d{1,10})\n")
+        self._mark = b"\n" + mark + b" "
         self._bound = bound
 
     @property
@@ -118,14 +118,13 @@ class Output:
             self._take(data)
             return
         self.before += data
-        match = self._mark.search(self.before)
-        if match is None:
+        banner, _, rest = self.before.partition(self._mark)
+        group, newline, said = rest.partition(b"\n")
+        if not newline or not group.isdigit() or len(group) > 10:
             del self.before[:-_MAX_BANNER]
             return
-        self.group = int(match[1])
-        rest = bytes(self.before[match.end() :])
-        del self.before[match.start() :]
-        self.feed(rest)
+        self.before, self.group = banner, int(group)
+        self.feed(bytes(said))
 
     def _take(self, data: bytes) -> None:
         room = self._bound - len(self.kept)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,15 +35,18 @@ class Threads:
 
         A loop that is closed meanwhile is left alone.
         """
-        outcome: Future[Result] = Future()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Result] = loop.create_future()
 
         def job() -> None:
-            if not outcome.set_running_or_notify_cancel():
+            if outcome.cancelled():
                 return
             try:
-                outcome.set_result(work())
+                settle = partial(outcome.set_result, work())
             except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
-                outcome.set_exception(error)
+                settle = partial(outcome.set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_unless_cancelled, outcome, settle)
 
         with self._lock:
             self._unfinished += 1
@@ -51,7 +55,7 @@ class Threads:
         self._jobs.put(job)
         if starts:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
-        return asyncio.wrap_future(outcome)
+        return outcome
 
     def close(self) -> None:
         """Let the threads end once they have done what was submitted."""
@@ -66,3 +70,8 @@ class Threads:
             del job
             with self._lock:
                 self._unfinished -= 1
+
+
+def _unless_cancelled(outcome: asyncio.Future[Result], settle: Callable[[], None]) -> None:
+    if not outcome.cancelled():
+        settle()

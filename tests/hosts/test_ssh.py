@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import getpass
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import paramiko
 import pytest
 import pytest_asyncio
+from paramiko.common import cMSG_CHANNEL_DATA
 
 from celery_ops.config.contexts import only_broker
 from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.local import MAX_OUTPUT
+from celery_ops.hosts.ssh_channel import Connection
 from celery_ops.ports import Command
 from tests.hosts.test_local import is_alive, stubborn, until, written
+from tests.rig import wait_until
 from tests.rig.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -166,6 +173,90 @@ async def test_many_commands_run_at_once_on_one_connection(server: Sshd) -> None
     await hosts.close()
     assert [int(one.out) for one in done] == list(range(20))
     assert server.connections() == 1
+
+
+@pytest.mark.parametrize("kind", ["session", "tunnel"])
+def test_data_that_crosses_the_end_of_a_channel_costs_no_connection(
+    kind: str, server: Sshd
+) -> None:
+    # sshd ends a connection at data for a channel whose CLOSE was answered. That answer waits for
+    # whoever uses the channel, so that nothing that is about to be said can come after it.
+    connection = logged_in(server)
+    channel = one_that_ends(kind, connection)
+    wait_until(lambda: channel.closed, what="the host's CLOSE")
+    connection.global_request("keepalive@openssh.com")  # whatever answers CLOSE has done so by now
+    late = paramiko.Message()
+    late.add_byte(cMSG_CHANNEL_DATA)
+    late.add_int(channel.remote_chanid)
+    late.add_string(b"x")
+    connection._send_user_message(late)  # type: ignore[attr-defined]  # it had passed all checks
+    channel.close()
+    connection.open_session_channel(20).close()
+    connection.close()
+    assert "nonexistent channel" not in server.log()
+
+
+def one_that_ends(kind: str, connection: Connection) -> paramiko.Channel:
+    if kind == "session":
+        session = connection.open_session_channel(20)
+        session.execute(b"true")
+        return session
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        tunnel = connection.open_tunnel(far.getsockname(), 20)
+        far.accept()[0].close()
+
+    def is_told() -> bool:
+        with contextlib.suppress(OSError):
+            tunnel.send(b"x")  # only this tells the jump host that nobody reads any more
+        return tunnel.closed
+
+    wait_until(is_told, what="the end of the tunnel")
+    return tunnel
+
+
+def logged_in(server: Sshd) -> Connection:
+    connection = Connection(("127.0.0.1", server.port))
+    connection.start_client(timeout=20)
+    connection.auth_publickey(getpass.getuser(), paramiko.Ed25519Key.from_path(server.key))
+    return connection
+
+
+async def test_stdin_that_nobody_reads_costs_no_connection(server: Sshd) -> None:
+    hosts = pool(server.entry())
+    shell, unread = hosts.shell("web1"), Command(("true",), stdin=b"x" * 300_000)
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-5)
+        for _ in range(10):
+            done = await asyncio.gather(*(shell.run(unread, timeout=30) for _ in range(8)))
+            assert {one.code for one in done} == {0}
+    finally:
+        sys.setswitchinterval(before)
+        await hosts.close()
+    assert server.connections() == 1
+
+
+async def test_a_command_that_gets_no_turn_is_not_started(server: Sshd, tmp_path: Path) -> None:
+    hosts = pool(server.entry())
+    shell = hosts.shell("web1")
+    await shell.run(Command(("true",)), timeout=20)
+    busy = [
+        asyncio.ensure_future(shell.run(Command(("sleep", "60")), timeout=90)) for _ in range(6)
+    ]
+    await asyncio.sleep(0)
+    late = Command(("touch", str(tmp_path / "late")))
+    async with asyncio.timeout(20):
+        with pytest.raises(
+            HostUnreachable, match=r"was not started .* had all 6 sessions"
+        ) as caught:
+            await shell.run(late, timeout=0.2)
+    assert "try again" in str(caught.value.fix)
+    busy[0].cancel()
+    await shell.run(late, timeout=20)
+    for one in busy:
+        one.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+    await hosts.close()
 
 
 async def test_a_command_out_of_time_is_ended_with_its_children(

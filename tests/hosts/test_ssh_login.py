@@ -20,6 +20,8 @@ from celery_ops.config.secret import Secret
 from celery_ops.errors import HostUnreachable
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.ssh_keys import Keyring
+from celery_ops.hosts.ssh_link import MAX_CONNECTING, MAX_HANDSHAKES, Shared
+from celery_ops.hosts.ssh_target import resolve
 from celery_ops.ports import Command
 from tests.rig.sshd import Sshd, fingerprint, make_key, sshd
 
@@ -287,6 +289,22 @@ async def test_thirty_hosts_log_in_within_what_sshd_allows() -> None:
         ]
         assert await echo(*entries) == [b"out\n"] * 30
         assert server.connections() == 30
+
+
+async def test_only_hosts_with_one_address_wait_for_each_other(server: Sshd) -> None:
+    one = resolve(server.entry())
+    behind = replace(one, via=replace(one, hostname="jump"))
+    others = [replace(one, hostname=f"web{number}") for number in range(MAX_CONNECTING)]
+    shared = Shared()
+    async with contextlib.AsyncExitStack() as turns:
+        for target in (*[one] * MAX_HANDSHAKES, behind, *others[MAX_HANDSHAKES + 1 :]):
+            async with asyncio.timeout(5):
+                await turns.enter_async_context(shared.turn(target))
+        for target in (one, others[0]):
+            waiting = asyncio.ensure_future(turns.enter_async_context(shared.turn(target)))
+            await asyncio.wait([waiting], timeout=0.05)
+            assert waiting.cancel()
+            await asyncio.wait([waiting])
 
 
 async def test_the_library_prints_nothing_of_its_own(
