@@ -10,6 +10,7 @@ from celery_ops.cli import context
 from celery_ops.cli.boundary import run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.deployment import opened
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.run_command import run_options, wanted
 from celery_ops.cli.start_run import start_run
 from celery_ops.errors import UsageError
@@ -45,7 +46,7 @@ class Adopt(click.Command):
 
 
 async def _taken(chosen: Chosen) -> tuple[TakenRecord, ...]:
-    async with opened(chosen.context) as deployment:
+    async with opened(chosen.context, passphrases=Passphrases()) as deployment:
         return await deployment.broker.taken()
 
 

@@ -14,6 +14,7 @@ from celery_ops.cli import boundary, context, engine
 from celery_ops.cli.context import Chosen
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config import contexts
 from celery_ops.fleet.collector import Collector
 from celery_ops.fleet.logs import Logs
@@ -47,7 +48,7 @@ def _open(chosen: Chosen, demo: Demo | None) -> None:
 
 async def _opened(chosen: Chosen, demo: Demo | None) -> int:
     async with (
-        opened(chosen.context) as deployment,
+        opened(chosen.context, passphrases=Passphrases()) as deployment,
         Collector(deployment.surveyor, clock=deployment.clock) as collector,
     ):
         app = OpsApp(
@@ -61,6 +62,7 @@ async def _opened(chosen: Chosen, demo: Demo | None) -> int:
             clock=deployment.clock,
             reporter=boundary.report,
         )
+        deployment.passphrases.ask = app.ask_passphrase
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, app.exit)

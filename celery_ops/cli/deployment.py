@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import connect
+from celery_ops.cli import terminal
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.fleet.survey import Surveyor
@@ -34,14 +36,24 @@ class Deployment:
     hosts: Hosts
     surveyor: Surveyor
     clock: Clock
+    passphrases: Passphrases
 
 
 @asynccontextmanager
-async def opened(context: Context) -> AsyncIterator[Deployment]:
-    """Connect, and close everything afterwards. Raise BrokerUnreachable or UsageError."""
+async def opened(
+    context: Context, *, passphrases: Passphrases | None = None
+) -> AsyncIterator[Deployment]:
+    """Connect, and close everything afterwards. Raise BrokerUnreachable or UsageError.
+
+    Without `passphrases`, whoever sits at the terminal is asked for those that the hosts need,
+    right away: people think longer than a look at a fleet takes.
+    """
+    asks = passphrases is None and terminal.can_ask()
+    if passphrases is None:
+        passphrases = Passphrases(terminal.ask_passphrase if asks else None)
     clock = SystemClock()
     broker = await connect(context.broker, broker_options(context), clock=clock)
-    hosts = HostPool(context)
+    hosts = HostPool(context, ask_passphrase=passphrases)
     surveyor = Surveyor(
         broker,
         hosts,
@@ -54,7 +66,9 @@ async def opened(context: Context) -> AsyncIterator[Deployment]:
         diagnose=examine,
     )
     try:
-        yield Deployment(context, broker, hosts, surveyor, clock)
+        if asks:
+            await hosts.unlock()
+        yield Deployment(context, broker, hosts, surveyor, clock, passphrases)
     finally:
         await surveyor.close()
         await hosts.close()

@@ -49,7 +49,7 @@ def desk(deployment: Deployment, chosen: Chosen) -> RunDesk:
     return RunDesk(
         planner=planner,
         store=kept,
-        launcher=Launcher(chosen.context, kept),
+        launcher=Launcher(chosen.context, kept, deployment.passphrases),
         clock=deployment.clock,
         operator=state.operator(),
     )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import msgspec
 from celery_ops.cli import engine, exit_codes
 from celery_ops.cli.deployment import CONTROL_EXCHANGE, EVENT_EXCHANGE, opened
 from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config import contexts
 from celery_ops.config.secret import Secret, masked
 from celery_ops.errors import BrokerUnreachable, HostUnreachable, OpsError, UsageError
@@ -47,11 +48,13 @@ class Told:
 
     broker: Secret
     options: dict[str, object]
+    passphrases: dict[Path, Secret] = field(default_factory=dict)
 
 
 class _Line(msgspec.Struct):
     broker: str
     options: dict[str, object] = {}
+    passphrases: dict[str, str] = {}
 
 
 def told_on_stdin() -> Told:
@@ -63,7 +66,8 @@ def told_on_stdin() -> Told:
     except msgspec.DecodeError:
         # Not chained: the decoder's text may quote what it could not read.
         raise UsageError("an executor needs a line of JSON on its stdin", fix=_FIX) from None
-    return Told(Secret(said.broker), said.options)
+    keys = {Path(key): Secret(typed) for key, typed in said.passphrases.items()}
+    return Told(Secret(said.broker), said.options, keys)
 
 
 async def execute(run: str, told: Told) -> ExitCode:
@@ -76,7 +80,8 @@ async def execute(run: str, told: Told) -> ExitCode:
     kept = Journal(store.path(run), SystemClock())
     executor: Executor | None = None
     try:
-        async with opened(context_of(plan, told)) as deployment:
+        passphrases = Passphrases(known=told.passphrases)  # and nobody to ask
+        async with opened(context_of(plan, told), passphrases=passphrases) as deployment:
             executor = Executor(
                 journal=kept,
                 inbox=store.inbox(run),

@@ -14,6 +14,7 @@ from celery_ops.cli import exit_codes, show_run, terminal
 from celery_ops.cli.boundary import complain
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.text import cut, width_of_terminal
 from celery_ops.errors import OpsError
 from celery_ops.runbook.executor import A_BUG
@@ -207,7 +208,7 @@ class Follower:
         if self._context is None:
             return None
         try:
-            async with opened(self._context) as deployment:
+            async with opened(self._context, passphrases=Passphrases()) as deployment:
                 taken = await deployment.broker.taken()
         except OpsError:
             # Unknown, and said to be so by the caller: the run's own end is the matter here.

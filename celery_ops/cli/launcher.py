@@ -1,7 +1,8 @@
 """Starts executors: processes of their own that outlive the terminal, the app and SIGHUP.
 
 Their command line is a run's id and nothing else. What is secret goes through a pipe, as one line
-of JSON, `{"broker": url, "options": {…}}`; never through argv, environment or journal.
+of JSON, `{"broker": url, "options": {…}, "passphrases": {key file: …}}`; never through argv,
+environment or journal.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from celery_ops.errors import JournalError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_ops.cli.passphrases import Passphrases
     from celery_ops.config.contexts import Context
     from celery_ops.runbook.desk import RunStore
 
@@ -31,8 +33,9 @@ _OURS_TO_RESET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 class Launcher:
     """A `RunLauncher` for runs on one context."""
 
-    def __init__(self, context: Context, store: RunStore) -> None:
+    def __init__(self, context: Context, store: RunStore, passphrases: Passphrases) -> None:
         self._context = context
+        self._passphrases = passphrases
         self._store = store
 
     def launch(self, run: str) -> None:
@@ -51,7 +54,7 @@ class Launcher:
             os.close(reading)
         # The app lives longer than a run: somebody must collect its process, or it stays a zombie.
         threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
-        _hand_over(writing, secrets_of(self._context))
+        _hand_over(writing, secrets_of(self._context, self._passphrases))
 
     def _spawn(self, run: str, stdin: int) -> int:
         log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -84,9 +87,13 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def secrets_of(context: Context) -> bytes:
+def secrets_of(context: Context, passphrases: Passphrases) -> bytes:
     """What an executor is told through its stdin."""
-    told = {"broker": context.broker.reveal(), "options": broker_options(context)}
+    told = {
+        "broker": context.broker.reveal(),
+        "options": broker_options(context),
+        "passphrases": {str(key): typed.reveal() for key, typed in passphrases.known.items()},
+    }
     return json.dumps(told, default=str).encode() + b"\n"
 
 

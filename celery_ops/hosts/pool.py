@@ -48,11 +48,13 @@ class HostPool:
         if entry is None:
             names = [one.name for one in self._context.hosts]
             raise UsageError(f"No host is called {shown(host)}{did_you_mean(host, names)}.")
-        if self._ssh is None:
-            # paramiko takes longer to import than all the rest: not without a remote host.
-            module = importlib.import_module("celery_ops.hosts.ssh")
-            self._ssh = cast("SshHosts", module.SshHosts(self._ask_passphrase))
-        return self._ssh.shell(entry)
+        return self._remote().shell(entry)
+
+    async def unlock(self) -> None:
+        """Ask for the passphrases that are needed, before anything else waits for the hosts."""
+        remote = [entry for entry in self._context.hosts if entry.name != LOCAL]
+        if remote:
+            await self._remote().unlock(remote)
 
     def supervisor(self, kind: str) -> Supervisor:
         """Raise CommandFailed for a kind that this version cannot speak to."""
@@ -71,6 +73,13 @@ class HostPool:
         command = processes.arguments(pids)
         completed = await self.shell(host).run(command, timeout=PROCESSES_TIMEOUT)
         return processes.read_arguments(pids, completed)
+
+    def _remote(self) -> SshHosts:
+        if self._ssh is None:
+            # paramiko takes longer to import than all the rest: not without a remote host.
+            module = importlib.import_module("celery_ops.hosts.ssh")
+            self._ssh = cast("SshHosts", module.SshHosts(self._ask_passphrase))
+        return self._ssh
 
     async def close(self) -> None:
         """Close the connections, quickly even if a host hangs."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
-from celery_ops.errors import CommandFailed, HostUnreachable
+from celery_ops.errors import CommandFailed, HostUnreachable, UsageError
 from celery_ops.hosts.local import (
     MAX_STREAM_ERR,
     STREAM_GRACE,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
+        Iterable,
+        Iterator,
     )
 
     from celery_ops.config.contexts import HostEntry
@@ -53,6 +55,8 @@ ANSWER_TIMEOUT = 5.0
 """Seconds in which a host must open a session on a connection that it has already."""
 PROBE_EVERY = 5.0
 """Seconds between looks whether a host still answers, while a command runs there."""
+WANTED_WITHIN = 2.0
+"""Seconds for hosts to say whether they want a key that has a passphrase."""
 SLOT_TIMEOUT = 2.0
 """Seconds in which another stream must have ended where there are as many as may be."""
 LET_GO_TIMEOUT = 3.0
@@ -77,6 +81,25 @@ class SshHosts:
         if target not in self._shells:
             self._shells[target] = SshShell(self._link(target))
         return self._shells[target]
+
+    async def unlock(self, entries: Iterable[HostEntry]) -> None:
+        """Ask for the passphrases that these hosts need: those that take none of our other keys.
+
+        Takes as long as somebody thinks of one, and otherwise about `WANTED_WITHIN` seconds.
+        """
+        waiting: set[asyncio.Future[object]] = {
+            asyncio.ensure_future(self._link(target).transport())
+            for target in _resolved(entries)
+            if any(self._shared.keyring.is_locked(key) for key in target.all_keys)
+        }
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=WANTED_WITHIN)
+            for one in done:
+                _seen(one)  # whoever uses the host is told
+            if not done and not self._shared.keyring.is_asking:
+                break
+        for one in waiting:
+            one.cancel()
 
     async def close(self) -> None:
         """Close all connections, quickly. What still runs on them ends as unreachable."""
@@ -392,6 +415,13 @@ class SshShell:
                 return await asyncio.shield(work)
             except Busy as error:
                 await self._pause(error, deadline)
+
+
+def _resolved(entries: Iterable[HostEntry]) -> Iterator[Target]:
+    """Without those whose settings cannot be used: that is told where they are."""
+    for entry in entries:
+        with suppress(UsageError):
+            yield resolve(entry)
 
 
 def _seen(work: asyncio.Future[Result]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import paramiko
@@ -11,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.pkey import UnknownKeyType
 
 from celery_ops.errors import HostUnreachable
+from celery_ops.hosts.ssh_threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     AskPassphrase = Callable[[Path], Awaitable[Secret | None]]
     """Asks the operator for the passphrase of a key file; None: it is not known."""
+
+
+_UNUSABLE = (ValueError, UnsupportedAlgorithm, paramiko.SSHException, UnknownKeyType)
 
 
 class LockedKey(Exception):  # not an OpsError: it is answered by asking
@@ -36,14 +41,15 @@ class Keyring:
     """The key files that were opened, for all connections. Each is asked for once at most."""
 
     ask: AskPassphrase | None = None
+    given_up: dict[Path, str] = field(default_factory=dict)
+    """The locked ones that stay so, each with the reason."""
     _opened: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
-    _given_up: set[Path] = field(default_factory=set)
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def load(self, path: Path) -> paramiko.PKey | None:
         """The key in a file; None if there is no such file or it is of no use.
 
-        Blocks. Raise LockedKey if it is encrypted and nobody was asked yet.
+        Blocks. Raise LockedKey if it is encrypted.
         """
         if path in self._opened:
             return self._opened[path]
@@ -52,43 +58,60 @@ class Keyring:
         except OSError:
             return None
         except (TypeError, paramiko.PasswordRequiredException):
-            if path in self._given_up:
-                return None
             raise LockedKey(path) from None
-        except (ValueError, UnsupportedAlgorithm, paramiko.SSHException, UnknownKeyType):
+        except _UNUSABLE:
             return None
         self._opened[path] = key
         return key
 
-    async def unlock(self, path: Path) -> None:
-        """Ask for a passphrase, unless it was done meanwhile.
+    def is_locked(self, path: Path) -> bool:
+        """Whether it can only be opened with a passphrase, and nobody was asked for it yet."""
+        try:
+            self.load(path)
+        except LockedKey:
+            return path not in self.given_up
+        return False
 
-        Raise HostUnreachable if there is nobody to ask, or the passphrase is wrong.
+    @property
+    def is_asking(self) -> bool:
+        """Whether somebody is thinking of a passphrase just now."""
+        return self._asking.locked()
+
+    async def unlock(self, path: Path) -> None:
+        """Ask for a passphrase, unless it was done meanwhile; without the right one it is given
+        up.
         """
         async with self._asking:
-            if path in self._opened or path in self._given_up:
+            if path in self._opened or path in self.given_up:
                 return
-            fix = f"Add it to the agent: ssh-add {path}"
             passphrase = await self.ask(path) if self.ask is not None else None
             if passphrase is None:
-                if self.ask is not None:
-                    self._given_up.add(path)
-                says = f"The key {path} is encrypted, and its passphrase is not known."
-                raise HostUnreachable(says, fix=fix)
-            try:
-                # Bytes, whatever the annotation says: cryptography takes nothing else.
-                password = cast("str", passphrase.reveal().encode())
-                self._opened[path] = paramiko.PKey.from_path(path, password)
-            except (OSError, ValueError, TypeError, paramiko.SSHException):
-                self._given_up.add(path)
-                says = f"The passphrase does not open the key {path}."
-                raise HostUnreachable(says, fix=fix) from None
+                self.given_up[path] = f"The key {path} is encrypted, and its passphrase is unknown."
+                return
+            # Deriving a key from a passphrase is made slow on purpose: not on the event loop.
+            thread = Threads("ssh key", 1)
+            opening = thread.submit(partial(_unlocked, path, passphrase))
+            thread.close()
+            key = await opening
+            if key is None:
+                self.given_up[path] = f"The passphrase does not open the key {path}."
+            else:
+                self._opened[path] = key
+
+
+def _unlocked(path: Path, passphrase: Secret) -> paramiko.PKey | None:
+    try:
+        # Bytes, whatever the annotation says: cryptography takes nothing else.
+        return paramiko.PKey.from_path(path, cast("str", passphrase.reveal().encode()))
+    except (OSError, TypeError, *_UNUSABLE):
+        return None
 
 
 def log_in(transport: paramiko.Transport, target: Target, keyring: Keyring) -> None:
     """Try one key after the other, as OpenSSH does: the agent's, then the files, locked ones last.
 
-    Blocks. Raise LockedKey if only such files are left, and HostUnreachable if all were refused.
+    Blocks. Raise LockedKey if it depends on such a file now, and HostUnreachable if all were
+    refused or given up.
     """
     agent = paramiko.Agent()
     try:
@@ -100,8 +123,12 @@ def log_in(transport: paramiko.Transport, target: Target, keyring: Keyring) -> N
                 return
     finally:
         agent.close()
+    for path in locked:
+        if path not in keyring.given_up:
+            raise LockedKey(path)
     if locked:
-        raise LockedKey(locked[0])
+        fix = f"Add it to the agent: ssh-add {locked[0]}"
+        raise HostUnreachable(keyring.given_up[locked[0]], fix=fix)
     says = f"{target} refused us: " + (
         f"none of the {tried} keys that were tried is accepted."
         if tried

@@ -52,6 +52,11 @@ class Target:
         return f"{self.user}@{host}" + ("" if self.port == PORT else f":{self.port}")
 
     @property
+    def all_keys(self) -> tuple[Path, ...]:
+        """Its key files and those of its jump hosts."""
+        return (*self.keys, *(() if self.via is None else self.via.all_keys))
+
+    @property
     def scan(self) -> str:
         """The command that prints its keys."""
         port = "" if self.port == PORT else f"-p {self.port} "

@@ -6,6 +6,7 @@ desk.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from textual.reactive import var
 from celery_ops.tui.aside import Aside
 from celery_ops.tui.changes import Changes
 from celery_ops.tui.commands import Where, bindings
+from celery_ops.tui.confirm import PassphraseScreen
 from celery_ops.tui.crash import crash_text
 from celery_ops.tui.feeds import Feeds
 from celery_ops.tui.frame import Frame
 from celery_ops.tui.log_screen import LogScreen
 from celery_ops.tui.main_screen import MainScreen
+from celery_ops.tui.messages import PassphraseAsked
 from celery_ops.tui.palette import KeyCommands
 from celery_ops.tui.pauses import make_full_collections_rare
 from celery_ops.tui.picture import BLANK, Picture
@@ -32,6 +35,7 @@ from celery_ops.tui.theme import DARK, LIGHT, THEMES, first_theme
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
+    from celery_ops.config.secret import Secret
     from celery_ops.ports import Clock
     from celery_ops.tui import messages
     from celery_ops.tui.seams import Collector, Desk, LedgerReader, LogReader, Reporter
@@ -174,6 +178,13 @@ class OpsApp(App[None]):
         if self._changes is not None:
             await self._changes.answer(message)
 
+    def on_passphrase_asked(self, message: messages.PassphraseAsked) -> None:
+        def answered(passphrase: Secret | None) -> None:
+            if not message.answer.done():
+                message.answer.set_result(passphrase)
+
+        self.push_screen(PassphraseScreen(message.key), answered)
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "view":
             return self._main is not None and self._main.has(str(parameters[0]))
@@ -206,6 +217,12 @@ class OpsApp(App[None]):
         live = [run.id for run in self.picture.runs or () if run.state in LIVE]
         says = "\n".join(f"The run goes on: celery-ops runs follow {run}" for run in live)
         self.exit(message=says or None)
+
+    async def ask_passphrase(self, key: Path) -> Secret | None:
+        """Ask for a key's passphrase while all else goes on; None: it is not known."""
+        answer: asyncio.Future[Secret | None] = asyncio.get_running_loop().create_future()
+        self.post_message(PassphraseAsked(key, answer))
+        return await answer
 
     def tick(self) -> None:
         """Look at the same facts at a later moment."""

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from celery_ops.config.secret import Secret
 from celery_ops.tui.bars import KeyBar
 from celery_ops.tui.commands import Where, bindings
 from celery_ops.tui.lines import Line, Lines, line
@@ -17,6 +18,7 @@ from celery_ops.tui.text import Tone, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from textual.app import ComposeResult
     from textual.screen import Screen
@@ -109,6 +111,37 @@ class AnswerScreen(ModalScreen["str | None"]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.dismiss(event.value)
+
+    def action_back(self) -> None:
+        self.dismiss(None)
+
+
+class PassphraseScreen(ModalScreen["Secret | None"]):
+    """What a key's passphrase is; it is not shown while it is typed. None: it is not known."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "not known")]
+
+    def __init__(self, key: Path) -> None:
+        super().__init__()
+        self._key = key
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog"):
+            yield Lines(
+                [
+                    line(("A host wants an encrypted key", Tone.WARN)),
+                    Line(),
+                    line(("Passphrase of ", Tone.STRONG), (str(self._key), Tone.STRONG)),
+                    Line(),
+                ],
+                id="question",
+            )
+            yield Input(id="typed", compact=True, password=True)
+            yield Lines([line(("enter opens it, esc goes on without it", Tone.DIM))])
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.dismiss(Secret(event.value) if event.value else None)
 
     def action_back(self) -> None:
         self.dismiss(None)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
+    from celery_ops.config.secret import Secret
     from celery_ops.model import FleetSnapshot, Reading, ServiceRef
     from celery_ops.runbook.desk import RunSummary
     from celery_ops.runbook.journal import Event
@@ -140,6 +142,16 @@ class AnswerGiven(Message):
     run: str
     step: str
     answer: str
+
+
+@dataclass
+class PassphraseAsked(Message):
+    """A host wants a key that is encrypted; `answer` takes its passphrase, or that it is not
+    known.
+    """
+
+    key: Path
+    answer: asyncio.Future[Secret | None]
 
 
 @dataclass

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from celery_ops.cli import launcher
 from celery_ops.cli.execute import Told, context_of, told_on_stdin
 from celery_ops.cli.launcher import Launcher
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config.contexts import Context, only_broker
 from celery_ops.config.secret import Secret
 from celery_ops.errors import JournalError, UsageError
@@ -19,9 +20,6 @@ from celery_ops.fleet.clock import SystemClock
 from celery_ops.runbook.desk import RunStore
 from tests.rig import wait_until
 from tests.runbook.plans import a_plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PASSWORD = "hunter2"
 RUN = "20261120-030000-abcd"
@@ -61,7 +59,7 @@ def test_a_checkout_is_found_from_anywhere() -> None:
 def test_it_lives_in_a_session_of_its_own_and_leaves_no_zombie(
     store: RunStore, context: Context
 ) -> None:
-    Launcher(context, store).launch(RUN)
+    Launcher(context, store, Passphrases()).launch(RUN)
     log = store.log(RUN)
     wait_until(lambda: "there is no run" in log.read_text(), what="the executor's last words")
     wait_until(_has_no_children_that_ended, what="the executor collected")
@@ -72,13 +70,13 @@ def test_it_lives_in_a_session_of_its_own_and_leaves_no_zombie(
 def test_a_run_that_cannot_be_started_says_so(store: RunStore, context: Context) -> None:
     store.log(RUN).mkdir()
     with pytest.raises(JournalError, match="cannot start the executor"):
-        Launcher(context, store).launch(RUN)
+        Launcher(context, store, Passphrases()).launch(RUN)
 
 
 def test_an_executor_works_on_the_context_that_it_was_told(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = _told(launcher.secrets_of(context), monkeypatch)
+    told = _told(launcher.secrets_of(context, Passphrases()), monkeypatch)
     plan = a_plan()
     found = context_of(plan, told)
     assert found.broker == context.broker
@@ -86,6 +84,27 @@ def test_an_executor_works_on_the_context_that_it_was_told(
     assert found.control_exchange == "shop"
     assert found.services == plan.where.services
     assert found.name == "production"
+
+
+async def test_an_executor_is_told_the_passphrases_that_were_typed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    async def ask(key: Path) -> Secret | None:
+        asked.append(key)
+        return None if "unknown" in key.name else Secret(PASSWORD)
+
+    typed = Passphrases(ask)
+    for key in (Path("/keys/id"), Path("/keys/unknown"), Path("/keys/id")):
+        await typed(key)
+    told = _told(launcher.secrets_of(context, typed), monkeypatch)
+    assert asked == [Path("/keys/id"), Path("/keys/unknown")]
+    assert told.passphrases == {Path("/keys/id"): Secret(PASSWORD)}
+    assert PASSWORD not in repr(told)
+    knows = Passphrases(known=told.passphrases)
+    assert await knows(Path("/keys/id")) == Secret(PASSWORD)
+    assert await knows(Path("/keys/unknown")) is None
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b'{"broker": 1}\n', b"\xff\n"])
