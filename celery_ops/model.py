@@ -224,6 +224,35 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldMessage:
+    """A message that lies in the broker's list of the unacknowledged. `tag` and `since` together
+    name one delivery: a message keeps its tag when it is delivered again.
+    """
+
+    tag: str
+    task_id: str | None
+    task: str | None
+    queue: str | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Messages that no worker shows, and that somebody may hold nevertheless: `why` says who.
+
+    `vouch_for` are the nodes of which an operator would have to know that they are gone; empty
+    where nobody's word can stand for a proof. `settles`: looking again will tell, so it is no
+    finding yet.
+    """
+
+    queue: str | None
+    messages: tuple[HeldMessage, ...]
+    why: str
+    vouch_for: tuple[str, ...] = ()
+    settles: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TakenRecord:
     """What a run took from a worker and owes back; kept in the broker, so every operator can see
     it.
@@ -355,6 +384,10 @@ class Queue:
     by_priority: tuple[tuple[int, int], ...] = ()
     """(priority step, ready), lowest step first; empty where there are no steps."""
     seen_at: datetime | None = None
+    orphans: int | None = None
+    """Of the unacked ones, those that are proved to be held by nobody; None while that is not
+    known.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +454,10 @@ class FleetSnapshot:
     broker_error: str | None = None
     broker_lost_at: datetime | None = None
     protected: bool = False
+    orphans: tuple[HeldMessage, ...] | None = None
+    """Messages of dead workers: proved to be held by nobody. None: nothing can be said."""
+    unproven: tuple[Unproven, ...] = ()
+    """Messages that no worker shows, though it is not proved that nobody holds them."""
     _by_name: dict[str, Worker] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from celery_ops.model import (
         ConsumedQueue,
         Heartbeat,
+        HeldMessage,
         Holder,
         ServiceRef,
         ServiceStatus,
@@ -97,6 +98,19 @@ class Unacked:
     task_id: str | None
     queue: str | None
     since: datetime
+    task: str | None = None
+
+
+class GivenBack(StrEnum):
+    """What came of giving a held message back.
+
+    `GONE`: it is not held in that delivery any more: acknowledged, given back by somebody else, or
+    delivered again. `UNROUTABLE`: the one queue it came from cannot be told, or it is no message.
+    """
+
+    DONE = "done"
+    GONE = "gone"
+    UNROUTABLE = "unroutable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +192,8 @@ Order = CancelConsumer | AddConsumer | Control
 class Broker(Protocol):
     """A message broker with the workers behind it.
 
-    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken` and the
-    lease writes anything that outlives its expiry.
+    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken`, `restore`
+    and the lease writes anything that outlives its expiry.
     """
 
     @property
@@ -236,6 +250,17 @@ class Broker(Protocol):
     async def take(self, record: TakenRecord, *, fence: Fence) -> None: ...
 
     async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None: ...
+
+    async def restore(
+        self, messages: Sequence[HeldMessage], *, fence: Fence
+    ) -> tuple[GivenBack, ...]:
+        """Give held messages back to the queues they came from, to be served next.
+
+        Each in one step, and only while it is still held in that very delivery; in the order
+        given. The caller has proved that nobody holds them. Raise LeaseLost, and give back nothing,
+        if the fence is not valid.
+        """
+        ...
 
     @property
     def lease(self) -> Lease: ...

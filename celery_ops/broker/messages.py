@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+HIGHEST_PRIORITY = 9
 _HEARTBEAT_INTERVAL = 2.0
 _KOMBU_TYPED = {"__type__", "__value__"}
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -44,6 +45,7 @@ class Held:
     task_id: str | None
     exchange: str
     routing_key: str
+    task: str | None = None
 
 
 def control_message(
@@ -140,11 +142,35 @@ def read_held(raw: bytes) -> Held | None:
     task_id = headers.get("id") if isinstance(headers, dict) else None
     if task_id is None and isinstance(properties, dict):
         task_id = properties.get("correlation_id")
+    task = headers.get("task") if isinstance(headers, dict) else None
     return Held(
         task_id=task_id if isinstance(task_id, str) else None,
+        task=task if isinstance(task, str) else None,
         exchange=exchange if isinstance(exchange, str) else "",
         routing_key=routing_key if isinstance(routing_key, str) else "",
     )
+
+
+def given_back(raw: bytes) -> tuple[bytes, int] | None:
+    """The message of a value of the `unacked` hash as it goes back, and its priority.
+
+    Marked as redelivered in both places where kombu marks it: that is how a worker that
+    deduplicates (`worker_deduplicate_successful_tasks`) knows that it may have run already. All
+    else is kept as it was: JSON is decoded without kombu's own types, and the body is one text.
+    """
+    try:
+        message = json.loads(raw)[0]
+        headers, properties = message["headers"], message["properties"]
+        info = properties["delivery_info"]
+        headers["redelivered"] = info["redelivered"] = True
+        message["body"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+    try:
+        priority = max(0, min(int(properties.get("priority")), HIGHEST_PRIORITY))
+    except (TypeError, ValueError):
+        priority = 0
+    return json.dumps(message).encode(), priority
 
 
 def is_message(raw: bytes) -> bool:

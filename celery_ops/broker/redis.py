@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import heartbeats, names, records, scripts
 from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
 from celery_ops.broker.mailbox import Mailbox
+from celery_ops.broker.restoring import Restorer
 from celery_ops.broker.sizes import QueueSizes
 from celery_ops.broker.wire import Wire
 from celery_ops.errors import LeaseLost, RecordUnreadable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.address import RedisAddress
     from celery_ops.broker.wire import Word
-    from celery_ops.model import Heartbeat, Holder, TakenRecord, Targets
-    from celery_ops.ports import Clock, Fence, Order, QueuesReading, Reply
+    from celery_ops.model import Heartbeat, HeldMessage, Holder, TakenRecord, Targets
+    from celery_ops.ports import Clock, Fence, GivenBack, Order, QueuesReading, Reply
 
 REPLY_EXPIRY = 60.0
 """Seconds after which nothing is left of a client that was killed."""
@@ -57,6 +58,7 @@ class RedisBroker:
         self._wire = Wire(address)
         self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
         self._sizes = QueueSizes(self._wire, self._names, clock)
+        self._restorer = Restorer(self._wire, self._names)
         self._lease = RedisLease(self._wire, self._names, ttl=lease_ttl)
 
     @property
@@ -139,6 +141,11 @@ class RedisBroker:
 
     async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None:
         await self._fenced(scripts.CLEAR_TAKEN, fence, record.key)
+
+    async def restore(
+        self, messages: Sequence[HeldMessage], *, fence: Fence
+    ) -> tuple[GivenBack, ...]:
+        return await self._restorer.restore(messages, fence=fence)
 
     async def close(self) -> None:
         """Leave nothing but what expires by itself."""

@@ -46,6 +46,36 @@ return reached
 """
 )
 
+RESTORE = (
+    _HOLDS
+    + """
+-- KEYS: the lease, the hash of held messages, the index of their deliveries.
+-- ARGV: token, then for each message: tag, moment of its delivery, what the hash holds, the list it
+--       goes to, what goes there.
+-- Returns 1 for each that was moved, 0 for each that was not held in that very delivery any more,
+-- -1 where the key is no list; or nothing if the token is not the lease's.
+if not holds(KEYS[1], ARGV[1]) then return false end
+local outcomes = {}
+for at = 2, #ARGV, 5 do
+  local tag, list = ARGV[at], ARGV[at + 3]
+  local delivered = tonumber(redis.call('ZSCORE', KEYS[3], tag) or '')
+  local kind = redis.call('TYPE', list).ok
+  if delivered ~= tonumber(ARGV[at + 1]) or redis.call('HGET', KEYS[2], tag) ~= ARGV[at + 2] then
+    outcomes[#outcomes + 1] = 0
+  elseif kind ~= 'none' and kind ~= 'list' then
+    outcomes[#outcomes + 1] = -1
+  else
+    -- First, since it is what a full server refuses: then the message is still where it was.
+    redis.call('RPUSH', list, ARGV[at + 4])
+    redis.call('ZREM', KEYS[3], tag)
+    redis.call('HDEL', KEYS[2], tag)
+    outcomes[#outcomes + 1] = 1
+  end
+end
+return outcomes
+"""
+)
+
 RENEW = (
     _HOLDS
     + """

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import messages
 from celery_ops.broker.names import escaped
 from celery_ops.broker.refusals import Refused
+from celery_ops.broker.routes import routed
 from celery_ops.ports import QueueReading, QueuesReading, Unacked
 
 if TYPE_CHECKING:
@@ -201,12 +202,12 @@ class UnackedLedger:
             held = self._held.get(tag)
             if held is None:
                 continue
-            queues = _routed(held, bindings)
+            queues = routed(held, bindings)
             self.queues |= queues
             if len(queues) != 1:
                 self.uncertain |= queues
             queue = next(iter(queues)) if len(queues) == 1 else None
-            yield Unacked(tag, held.task_id, queue, _moment(score))
+            yield Unacked(tag, held.task_id, queue, moment(score), held.task)
 
 
 class QueueFinder:
@@ -346,29 +347,6 @@ def _tags(index: Answer) -> Iterator[tuple[str, float]]:
         yield tag.decode(errors="surrogatepass"), float(score)
 
 
-def _moment(score: float) -> datetime:
+def moment(score: float) -> datetime:
     """When a message was delivered; anybody may have written any number there."""
     return datetime.fromtimestamp(max(0.0, min(score, _LATEST)), UTC)
-
-
-def _routed(held: Held, bindings: Mapping[str, Sequence[tuple[str, str]]]) -> set[str]:
-    """The queues that a message may have come from; one, unless several are bound to its key."""
-    if not held.exchange:
-        return {held.routing_key} if held.routing_key else set()
-    entries = bindings.get(held.exchange, ())
-    exact = {queue for key, queue in entries if key == held.routing_key}
-    return exact or {queue for key, queue in entries if _topic_matches(key, held.routing_key)}
-
-
-def _topic_matches(pattern: str, routing_key: str) -> bool:
-    """`*` stands for one word, `#` for any number of them. By hand: a binding is hostile input."""
-    reached = {0}
-    words = routing_key.split(".")
-    for word in pattern.split("."):
-        if word == "#":
-            reached = set(range(min(reached), len(words) + 1))
-        else:
-            reached = {at + 1 for at in reached if at < len(words) and word in ("*", words[at])}
-        if not reached:
-            return False
-    return len(words) in reached

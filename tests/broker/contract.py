@@ -1,15 +1,16 @@
 """What every `Broker` has to do, real or stand-in.
 
-A subclass gives three fixtures: `broker`; `rival`, another operator's client of the same broker (it
-may be the same object where one is shared); and `nodes`, the names of at least two workers that
-answer.
+A subclass gives four fixtures: `broker`; `rival`, another operator's client of the same broker (it
+may be the same object where one is shared); `nodes`, the names of at least two workers that answer;
+and `abandon`, which leaves a message in a queue's name as a killed worker does and tells its task's
+id.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,15 +18,18 @@ import pytest
 from celery_ops.errors import LeaseHeld, LeaseLost
 from celery_ops.model import (
     ConsumedQueue,
+    HeldMessage,
     Holder,
     Incarnation,
     ServiceRef,
     TakenRecord,
     Targets,
 )
-from celery_ops.ports import CancelConsumer, Control, Fence, Question
+from celery_ops.ports import CancelConsumer, Control, Fence, GivenBack, Question
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery_ops.ports import Broker
 
 ANN = Holder("ann@bastion", "r-1", "rolling-restart", datetime(2026, 11, 20, 3, 0, tzinfo=UTC))
@@ -54,6 +58,22 @@ HOSTILE = replace(
     operator="../../etc/passwd",
 )
 NOBODY = Fence("0" * 32)
+
+
+async def held(broker: Broker, *ids: str) -> tuple[HeldMessage, ...]:
+    """These tasks' messages as the broker tells of them now, in the order of `ids`."""
+    found = {one.task_id: one for one in (await broker.queues(["left"])).unacked or ()}
+    return tuple(
+        HeldMessage(one.tag, one.task_id, one.task, one.queue, one.since)
+        for one in (found[id_] for id_ in ids)
+    )
+
+
+async def sizes(broker: Broker, queue: str) -> tuple[int, int | None]:
+    """Ready and held messages of a queue."""
+    reading = await broker.queues([queue])
+    (found,) = (one for one in reading.queues if one.name == queue)
+    return found.ready, found.unacked
 
 
 class BrokerContract:
@@ -181,3 +201,39 @@ class BrokerContract:
         with pytest.raises(LeaseLost):
             await broker.clear_taken(TAKEN, fence=NOBODY)
         assert await broker.taken() == (TAKEN,)
+
+    async def test_held_messages_go_back_to_the_queue_they_came_from(
+        self, broker: Broker, abandon: Callable[[str], str]
+    ) -> None:
+        messages = await held(broker, abandon("left"), abandon("left"))
+        assert await sizes(broker, "left") == (0, 2)
+        fence = await broker.lease.acquire(ANN)
+        assert await broker.restore(messages, fence=fence) == (GivenBack.DONE, GivenBack.DONE)
+        assert await sizes(broker, "left") == (2, 0)
+
+    async def test_what_was_given_back_is_not_given_back_again(
+        self, broker: Broker, rival: Broker, abandon: Callable[[str], str]
+    ) -> None:
+        messages = await held(broker, abandon("left"))
+        fence = await broker.lease.acquire(ANN)
+        await broker.restore(messages, fence=fence)
+        assert await rival.restore(messages, fence=fence) == (GivenBack.GONE,)
+        assert await broker.restore(messages * 2, fence=fence) == (GivenBack.GONE, GivenBack.GONE)
+        assert await sizes(broker, "left") == (1, 0)
+
+    async def test_a_message_that_was_delivered_again_meanwhile_stays_with_whom_it_is(
+        self, broker: Broker, abandon: Callable[[str], str]
+    ) -> None:
+        (message,) = await held(broker, abandon("left"))
+        earlier = replace(message, since=message.since - timedelta(microseconds=1))
+        fence = await broker.lease.acquire(ANN)
+        assert await broker.restore([earlier], fence=fence) == (GivenBack.GONE,)
+        assert await sizes(broker, "left") == (0, 1)
+
+    async def test_nothing_is_given_back_without_the_lease(
+        self, broker: Broker, abandon: Callable[[str], str]
+    ) -> None:
+        messages = await held(broker, abandon("left"))
+        with pytest.raises(LeaseLost):
+            await broker.restore(messages, fence=NOBODY)
+        assert await sizes(broker, "left") == (0, 1)

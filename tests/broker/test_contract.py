@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.broker.contract import BrokerContract
+from tests.broker.held import hold
 from tests.rig.nodes import Node
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class TestRedis(BrokerContract):
     @pytest.fixture
     def rival(self, redis_server: RedisServer, make_broker: MakeBroker) -> Broker:
         return make_broker(redis_server.url())
+
+    @pytest.fixture
+    def abandon(self, redis_server: RedisServer) -> Callable[[str], str]:
+        return lambda queue: hold(redis_server.client(), queue)
 
     @pytest.fixture
     def nodes(self, simulate: Callable[..., SimulatedNodes]) -> list[str]:

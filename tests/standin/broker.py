@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost
-from celery_ops.model import Heartbeat, Holder, TakenRecord, Targets
+from celery_ops.model import Heartbeat, HeldMessage, Holder, TakenRecord, Targets
 from celery_ops.ports import (
     AddConsumer,
     CancelConsumer,
     Control,
     Fence,
+    GivenBack,
     Order,
     Question,
     QueueReading,
@@ -222,7 +224,13 @@ class StandinBroker:
         )
         at = fleet.clock.now()
         unacked = tuple(
-            Unacked(f"tag-{message.id}", message.id, message.queue, message.delivered or at)
+            Unacked(
+                f"tag-{message.id}",
+                message.id,
+                message.queue,
+                message.delivered or at,
+                message.task,
+            )
             for message in held
         )
         return QueuesReading(at, queues, unacked if self.tells_unacked else None, self.notes)
@@ -266,6 +274,14 @@ class StandinBroker:
         self._lease.check(fence)
         self.records.pop(record.key, None)
 
+    async def restore(
+        self, messages: Sequence[HeldMessage], *, fence: Fence
+    ) -> tuple[GivenBack, ...]:
+        self.check_writable()
+        self._lease.check(fence)
+        self.fleet.settle()
+        return tuple(self._give_back(message) for message in messages)
+
     async def close(self) -> None:
         """There is nothing to close."""
 
@@ -277,6 +293,16 @@ class StandinBroker:
         self.check_reachable()
         if self.is_full:
             raise BrokerFull("the broker is full and refuses writes")
+
+    def _give_back(self, wanted: HeldMessage) -> GivenBack:
+        for entry in self.fleet.stuck:
+            message, _ = entry
+            if (f"tag-{message.id}", message.delivered) == (wanted.tag, wanted.since):
+                self.fleet.stuck.remove(entry)
+                self.fleet.queues.setdefault(message.queue, deque()).appendleft(message)
+                self.fleet.settle()
+                return GivenBack.DONE
+        return GivenBack.GONE
 
     def _answer(self, worker: SimulatedWorker, question: Question) -> list[Reply]:
         if worker.faults.never_replies or question in worker.faults.silent_to:

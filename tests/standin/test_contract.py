@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.broker.contract import BrokerContract
 from tests.standin.broker import StandinBroker
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class TestStandinBroker(BrokerContract):
@@ -21,6 +26,19 @@ class TestStandinBroker(BrokerContract):
         for name in nodes:
             fleet.add_worker(name, host=None)
         return StandinBroker(fleet)
+
+    @pytest.fixture
+    def abandon(self, broker: StandinBroker) -> Callable[[str], str]:
+        fleet = broker.fleet
+
+        def leave(queue: str) -> str:
+            message = fleet.send(queue)
+            fleet.queues[queue].remove(message)
+            message.delivered = fleet.clock.now()
+            fleet.stuck.append((message, fleet.clock.monotonic()))
+            return message.id
+
+        return leave
 
     @pytest.fixture
     def rival(self, broker: StandinBroker) -> StandinBroker:

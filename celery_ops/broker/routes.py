@@ -1,0 +1,42 @@
+"""Which queue a held message came from, by kombu's bindings. Pure.
+
+Source: `kombu.transport.virtual.exchange`. The type of an exchange is not written anywhere in Redis,
+so a binding's key counts both as it stands (direct) and as a pattern (topic).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_ops.broker.messages import Held
+
+
+def routed(held: Held, bindings: Mapping[str, Sequence[tuple[str, str]]]) -> set[str]:
+    """The queues that a message may have come from; one, unless several are bound to its key.
+
+    Of several each got a copy of its own: which of them this one is cannot be told.
+    """
+    if not held.exchange:
+        return {held.routing_key} if held.routing_key else set()
+    return {
+        queue
+        for key, queue in bindings.get(held.exchange, ())
+        if key == held.routing_key or _topic_matches(key, held.routing_key)
+    }
+
+
+def _topic_matches(pattern: str, routing_key: str) -> bool:
+    """`*` stands for one word, `#` for any number of them. By hand: a binding is hostile input."""
+    reached = {0}
+    words = routing_key.split(".")
+    for word in pattern.split("."):
+        if word == "#":
+            reached = set(range(min(reached), len(words) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(words) and word in ("*", words[at])}
+        if not reached:
+            return False
+    return len(words) in reached
