@@ -250,6 +250,8 @@ class Unproven:
     why: str
     vouch_for: tuple[str, ...] = ()
     settles: bool = False
+    expected: bool = False
+    """It is usual: a rate limit holds messages back."""
 
 
 @dataclass(frozen=True, slots=True)

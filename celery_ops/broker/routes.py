@@ -1,7 +1,7 @@
 """Which queue a held message came from, by kombu's bindings. Pure.
 
-Source: `kombu.transport.virtual.exchange`. The type of an exchange is not written anywhere in Redis,
-so a binding's key counts both as it stands (direct) and as a pattern (topic).
+Source: `kombu.transport.virtual.exchange`. The type of an exchange is written nowhere in
+Redis, so a binding's key counts both as it stands (direct) and as a pattern (topic).
 """
 
 from __future__ import annotations

@@ -11,12 +11,14 @@ from celery_ops.config.secret import masked
 if TYPE_CHECKING:
     from celery_ops.model import (
         FleetSnapshot,
+        HeldMessage,
         Holder,
         Queue,
         Reading,
         Service,
         TakenRecord,
         Task,
+        Unproven,
         Worker,
     )
 
@@ -41,6 +43,10 @@ def status(snapshot: FleetSnapshot) -> Json:
         ],
         "taken": [taken(record) for record in snapshot.taken],
         "holder": None if snapshot.holder is None else holder(snapshot.holder),
+        "orphans": None
+        if snapshot.orphans is None
+        else [held(message) for message in snapshot.orphans],
+        "unproven": [unproven(one) for one in snapshot.unproven if not one.settles],
         "notes": list(snapshot.notes),
     }
 
@@ -91,6 +97,22 @@ def queue(one: Queue) -> Json:
         "unacked": one.unacked,
         "consumers": one.consumers,
         "oldest": moment(one.oldest),
+        "orphans": one.orphans,
+    }
+
+
+def held(one: HeldMessage) -> Json:
+    """A message in the broker's list of the unacknowledged."""
+    return {"id": one.task_id, "task": one.task, "queue": one.queue, "since": moment(one.since)}
+
+
+def unproven(one: Unproven) -> Json:
+    """Messages that may be orphans, and why that is not known."""
+    return {
+        "queue": one.queue,
+        "messages": len(one.messages),
+        "why": masked(one.why),
+        "vouch_for": list(one.vouch_for),
     }
 
 

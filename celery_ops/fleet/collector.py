@@ -32,9 +32,10 @@ LONGEST_PAUSE = 10.0
 async def look(surveyor: Surveyor, *, timeout: float = 1.0) -> FleetSnapshot:
     """One picture, complete as soon as everybody answered: a roll call needs no heartbeats.
 
+    A second one where messages are held by nobody visible: these need two rounds to be told of.
     Raise BrokerUnreachable. What did not answer within `timeout` seconds makes it incomplete.
     """
-    return await surveyor.refresh(timeout=timeout)
+    return await surveyor.refresh_surely(timeout=timeout)
 
 
 class Collector:

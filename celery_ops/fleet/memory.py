@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.fleet.known import Asking, KnownNode, answers_by_node
+from celery_ops.fleet.orphans import HELD_QUESTIONS, Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +39,11 @@ class Memory:
         self.holder: Holder | None = None
         self.held: Counter[str] = Counter()
         self.unanswered = 0
+        self.suspects: Suspects | None = Suspects()
+        """Held messages that no worker shows; None while it is not known what is held."""
+        self.counted = False
+        """The broker counted who listens, and in the last round of everybody all answered."""
+        self._everybody_was_asked = False
         self._unexplained: frozenset[str] = frozenset()
         for name in self._expected:
             self._node(name)
@@ -56,6 +62,8 @@ class Memory:
             if node is not None and name not in answers:
                 node.miss(round_.asked_at)
         if to is None:
+            self._everybody_was_asked = asking.questions >= HELD_QUESTIONS
+            self.counted = round_.complete and round_.expected is not None
             self._count_listeners(round_, answers.keys())
 
     def learn_aside(self, round_: Round, asking: Asking) -> None:
@@ -70,6 +78,9 @@ class Memory:
         for node in self.nodes.values():
             node.note_standstill(monotonic, ready)
         self._note_held(reading)
+        if self._everybody_was_asked:
+            self._everybody_was_asked = False
+            self.suspects = (self.suspects or Suspects()).after(reading, self.nodes.values())
 
     def forget(self, now: datetime, supervised: Iterable[str]) -> None:
         """Drop nodes that are gone.

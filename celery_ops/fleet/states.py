@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
+from celery_ops.fleet import orphans
 from celery_ops.fleet.matching import match
+from celery_ops.fleet.orphans import Suspects
 from celery_ops.model import (
     Beat,
     FleetSnapshot,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.fleet.known import KnownNode
-    from celery_ops.model import Holder, ServiceStatus
+    from celery_ops.model import HeldMessage, Holder, ServiceStatus, Unproven
     from celery_ops.ports import QueuesReading
 
 STALLED_AFTER = 10.0
@@ -61,6 +63,8 @@ class Known:
     holder: Holder | None = None
     held: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
+    suspects: Suspects | None = field(default_factory=Suspects)
+    counted: bool = False
     protected: bool = False
 
 
@@ -85,21 +89,33 @@ def join(known: Known) -> FleetSnapshot:
         service = services.get(node.name)
         if _is_shown(node, service, known.services.values(), matched):
             workers.append(_worker(node, service, taken.get(node.name, ()), known))
+    bound_but_silent = tuple(sorted((known.bound or frozenset()) - known.nodes.keys()))
+    evidence = orphans.gather(
+        workers,
+        known.nodes,
+        known.services,
+        bound_but_silent=bound_but_silent,
+        unanswered=known.unanswered,
+        counted=known.counted,
+    )
+    proved, unproven = orphans.judge(known.suspects, evidence)
     return FleetSnapshot(
         context=known.context,
         broker=known.broker,
         at=known.at,
         complete=known.unanswered == 0 and all(_has_told(one, known) for one in workers),
         workers=tuple(workers),
-        queues=_queues(known, workers),
+        queues=_queues(known, workers, proved, unproven),
         services=tuple(known.services.values()),
         hosts=known.hosts,
         beats=_beats(known),
         taken=known.taken,
         holder=known.holder,
         notes=_notes(known),
-        bound_but_silent=tuple(sorted((known.bound or frozenset()) - known.nodes.keys())),
+        bound_but_silent=bound_but_silent,
         protected=known.protected,
+        orphans=proved,
+        unproven=unproven,
     )
 
 
@@ -364,7 +380,14 @@ def _has_told(worker: Worker, known: Known) -> bool:
     return node.is_answering and worker.consuming is not None
 
 
-def _queues(known: Known, workers: Iterable[Worker]) -> tuple[Queue, ...]:
+def _queues(
+    known: Known,
+    workers: Iterable[Worker],
+    proved: Iterable[HeldMessage] | None,
+    unproven: Iterable[Unproven],
+) -> tuple[Queue, ...]:
+    stuck = None if proved is None else orphans.count_by_queue(proved)
+    in_doubt = {one.queue for one in unproven}
     consumers: Counter[str] = Counter()
     doubled: set[str] = set()
     everybody_told = known.unanswered == 0
@@ -391,6 +414,7 @@ def _queues(known: Known, workers: Iterable[Worker]) -> tuple[Queue, ...]:
                 consumers=consumers[name] if everybody_told and name not in doubled else None,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
+                orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],
             )
         )
     return tuple(queues)

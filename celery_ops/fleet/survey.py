@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.fleet.known import Asking
 from celery_ops.fleet.memory import Memory
+from celery_ops.fleet.orphans import BETWEEN_ROUNDS
 from celery_ops.fleet.states import Known, join
 from celery_ops.fleet.statuses import Statuses
 from celery_ops.model import FleetSnapshot, Targets
@@ -103,6 +104,16 @@ class Surveyor:
             group.create_task(reading_hosts)
         self._lost_at = None
         return self._snapshot()
+
+    async def refresh_surely(
+        self, *, questions: Collection[Question] | None = None, timeout: float = 1.0
+    ) -> FleetSnapshot:
+        """As `refresh`, and once more a moment later where a second round has to say the same."""
+        snapshot = await self.refresh(questions=questions, timeout=timeout)
+        if any(one.settles for one in snapshot.unproven):
+            await self._clock.sleep(BETWEEN_ROUNDS)
+            snapshot = await self.refresh(questions=questions, timeout=timeout)
+        return snapshot
 
     def lost(self, error: BrokerUnreachable) -> FleetSnapshot:
         """The last known fleet while its broker cannot be read: everything in it ages, visibly."""
@@ -222,6 +233,8 @@ class Surveyor:
                 holder=memory.holder,
                 held=memory.held,
                 unanswered=memory.unanswered,
+                suspects=memory.suspects,
+                counted=memory.counted,
                 protected=self._protected,
             )
         )

@@ -53,15 +53,20 @@ class FleetFacts:
     left_drained: int | None
     ready: int | None
     unacked: int | None
+    orphans: int | None
+    """Messages that are proved to be held by nobody; unknown while of any that is not known."""
     complete: bool
 
 
 @dataclass(frozen=True, slots=True)
 class TargetsFacts:
-    """`targets.…`: what the runbook's first roll or worker step resolved to."""
+    """`targets.…`: what the runbook's first roll or worker step resolved to, and how many messages
+    its restore steps.
+    """
 
     count: int
     names: frozenset[str]
+    messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +140,16 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
         left_drained=_left_drained(snapshot),
         ready=_total(queue.ready for queue in snapshot.queues),
         unacked=_total(queue.unacked for queue in snapshot.queues),
+        orphans=_orphans(snapshot),
         complete=snapshot.complete,
     )
+
+
+def _orphans(snapshot: FleetSnapshot) -> int | None:
+    is_open = any(not one.expected for one in snapshot.unproven)
+    if snapshot.orphans is None or is_open or snapshot.broker_error is not None:
+        return None
+    return len(snapshot.orphans)
 
 
 def _left_drained(snapshot: FleetSnapshot) -> int | None:

@@ -52,6 +52,8 @@ def _steps(queue: Queue, _now: datetime) -> Cell:
 
 
 def _note(queue: Queue, _now: datetime) -> Cell:
+    if queue.orphans:
+        return Cell(f"{number(queue.orphans)} of dead workers", Tone.BAD)
     if queue.consumers == 0:
         return Cell("nobody consumes it", Tone.BAD if queue.ready else Tone.WARN)
     return Cell("")
@@ -94,7 +96,7 @@ class QueuesView(TableView["Queue"]):
         return row.name
 
     def is_wrong(self, row: Queue, troubled: frozenset[str]) -> bool:
-        return not row.consumers or row.ready is None or row.name in troubled
+        return not row.consumers or bool(row.orphans) or row.ready is None or row.name in troubled
 
     def nothing(self, picture: Picture) -> str:
         return "no queue was found" if picture.shown else "no snapshot yet"
