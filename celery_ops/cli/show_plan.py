@@ -94,6 +94,7 @@ def _target(target: PlannedWorker) -> tuple[str, ...]:
 
 def _step(step: PlannedStep, width: int) -> list[str]:
     lines = _safe([f"Step {step.id}: {step.says}"])
+    lines += [f"  proof: {line}" for line in _safe(step.evidence)]
     lines += [f"  {line}" for line in _capacity(step.batches, width - 2)]
     for target in dict.fromkeys(action.target for action in step.actions):
         lines += _safe([f"  {target}"]) if target is not None else []

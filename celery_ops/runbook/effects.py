@@ -21,7 +21,8 @@ from celery_ops.runbook.journal import EventKind, Outcome, Result
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from celery_ops.ports import Broker, Clock, Command, Fence, Hosts, Order
+    from celery_ops.model import HeldMessage
+    from celery_ops.ports import Broker, Clock, Command, Fence, GivenBack, Hosts, Order
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.lease_keeper import LeaseKeeper
     from celery_ops.runbook.plan import Plan, PlannedWorker
@@ -114,6 +115,17 @@ class Effects:
         if completed.code:
             return False, f"ended with {completed.code}: {last}"
         return True, last or "ended with 0"
+
+    async def restore(self, messages: Sequence[HeldMessage]) -> tuple[GivenBack, ...]:
+        """Give held messages back to their queues; what came of each."""
+        outcomes: list[GivenBack] = []
+
+        async def give_back(fence: Fence) -> None:
+            outcomes.extend(await self._broker.restore(messages, fence=fence))
+
+        self.made += 1
+        await self._fenced(give_back)
+        return tuple(outcomes)
 
     async def take(self, kind: str, target: PlannedWorker) -> None:
         """Record what is about to be taken, where every operator can see it."""

@@ -39,10 +39,12 @@ from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
 from celery_ops.runbook.params import parse_params
+from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling, StepFailed, run_on_host
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
+    RestoreStep,
     Roll,
     RunStep,
     WaitStep,
@@ -111,6 +113,7 @@ class Executor:
         verbs = WorkerVerbs(
             effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock
         )
+        self._restored: list[str] = []
         self._stage = Stage(
             plan=plan, params=self._params, surveyor=surveyor, hosts=hosts, clock=clock,
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
@@ -220,6 +223,9 @@ class Executor:
                 await self._check(step)
             case WaitStep():
                 await self._wait(step)
+            case RestoreStep():
+                if step.when is None or await self._holds(step.when):
+                    self._restored.append(await Restoring(self._stage, step).go())
             case RunStep():
                 scope = self._stage.scope(await self._stage.look())
                 if step.when is None or step.when.evaluate(scope).holds:
@@ -391,7 +397,8 @@ class Executor:
     async def _end(self, course: _Course, report: Report) -> None:
         """The lease goes first: whoever saw the end may begin the next run."""
         await self._keeper.release()
-        says = course.says or f"{len(report.done)} of {len(self._stage.targets)} done"
+        done = [f"{len(report.done)} of {len(self._stage.targets)} done"]
+        says = course.says or "; ".join(self._restored or done)
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)

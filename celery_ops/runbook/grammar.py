@@ -21,6 +21,7 @@ from celery_ops.runbook.schema import (
     OnFail,
     OnTimeout,
     Order,
+    RestoreStep,
     Roll,
     RunStep,
     Slot,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WORKER = "worker"
+_ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -211,6 +213,24 @@ def _env(steps: StepReader, spot: Spot) -> tuple[tuple[str, Text], ...]:
     )
 
 
+# --- restore ------------------------------------------------------------------------------------
+
+
+def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | None:
+    if not isinstance(spot.value, Scalar) or spot.value.text != _ORPHANS:
+        steps.wrong(spot.value.place, f"restore of anything but `{_ORPHANS}` {NOT_YET}")
+        return None
+    values = steps.values
+    return RestoreStep(
+        id=spot.id,
+        queue=_optional(spot, "queue", values.plain_text, "*"),
+        older_than=_optional(spot, "older_than", values.duration, 0.0),
+        vouched=_optional(spot, "vouched", values.plain_text, ""),
+        when=steps.when(spot),
+        place=spot.place,
+    )
+
+
 # --- roll ---------------------------------------------------------------------------------------
 
 
@@ -299,7 +319,6 @@ _TO_COME = (
     "park",
     "move",
     "purge",
-    "restore",
     "activate",
     "probe",
     "control",
@@ -327,6 +346,9 @@ VERBS: Mapping[str, Verb | None] = {
     "doctor": Verb(_read_doctor, frozenset({Where.PREFLIGHT})),
     "confirm": Verb(_read_confirm, frozenset({Where.STEPS})),
     "run": Verb(_read_run, _ANYWHERE, ("on", "env", "timeout", "takes", "undo", "when")),
+    "restore": Verb(
+        _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")
+    ),
     "roll": Verb(
         _read_roll,
         frozenset({Where.STEPS}),

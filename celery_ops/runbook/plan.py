@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from celery_ops.model import ConsumedQueue, Incarnation, ServiceRef, WorkerState
+from celery_ops.model import ConsumedQueue, HeldMessage, Incarnation, ServiceRef, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,18 @@ class PlannedAction:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step of the runbook in words; `batches` where it takes workers away or rolls."""
+    """A step of the runbook in words; `batches` where it takes workers away or rolls.
+
+    A restore step's actions name queues as their targets.
+    """
 
     id: str
     says: str
     targets: tuple[str, ...] = ()
     batches: tuple[PlannedBatch, ...] = ()
     actions: tuple[PlannedAction, ...] = ()
+    evidence: tuple[str, ...] = ()
+    """What proves that it may be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,8 @@ class Plan:
     refusals: tuple[str, ...] = ()
     irreversible: tuple[str, ...] = ()
     answers: dict[str, str] = field(default_factory=dict)
+    messages: tuple[HeldMessage, ...] = ()
+    """What restore steps give back: these deliveries and no others."""
     wait: float = 0.0
     """Seconds to wait for somebody else's lease."""
 

@@ -12,11 +12,11 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import Count, as_duration
+from celery_ops.config.units import Count, as_duration, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import Level, WorkerState
 from celery_ops.ports import Question
-from celery_ops.runbook import actions, facts
+from celery_ops.runbook import actions, facts, orphans
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import dangers, obstacles
 from celery_ops.runbook.loader import render, resolve
@@ -37,6 +37,7 @@ from celery_ops.runbook.schema import (
     DoctorStep,
     OnTimeout,
     Order,
+    RestoreStep,
     Risk,
     Roll,
     RunStep,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import Finding, FleetSnapshot, Worker
+    from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Worker
     from celery_ops.ports import Clock, Hosts
     from celery_ops.runbook.library import Library
     from celery_ops.runbook.plan import Where
@@ -88,9 +89,15 @@ class Planner:
         runbook = self._library.get(name)
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
-        snapshot = await self._surveyor.refresh(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        snapshot = await self._survey(runbook)
         request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
         return build(request, snapshot, self._hosts, self._clock.now())
+
+    async def _survey(self, runbook: Runbook) -> FleetSnapshot:
+        """One round; a second one where what is planned rests on two."""
+        surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
+        survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
+        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         hazards=_once(draft.hazards),
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
+        messages=tuple(draft.messages),
     )
 
 
@@ -191,6 +199,7 @@ class _Draft:
     hazards: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     irreversible: list[str] = field(default_factory=list)
+    messages: dict[HeldMessage, None] = field(default_factory=dict)
     scope: dict[str, object] = field(default_factory=dict)
 
     def choose_targets(self) -> None:
@@ -204,12 +213,26 @@ class _Draft:
         ):
             self.refusals.append("there is nothing to do: nothing is owed to any of these workers")
         names = frozenset(self.targets)
-        self.scope["targets"] = facts.TargetsFacts(len(names), names)
+        self.choose_messages()
+        self.scope["targets"] = facts.TargetsFacts(len(names), names, len(self.messages))
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
             if queue not in known:
                 raise UsageError(f"allow_gap names {queue!r}, and there is no such queue")
+
+    def choose_messages(self) -> None:
+        """What the restore steps are meant for; where that is nothing at all, the reason."""
+        refusals: list[str] = []
+        for step in self.request.runbook.steps:
+            if isinstance(step, RestoreStep):
+                choice = orphans.choose(orphans.Wanted.of(step, self.scope), self.snapshot)
+                self.messages |= dict.fromkeys(choice.messages)
+                refusals += choice.refusals
+                if choice.messages:
+                    self.hazards += [f"left where they are: {says}" for says in choice.left]
+        if not self.messages:
+            self.refusals += refusals
 
     def selected(self, step: Step) -> list[Worker]:
         """The workers a step is meant for, in its order."""
@@ -263,8 +286,25 @@ class _Draft:
                     batches=batches,
                     actions=self.actions(step, chosen, drained=False),
                 )
+            case RestoreStep():
+                return self.plan_restore(step)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
                 return PlannedStep(step.id, _says(step, self.scope), actions=self.actions(step, ()))
+
+    def plan_restore(self, step: RestoreStep) -> PlannedStep:
+        wanted = orphans.Wanted.of(step, self.scope)
+        messages = orphans.choose(wanted, self.snapshot).messages
+        rerun = orphans.reruns(messages, self.snapshot)
+        self.hazards += [rerun] if rerun is not None else []
+        return PlannedStep(
+            id=step.id,
+            says=f"restore {counted(len(messages), 'orphan')}, each proved again right before",
+            actions=tuple(
+                PlannedAction(step.id, queue, orphans.told(some, self.snapshot), None)
+                for queue, some in orphans.by_queue(messages).items()
+            ),
+            evidence=orphans.evidence(wanted, self.snapshot) if messages else (),
+        )
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]

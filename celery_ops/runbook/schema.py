@@ -209,6 +209,21 @@ class Verify:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """`restore: orphans`: messages of dead workers go back to their queues.
+
+    `queue` and `vouched` are globs, separated by commas; `older_than` is in seconds.
+    """
+
+    id: str
+    queue: Slot[str]
+    older_than: Slot[float]
+    vouched: Slot[str]
+    when: Condition | None
+    place: Place
+
+
 InnerStep = WorkerStep | WaitStep | CheckStep | RunStep
 
 
@@ -230,7 +245,7 @@ class Roll:
     place: Place
 
 
-Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | Roll
+Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | RestoreStep | Roll
 PreflightStep = CheckStep | DoctorStep
 
 
@@ -251,4 +266,6 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        return any(isinstance(step, WorkerStep | RunStep | Roll) for step in self.steps)
+        return any(
+            isinstance(step, WorkerStep | RunStep | RestoreStep | Roll) for step in self.steps
+        )

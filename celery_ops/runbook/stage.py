@@ -74,7 +74,7 @@ class Stage:
         return {
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
-            "targets": facts.TargetsFacts(len(names), names),
+            "targets": facts.TargetsFacts(len(names), names, len(self.plan.messages)),
         }
 
     def value(self, slot: Constant[T] | Reference) -> T:

@@ -209,7 +209,10 @@ class WorkerVerbs:
         if seen.seen is not Seen.DONE:
             target.failed = f"did not stop: {seen.says}"
         elif seen.unclean:
-            target.failed = f"was killed at its stop, running tasks may be lost: {seen.says}"
+            target.failed = (
+                f"was killed at its stop, running tasks may be lost: {seen.says}; what it had not "
+                "begun lies unacknowledged: celery-ops runbook restore-orphans"
+            )
         self._conclude(order, target, f"stopped: {seen.says}")
         if seen.seen is not Seen.DONE:
             return False

@@ -64,6 +64,8 @@ def _warnings(plan: Plan) -> list[Line]:
 
 def _targets(plan: Plan) -> list[Line]:
     width = min(MOST_NAME, max((len(target.name) for target in plan.targets), default=0)) + _INDENT
+    if not plan.targets and plan.messages:
+        return [line((counted(len(plan.messages), "message"), Tone.STRONG))]
     return [
         line((counted(len(plan.targets), "worker"), Tone.STRONG)),
         *(_target(target, width) for target in plan.targets),
@@ -93,6 +95,9 @@ def _holds(target: PlannedWorker) -> str:
 
 def _step(step: PlannedStep) -> list[Line]:
     found = [Line(), line((f"{step.id:<3} ", Tone.NOTE), (step.says, Tone.STRONG), indent=_INDENT)]
+    found += [
+        line(" " * _INDENT, ("✓ ", Tone.GOOD), says, indent=_INDENT + 2) for says in step.evidence
+    ]
     for batch in step.batches:
         found += _batch(batch)
     if step.actions:

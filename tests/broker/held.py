@@ -18,12 +18,10 @@ def hold(
     task: str = "app.work",
     body: str = "W1sxXSwge30sIHt9XQ==",
     headers: dict[str, object] | None = None,
-    **where: str,
+    unacked: str = "unacked",
+    index: str = "unacked_index",
 ) -> str:
-    """Hold a message that came by this exchange and routing key (`queue`); its task's id.
-
-    `where` names other keys than `unacked` and `unacked_index`.
-    """
+    """Hold a message that came by this exchange and routing key (`queue`); its task's id."""
     id_ = str(uuid.uuid4())
     message = {
         "body": body,
@@ -39,7 +37,6 @@ def hold(
             "delivery_tag": id_,
         },
     }
-    index = where.get("index", "unacked_index")
-    redis.hset(where.get("unacked", "unacked"), id_, json.dumps([message, exchange, queue]))
+    redis.hset(unacked, id_, json.dumps([message, exchange, queue]))
     redis.zadd(index, {id_: time.time() - age})
     return id_

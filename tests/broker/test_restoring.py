@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Connection
+from celery import Celery
 
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.ports import GivenBack
@@ -78,7 +78,7 @@ async def test_the_message_is_what_kombu_itself_would_have_given_back(
     ours = hold(redis, "ours", **parts)
     kept = redis.hget("unacked", ours)
     await give_back(broker, ours)
-    with Connection(redis_server.url()) as connection:
+    with Celery(broker=redis_server.url(), set_as_current=False).connection() as connection:
         redis.hset("unacked", ours, kept)
         redis.zadd("unacked_index", {ours: 1.0})
         (key,) = redis.keys("ours*")
@@ -105,8 +105,7 @@ async def test_keys_are_those_of_the_fleet(
         unacked_key="held",
         unacked_index_key="held_at",
     )
-    where = {"unacked": "{p}held", "index": "{p}held_at"}
-    message = hold(redis, "mail", priority=8, **where)
+    message = hold(redis, "mail", priority=8, unacked="{p}held", index="{p}held_at")
     assert await give_back(broker, message) == (DONE,)
     assert redis.llen("{p}mail:5") == 1
     assert not redis.exists("{p}held", "{p}held_at")
@@ -192,7 +191,8 @@ async def test_beside_sweeping_workers_and_acknowledgements_nothing_is_doubled_o
 
     def sweep() -> None:
         options = {"visibility_timeout": 1, "unacked_mutex_key": f"mutex-{threading.get_ident()}"}
-        with Connection(redis_server.url(), transport_options=options) as connection:
+        app = Celery(broker=redis_server.url(), set_as_current=False)
+        with app.connection(transport_options=options) as connection:
             qos = connection.default_channel.qos
             while not finished.is_set() and redis.zcard("unacked_index"):
                 qos.restore_visible(num=3, interval=1)

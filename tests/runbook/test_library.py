@@ -36,6 +36,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
     library = Library(None)
     assert library.names() == (
         "drain-worker",
+        "restore-orphans",
         "resume-worker",
         "rolling-restart",
         "start-worker",
