@@ -217,12 +217,11 @@ def _doubt_about(worker: Worker, node: KnownNode, *, counted: bool) -> Doubt | N
         return Doubt(f"two processes share the name {name}, and one may answer for both")
     if worker.state is WorkerState.UNREADABLE:
         return Doubt(f"{name} answers in a format that is not read")
-    if worker.state is WorkerState.STOPPING:
+    if worker.state is WorkerState.STOPPING or not node.is_answering:
         gone = worker.name if _nobody_can_tell(worker, counted=counted) else None
-        return Doubt(f"{name} is stopping and may still run tasks", gone)
-    if not node.is_answering:
-        gone = worker.name if _nobody_can_tell(worker, counted=counted) else None
-        return Doubt(f"{name} has not answered", gone)
+        if worker.state is WorkerState.STOPPING or _is_being_stopped(worker.service):
+            return Doubt(f"{name} is stopping and may still run tasks", gone)
+        return Doubt(f"{name} has not answered" + (f": {worker.says}" if worker.says else ""), gone)
     for part, what in (
         (worker.active, "runs"),
         (worker.reserved, "has reserved"),
@@ -255,6 +254,11 @@ def _doubt_about_service(worker: Worker) -> Doubt | None:
         says = status.says or status.state.value
         return Doubt(f"{service.ref} does not run the process that answers as {name} ({says})")
     return None
+
+
+def _is_being_stopped(service: Service | None) -> bool:
+    status = service.status if service is not None else None
+    return status is not None and status.value.state is ServiceState.STOPPING
 
 
 def _nobody_can_tell(worker: Worker, *, counted: bool) -> bool:

@@ -120,8 +120,8 @@ def told(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> str:
     ids = ", ".join(message.task_id or "no id" for message in messages[:_SHOWN])
     more = f" and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
     return (
-        f"give back {counted(len(messages), 'message')} ({tasks}), held for "
-        f"{as_duration(round(max(ages)))} at most: {ids}{more}"
+        f"give back {counted(len(messages), 'message')} ({tasks}), the oldest held "
+        f"for {as_duration(round(max(ages)))}: {ids}{more}"
     )
 
 

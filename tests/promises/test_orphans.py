@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.rig.operations import Operations, Program, operations
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.promises.conftest import MakeOperator
     from tests.rig.operator import Operator
 
 pytestmark = pytest.mark.rig
@@ -22,8 +24,6 @@ pytestmark = pytest.mark.rig
 PROGRAMS = (Program("threads"), Program("prefork", pool="prefork"), Program("other"))
 NUMBERS = itertools.count(1)
 ETA = 25.0
-SETTLED = 6.5
-"""Seconds until a delivery is old enough to be judged."""
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,6 @@ def held(fleet: Operations, numbers: set[int]) -> bool:
 
 def numbers(count: int) -> list[int]:
     return [next(NUMBERS) for _ in range(count)]
-
-
-def kill(fleet: Operations, name: str) -> None:
-    """kill -9, and wait until its supervisor has started it again."""
-    pid = fleet.pid(name)
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: fleet.pid(name) not in {0, pid}, what="another process")
-    wait_until(lambda: fleet.consumes_all(name), what=f"{name} consumes again")
 
 
 def orphans(operator: Operator) -> list[dict[str, Any]]:
@@ -70,7 +62,7 @@ def test_what_a_killed_worker_held_runs_once_more_and_the_rest_for_the_first_tim
     wait_until(lambda: late in fleet.fleet.starts(), what="a task that runs")
     everything = {*later, late, *waiting}
     wait_until(lambda: held(fleet, everything), what="seven messages are held")
-    kill(fleet, name)
+    fleet.kill(name)
     assert fleet.numbers_of_unacked() == everything
 
     wait_until(lambda: len(orphans(ann)) == 7, what="seven orphans")
@@ -80,10 +72,10 @@ def test_what_a_killed_worker_held_runs_once_more_and_the_rest_for_the_first_tim
     assert problem["fix"] == f"celery-ops runbook restore-orphans -p queue={name}"
     planned = ann.do("runbook", "restore-orphans", "--plan")
     assert planned.code == 0, planned.all
-    print(planned.out)
-    print(ann.do("status").out)
+    for told in ("6 rig.work", "1 rig.work_late", "other@rig", "acknowledged late"):
+        assert told in planned.out
+    assert f"restore-orphans -p queue={name}" in ann.do("status").out
     done = ann.do("runbook", "restore-orphans", "--yes")
-    print(done.all)
     assert done.code == 0, done.all
     wait_until(
         lambda: everything <= fleet.fleet.ends().keys(), what="all tasks end", timeout=ETA + 30
@@ -97,3 +89,125 @@ def test_what_a_killed_worker_held_runs_once_more_and_the_rest_for_the_first_tim
     assert again.code == 7
     assert "nothing to do" in again.err
     assert orphans(ann) == []
+
+
+@pytest.fixture
+def abandoned(fleet: Operations) -> Iterator[set[int]]:
+    """Three messages that a killed worker left; in the end each runs, once."""
+    left = set(numbers(3))
+    for number in left:
+        fleet.fleet.send(number, queue="threads", countdown=1.0)
+    later = set(numbers(3))
+    for number in later:
+        fleet.fleet.send(number, queue="threads", countdown=20.0)
+    wait_until(lambda: left <= fleet.fleet.ends().keys(), what="the first have ended")
+    wait_until(lambda: fleet.numbers_of_unacked() == later, what="the others are held")
+    fleet.kill("threads")
+    yield later
+    wait_until(lambda: later <= fleet.fleet.ends().keys(), what="all end", timeout=60)
+    assert {fleet.fleet.starts()[number] for number in left | later} == {1}
+    assert fleet.numbers_of_unacked() == set()
+
+
+def test_while_a_worker_is_frozen_nothing_is_given_back(
+    fleet: Operations, ann: Operator, abandoned: set[int]
+) -> None:
+    """It listens and does not answer, so nobody's word can stand for it."""
+    wait_until(lambda: len(orphans(ann)) == 3, what="three orphans")
+    pid = fleet.pid("other")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for given in ((), ("-p", "vouched=*")):
+            refused = ann.do("runbook", "restore-orphans", "--yes", *given)
+            assert refused.code == 7, refused.all
+            assert "other@rig has not answered" in refused.err
+            assert "it is not proved that nobody holds 3 messages of threads" in refused.err
+        status = ann.status()
+        assert status["orphans"] == []
+        (unproven,) = status["unproven"]
+        assert (unproven["messages"], unproven["vouch_for"]) == (3, [])
+        assert "other@rig has not answered" in unproven["why"]
+        assert fleet.numbers_of_unacked() == abandoned
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: fleet.consumes_all("other"), what="the frozen one answers again")
+    assert ann.do("runbook", "restore-orphans", "--yes").code == 0
+
+
+def test_a_worker_that_dies_between_plan_and_run_is_no_reason_to_trust_the_plan(
+    fleet: Operations, ann: Operator, abandoned: set[int]
+) -> None:
+    wait_until(lambda: len(orphans(ann)) == 3, what="three orphans")
+    fleet.redis.set("celery-ops:lease", "{}", px=8_000)  # so that the run has to wait
+    running = ann.start("runbook", "restore-orphans", "--yes", "--wait", "30s")
+    ann.until(lambda event: event["event"] == "waiting", "a run that waits")
+    pid = fleet.pid("other")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        refused = running.wait()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert refused.code == 7, refused.all
+    assert "other@rig has not answered" in refused.all
+    assert not [event for event in ann.events() if event["event"] == "intent"]
+    assert fleet.numbers_of_unacked() == abandoned
+    wait_until(lambda: fleet.consumes_all("other"), what="the frozen one answers again")
+    assert ann.do("runbook", "restore-orphans", "--yes").code == 0
+
+
+@pytest.mark.usefixtures("abandoned")
+def test_without_services_somebody_has_to_vouch_for_the_workers(
+    fleet: Operations, operator: MakeOperator
+) -> None:
+    bob = operator("bob", "-b", fleet.url)
+    everybody = ["other@rig", "prefork@rig", "threads@rig"]
+    wait_until(lambda: bool(bob.status()["unproven"]), what="messages of which nothing is proved")
+    (unproven,) = bob.status()["unproven"]
+    assert unproven["vouch_for"] == ["*", *everybody]
+    assert "no service is configured" in unproven["why"]
+    refused = bob.do("runbook", "restore-orphans", "--yes", "-p", "vouched=other@rig")
+    assert refused.code == 7, refused.all
+    assert "-p vouched=*" in refused.err
+    given = bob.do("runbook", "restore-orphans", "--yes", "-p", "vouched=*")
+    assert given.code == 0, given.all
+
+
+def test_what_a_stopping_worker_still_runs_is_not_given_to_another(
+    fleet: Operations, ann: Operator
+) -> None:
+    """It is silent and not even bound to the broker any more; only its supervisor tells."""
+    (number,) = numbers(1)
+    fleet.fleet.send(number, 14.0, task="rig.work_late", queue="prefork")
+    wait_until(lambda: number in fleet.fleet.starts(), what="a task that runs")
+    stopping = threading.Thread(target=fleet.stop_elsewhere, args=("prefork",))
+    stopping.start()
+    try:
+        wait_until(lambda: bool(ann.status()["unproven"]), what="a message held by nobody visible")
+        refused = ann.do("runbook", "restore-orphans", "--yes", "-p", "vouched=*")
+        assert refused.code == 7, refused.all
+        assert "prefork@rig is stopping and may still run tasks" in refused.err
+        assert number not in fleet.fleet.ends()
+    finally:
+        stopping.join()
+    fleet.start("prefork")
+    assert fleet.fleet.starts()[number] == fleet.fleet.ends()[number] == 1
+    assert fleet.numbers_of_unacked() == set()
+
+
+def test_what_a_rate_limit_holds_back_is_not_given_to_another(
+    fleet: Operations, ann: Operator
+) -> None:
+    limited = numbers(3)
+    for number in limited:
+        fleet.fleet.send(number, task="rig.limited", queue="other")
+    wait_until(lambda: limited[0] in fleet.fleet.ends(), what="the first of them has run")
+    wait_until(lambda: bool(ann.status()["unproven"]), what="messages held by nobody visible")
+    (unproven,) = ann.status()["unproven"]
+    assert (unproven["queue"], unproven["messages"]) == ("other", 2)
+    refused = ann.do("runbook", "restore-orphans", "--yes", "-p", "vouched=*")
+    assert refused.code == 7, refused.all
+    assert "has a rate limit on rig.limited and may hold them back, unseen" in refused.err
+    assert fleet.numbers_of_unacked() == set(limited[1:])
+    fleet.stop("other")
+    fleet.redis.delete("other")
+    fleet.start("other")

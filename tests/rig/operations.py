@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import shlex
+import signal
 import xmlrpc.client
 from base64 import b64decode
 from dataclasses import dataclass
@@ -143,10 +145,30 @@ class Operations:
         for name in names:
             self._supervisor.stopProcess(name, True)
 
+    def stop_elsewhere(self, name: str) -> None:
+        """The same by a connection of its own: for another thread."""
+        transport: Any = importlib.import_module("supervisor.xmlrpc").SupervisorTransport
+        with contextlib.closing(transport(None, None, self.rig.server)) as own:
+            supervisor: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", own).supervisor
+            supervisor.stopProcess(name, True)
+
     def pid(self, name: str) -> int:
         """The pid of a program, as its supervisor says; 0 if it does not run."""
         info: Any = self._supervisor.getProcessInfo(name)
         return int(info["pid"])
+
+    def kill(self, name: str) -> None:
+        """kill -9; return when its supervisor has started it again, and it consumes."""
+        # One that dies sooner after its start is given up.
+        wait_until(lambda: self._state(name) == "RUNNING", what=f"{name} is running")
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: self.pid(name) not in {0, pid}, what=f"another process of {name}")
+        wait_until(lambda: self.consumes_all(name), what=f"{name} consumes again")
+
+    def _state(self, name: str) -> str:
+        info: Any = self._supervisor.getProcessInfo(name)
+        return str(info["statename"])
 
     def _is_ready(self, name: str) -> bool:
         log = self.rig.folder / f"{name}.log"
@@ -201,11 +223,17 @@ class Operations:
 
 @contextlib.contextmanager
 def operations(
-    folder: Path, *programs: Program, conf: Mapping[str, object] | None = None
+    folder: Path,
+    *programs: Program,
+    conf: Mapping[str, object] | None = None,
+    redis: Sequence[str] = (),
 ) -> Iterator[Operations]:
-    """A fleet of these programs, all that start by themselves ready. At the end nothing is left."""
+    """A fleet of these programs, all that start by themselves ready. At the end nothing is left.
+
+    `redis` are further arguments of its server.
+    """
     login = ("--user", "ops", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-    server = RedisServer(folder / "redis", arguments=login)
+    server = RedisServer(folder / "redis", arguments=(*login, *redis))
     try:
         url = broker_url(server)
         fleet = Fleet(folder / "app", url, server.url(1), {**_CONF, **(conf or {})})
