@@ -54,7 +54,7 @@ def read_params(reader: Reader, node: Node | None) -> tuple[Param, ...]:
 def params_of(runbook: Runbook) -> tuple[Param, ...]:
     """What an operator can set: the declared parameters, and `allow_gap` where it has a meaning."""
     declared = {param.name for param in runbook.params}
-    if runbook.changes and ALLOW_GAP.name not in declared:
+    if runbook.may_take_workers and ALLOW_GAP.name not in declared:
         return (*runbook.params, ALLOW_GAP)
     return runbook.params
 

@@ -105,15 +105,17 @@ class Restoring:
         except BrokerUnreachable as error:
             trouble = error.says
         self._outcomes += outcomes
-        says, is_fine = await self._look(queue, messages, outcomes)
-        if trouble:
-            says, is_fine = f"{trouble} in the midst of it; {says}", False
+        says, is_fine = await self._look(queue, messages, outcomes, trouble)
         stage.effects.conclude(step.id, queue, Result.DONE if is_fine else Result.FAILED, says)
         if not is_fine:
             raise StepFailed(f"{queue}: {says}")
 
     async def _look(
-        self, queue: str, messages: Sequence[HeldMessage], outcomes: Counter[GivenBack]
+        self,
+        queue: str,
+        messages: Sequence[HeldMessage],
+        outcomes: Counter[GivenBack],
+        trouble: str,
     ) -> tuple[str, bool]:
         """What the broker shows afterwards, and whether it is all that was meant."""
         reading = await self._stage.surveyor.broker.queues([queue])
@@ -122,16 +124,19 @@ class Restoring:
         held = {(one.tag, one.since) for one in reading.unacked}
         stay = sum((one.tag, one.since) in held for one in messages)
         ready = next((one.ready for one in reading.queues if one.name == queue), None)
-        parts = [f"{outcomes[GivenBack.DONE]} of {len(messages)} given back, seen to be gone"]
+        parts = [f"{outcomes[GivenBack.DONE]} of {len(messages)} given back, held no longer"]
+        if trouble:
+            gone = len(messages) - stay
+            parts = [f"{trouble} in the midst of it; {gone} of {len(messages)} are held no longer"]
         if outcomes[GivenBack.GONE]:
             parts.append(f"{outcomes[GivenBack.GONE]} settled by others meanwhile")
         if outcomes[GivenBack.UNROUTABLE]:
             unroutable = outcomes[GivenBack.UNROUTABLE]
             parts.append(f"of {unroutable} the one queue they came from cannot be told")
         if stay:
-            parts.append(f"{stay} still lie there")
+            parts.append(f"{stay} still {'lies' if stay == 1 else 'lie'} there")
         parts.append(f"{'unknown' if ready is None else ready} ready in {queue}")
-        return ", ".join(parts), not stay
+        return ", ".join(parts), not stay and not trouble
 
     def _sum(self, planned: int) -> str:
         done = self._outcomes[GivenBack.DONE]

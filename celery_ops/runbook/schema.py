@@ -266,6 +266,9 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        return any(
-            isinstance(step, WorkerStep | RunStep | RestoreStep | Roll) for step in self.steps
-        )
+        return self.may_take_workers or any(isinstance(step, RestoreStep) for step in self.steps)
+
+    @property
+    def may_take_workers(self) -> bool:
+        """It acts on workers, so a queue may be left without a consumer."""
+        return any(isinstance(step, WorkerStep | RunStep | Roll) for step in self.steps)

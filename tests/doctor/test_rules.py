@@ -12,6 +12,7 @@ from celery_ops.doctor import RULES, examine
 from celery_ops.model import (
     ConsumedQueue,
     FleetSnapshot,
+    HeldMessage,
     Holder,
     Host,
     Incarnation,
@@ -24,6 +25,7 @@ from celery_ops.model import (
     ServiceStatus,
     TakenRecord,
     Task,
+    Unproven,
     Worker,
     WorkerState,
     WorkerStats,
@@ -275,3 +277,74 @@ def test_a_hostile_name_is_cut_and_stays_text() -> None:
     (finding,) = found(fleet(queues=(Queue(name, 1, 0, 0),)), "queue-without-consumer")
     assert finding.subject.startswith("[bold]x")
     assert len(finding.subject) <= 80
+
+
+def held(queue: str | None = "mail", ago: float = 60.0) -> HeldMessage:
+    return HeldMessage("tag", "id-1", "app.send", queue, AT - timedelta(seconds=ago))
+
+
+def test_orphans_are_told_by_queue_since_when_and_with_the_command_that_mends_it() -> None:
+    snapshot = fleet(worker(), orphans=(held(ago=60), held(ago=90), held("my queue", 200_000)))
+    mail, mine = found(snapshot, "orphaned-messages")
+    assert mail.level is Level.ERROR
+    assert mail.subject == "mail"
+    assert mail.says == (
+        "2 messages lie where a dead worker left them, since 02:58:30 UTC: nobody holds and nobody "
+        "will run them before Redis' visibility timeout (1h unless the workers set another)"
+    )
+    assert mail.fix == "celery-ops runbook restore-orphans -p queue=mail"
+    assert mine.says.startswith(
+        "1 message lies where a dead worker left it, since 2026-11-17 19:26"
+    )
+    assert mine.fix == "celery-ops runbook restore-orphans -p queue='my queue'"
+
+
+def test_the_shortest_visibility_timeout_of_the_workers_is_named() -> None:
+    told = [replace(STATS, visibility_timeout=seconds) for seconds in (43200.0, 7200.0)]
+    workers = [worker(stats=Reading(stats, AT)) for stats in told]
+    (finding,) = found(fleet(*workers, orphans=(held(),)), "orphaned-messages")
+    assert "before Redis' visibility timeout of 2h" in finding.says
+
+
+def test_orphans_that_are_not_known_are_no_finding() -> None:
+    assert found(fleet(worker(), orphans=None), "orphaned-messages") == ()
+    assert found(fleet(worker(), orphans=()), "orphaned-messages") == ()
+
+
+@pytest.mark.parametrize(
+    ("unproven", "level", "says", "fix"),
+    [
+        (
+            Unproven("mail", (held(),), "b@web2 has not answered"),
+            Level.WARNING,
+            "1 message is held by nobody visible, since 02:59:00 UTC: b@web2 has not answered; "
+            "so it is not known whether they are lost",
+            "Mend that first",
+        ),
+        (
+            Unproven("mail", (held(), held()), "no service …", ("a@web1", "b web")),
+            Level.WARNING,
+            "2 messages are held by nobody visible",
+            "restore-orphans -p vouched='a@web1,b web'",
+        ),
+        (
+            Unproven("mail", (held(),), "a@web1 has a rate limit", expected=True),
+            Level.INFO,
+            "a@web1 has a rate limit",
+            "Nothing to do where the rate limit is meant",
+        ),
+    ],
+    ids=["silent", "vouched", "rate limit"],
+)
+def test_what_is_not_proved_is_told_with_the_reason(
+    unproven: Unproven, level: Level, says: str, fix: str
+) -> None:
+    (finding,) = found(fleet(worker(), unproven=(unproven,)), "held-by-nobody-visible")
+    assert (finding.level, finding.subject) == (level, "mail")
+    assert says in finding.says
+    assert fix in finding.fix
+
+
+def test_what_the_next_look_settles_is_no_finding_yet() -> None:
+    unproven = Unproven("mail", (held(),), "a second round has to say the same", settles=True)
+    assert found(fleet(worker(), unproven=(unproven,)), "held-by-nobody-visible") == ()

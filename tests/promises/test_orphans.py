@@ -6,10 +6,13 @@ import itertools
 import os
 import signal
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_ops.broker.records import encode_lease
+from celery_ops.model import Holder
 from tests.rig import wait_until
 from tests.rig.operations import Operations, Program, operations
 
@@ -138,7 +141,8 @@ def test_a_worker_that_dies_between_plan_and_run_is_no_reason_to_trust_the_plan(
     fleet: Operations, ann: Operator, abandoned: set[int]
 ) -> None:
     wait_until(lambda: len(orphans(ann)) == 3, what="three orphans")
-    fleet.redis.set("celery-ops:lease", "{}", px=8_000)  # so that the run has to wait
+    somebody = Holder("bob@desk", "r-1", "drain-worker", datetime.now(UTC))
+    fleet.redis.set("celery-ops:lease", encode_lease(somebody, "token"), px=10_000)
     running = ann.start("runbook", "restore-orphans", "--yes", "--wait", "30s")
     ann.until(lambda event: event["event"] == "waiting", "a run that waits")
     pid = fleet.pid("other")

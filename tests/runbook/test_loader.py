@@ -36,6 +36,7 @@ from celery_ops.runbook.schema import (
     Order,
     ParamType,
     Reference,
+    RestoreStep,
     Risk,
     Roll,
     Runbook,
@@ -183,6 +184,20 @@ def test_what_is_left_out_has_a_careful_default() -> None:
     assert isinstance(run, RunStep)
     assert (run.on, run.takes_worker, run.undo, run.when) == (Constant("web1"), False, (), None)
     assert not tidy(GOOD_STEPS).changes
+
+
+def test_what_a_restore_leaves_out_is_all_queues_and_nobodys_word() -> None:
+    text = "name: a\nsummary: b\nrisk: low\nsteps: [{restore: orphans}]\n"
+    runbook = loads(text, "a.yaml")
+    (step,) = runbook.steps
+    assert isinstance(step, RestoreStep)
+    assert (step.queue, step.older_than, step.vouched) == (
+        Constant("*"),
+        Constant(0.0),
+        Constant(""),
+    )
+    assert runbook.changes
+    assert params_of(runbook) == (), "no capacity is taken, so no gap can be allowed"
 
 
 def test_a_command_is_an_argv_with_references_in_its_words() -> None:
@@ -404,6 +419,10 @@ steps:
         ),
         # targets
         ("steps: [{stop: worker}]", "12:16: worker is only known inside a roll; name the workers"),
+        (
+            "steps: [{restore: mail}]",
+            "12:19: restore of anything but `orphans` is not supported by this version",
+        ),
         ("steps: [{stop: beat}]", "12:16: `stop: beat` is not supported by this version"),
         ("steps: [{stop: 'state:gone'}]", "12:16: stop (step 1): no worker is ever 'gone'"),
         (ROLL.format(step="stop: a@h"), "15:15: inside a roll it is `stop: worker`, not 'a@h'"),
