@@ -262,6 +262,7 @@ def _queue(queue: Queue, shown: FleetSnapshot | None, now: datetime) -> list[Lin
     found = [
         _field("ready", number(queue.ready)),
         _field("unacked", number(queue.unacked)),
+        _field("of dead workers", number(queue.orphans)),
         _field("consumers", queues.consumers_cell(queue)),
         _field("oldest", oldest),
         _field("read", _ago(queue.seen_at, now)),

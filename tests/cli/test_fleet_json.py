@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from celery_ops.cli import fleet_json
+from celery_ops.model import HeldMessage, Unproven
 from tests.cli.snapshots import HOSTILE, known_worker, snapshot, unknown_worker
 
 _MOMENT = {"type": ["string", "null"], "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"}
@@ -40,7 +42,12 @@ WORKER = _object(
     service={"type": ["object", "null"], "required": ["host"]},
 )
 QUEUE = _object(
-    name={"type": "string"}, ready=_COUNT, unacked=_COUNT, consumers=_COUNT, oldest=_MOMENT
+    name={"type": "string"},
+    ready=_COUNT,
+    unacked=_COUNT,
+    consumers=_COUNT,
+    oldest=_MOMENT,
+    orphans=_COUNT,
 )
 PROBLEM = _object(
     rule={"type": "string"},
@@ -62,6 +69,8 @@ STATUS = _object(
     problems=_list(PROBLEM),
     taken=_list(_object(worker={"type": "string"}, run={"type": "string"}, at=_MOMENT)),
     holder={"type": ["object", "null"]},
+    orphans={"type": ["array", "null"], "items": _object(id=_TEXT, task=_TEXT, queue=_TEXT)},
+    unproven=_list(_object(queue=_TEXT, messages=_COUNT, why={"type": "string"})),
 )
 WORKERS = _object(**HEAD, workers=_list(WORKER))
 QUEUES = _object(**HEAD, queues=_list(QUEUE))
@@ -69,6 +78,21 @@ QUEUES = _object(**HEAD, queues=_list(QUEUE))
 
 def assert_valid(document: Any, schema: dict[str, object]) -> None:
     Draft202012Validator(schema).validate(document)
+
+
+def test_orphans_are_told_or_said_to_be_unknown() -> None:
+    left = HeldMessage("tag", "id-1", "app.send", "mail", snapshot().at)
+    doubt = Unproven("mail", (left, left), "b@web2 has not answered")
+    open_ = replace(snapshot(), orphans=(left,), unproven=(doubt, replace(doubt, settles=True)))
+    told = fleet_json.status(open_)
+    assert told["orphans"] == [
+        {"id": "id-1", "task": "app.send", "queue": "mail", "since": fleet_json.moment(left.since)}
+    ]
+    assert told["unproven"] == [
+        {"queue": "mail", "messages": 2, "why": "b@web2 has not answered", "vouch_for": []}
+    ]
+    assert_valid(json.loads(fleet_json.page(told)), STATUS)
+    assert fleet_json.status(snapshot())["orphans"] is None
 
 
 def test_the_documents_have_their_shapes() -> None:

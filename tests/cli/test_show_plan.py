@@ -29,6 +29,7 @@ def a_full_plan() -> Plan:
             PlannedAction("2.2", "worker1@web1", "web1: supervisorctl stop worker1", "start it"),
             PlannedAction("2.3", "worker1@web1", "web1: touch /tmp/x", None),
         ),
+        ("worker2@web1 is stopped",),
     )
     return replace(
         a_plan(),
@@ -48,6 +49,13 @@ def test_what_may_hurt_is_read_first() -> None:
     lines = show_plan.lines(a_full_plan(), 200)
     order = ["rolling-restart", "REFUSED", "Hazards", "Cannot be undone", "TARGET", "Step 2",
              "Will be asked"]  # fmt: skip
+    places = [at(lines, begin) for begin in order]
+    assert places == sorted(places)
+
+
+def test_what_proves_that_a_step_may_be_done_stands_before_what_it_does() -> None:
+    lines = show_plan.lines(a_full_plan(), 200)
+    order = ["Step 2", "proof: worker2@web1 is stopped", "web1: touch"]
     places = [at(lines, begin) for begin in order]
     assert places == sorted(places)
 

@@ -106,6 +106,14 @@ async def test_a_queue_that_nobody_consumes_says_so() -> None:
         assert there.line("odd ").count("?") >= 2
 
 
+async def test_what_dead_workers_left_in_a_queue_is_told_with_it() -> None:
+    stuck = replace(fleets.queue("mail"), orphans=7)
+    async with opened(fleets.fleet((), (stuck, fleets.queue("bulk")))) as there:
+        await there.press("3")
+        assert "7 of dead workers" in there.line("mail ")
+        assert "dead" not in there.line("bulk ")
+
+
 async def test_ages_go_on_between_two_snapshots() -> None:
     async with opened(fleets.demo()) as there:
         await there.press("2")
