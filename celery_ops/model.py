@@ -166,6 +166,13 @@ class RegisteredTask:
     name: str
     rate_limit: str | None
     acks_late: bool | None
+    batched: bool = False
+    """Its messages are gathered before they run, as celery-batches does."""
+
+    @property
+    def may_hide(self) -> bool:
+        """A worker may hold its messages without telling: no control reply has them."""
+        return self.rate_limit is not None or self.batched
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ REPLY_EXPIRY = 60.0
 _ARGUMENTS: Mapping[Question, Mapping[str, object]] = {
     # Arguments as shortened text: works for those that are not JSON, and bounds the reply.
     Question.ACTIVE: {"safe": True},
-    Question.REGISTERED: {"taskinfoitems": ["rate_limit", "acks_late"]},
+    # `flush_every` is an attribute of tasks of celery-batches.
+    Question.REGISTERED: {"taskinfoitems": ["rate_limit", "acks_late", "flush_every"]},
 }
 
 

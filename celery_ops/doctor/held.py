@@ -57,7 +57,7 @@ def _held_by_nobody_visible(snapshot: FleetSnapshot) -> Iterator[Found]:
 
 def _way_out(one: Unproven) -> str:
     if one.expected:
-        return "Nothing to do where the rate limit is meant: a warm stop of the worker gives back."
+        return "Nothing to do as a rule: they run in their turn, and a warm stop gives them back."
     if one.vouch_for:
         names = shlex.quote(",".join(one.vouch_for))
         return (

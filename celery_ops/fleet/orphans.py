@@ -19,7 +19,7 @@ from celery_ops.model import HeldMessage, ServiceState, Unproven, WorkerState
 from celery_ops.ports import Question
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from celery_ops.fleet.known import KnownNode
     from celery_ops.model import Service, ServiceRef, Worker
@@ -92,19 +92,17 @@ class Evidence:
     told_at: datetime | None = None
     """Until when everybody has told what they hold; None where there is nobody."""
     last_to_tell: str = ""
-    limited: dict[str, str] = field(default_factory=dict)
-    """Tasks with a rate limit, and a worker that has it."""
+    hidden: dict[str, str] = field(default_factory=dict)
+    """Tasks of which a worker may hold messages unseen, and who that is and why."""
+    queues: set[str] = field(default_factory=set)
+    """Queues that workers which are known consume, did so in their last life, or are owed."""
 
-    @property
-    def whole_doubt(self) -> tuple[str, tuple[str, ...]]:
-        """All doubts in a sentence, and whom an operator has to vouch for: nobody's word helps
-        where one of them is hard.
-        """
-        hard = [doubt for doubt in self.doubts if doubt.vouch_for is None]
-        (first, *_), others = hard or self.doubts, len(self.doubts) - 1
-        more = f" (and {others} more {'reason' if others == 1 else 'reasons'})" if others else ""
-        names = () if hard else tuple(one.vouch_for for one in self.doubts if one.vouch_for)
-        return first.why + more, names
+    def doubts_of(self, queue: str) -> list[Doubt]:
+        """All that is in doubt about messages of a queue."""
+        if queue in self.queues:
+            return self.doubts
+        why = f"no worker that is known consumes {_cut(queue)}: who held them cannot be told"
+        return [*self.doubts, Doubt(why, ANYBODY)]
 
 
 def gather(
@@ -115,13 +113,14 @@ def gather(
     bound_but_silent: Sequence[str],
     unanswered: int,
     counted: bool,
+    owed: Collection[str] = (),
 ) -> Evidence:
-    """The evidence of one moment.
+    """The evidence of one moment. `owed` are queues that workers are to get back.
 
     `unanswered` listeners are known by number only; `counted` says whether the broker counted its
     listeners and all of them answered.
     """
-    evidence = Evidence()
+    evidence = Evidence(queues=set(owed))
     if unanswered:
         evidence.doubts.append(
             Doubt(f"{unanswered} that listen have not answered, and their names are not known")
@@ -177,15 +176,14 @@ def _doubt(message: HeldMessage, suspects: Suspects, evidence: Evidence) -> Unpr
         return Unproven(None, (), "the queue they came from cannot be told")
     if message.task_id is None:
         return Unproven(queue, (), "they carry no task id by which a worker could show them")
-    limited = evidence.limited.get(message.task or "")
-    if message.task is None and evidence.limited:
-        limited = next(iter(evidence.limited.values()))
-    if limited is not None:
-        task = _cut(message.task or "a task without a name")
-        why = f"{_cut(limited)} has a rate limit on {task} and may hold them back, unseen"
-        return Unproven(queue, (), why, expected=True)
-    if evidence.doubts:
-        why, names = evidence.whole_doubt
+    hidden = evidence.hidden.get(message.task or "")
+    if message.task is None and evidence.hidden:
+        hidden = next(iter(evidence.hidden.values()))
+    if hidden is not None:
+        return Unproven(queue, (), hidden, expected=True)
+    doubts = evidence.doubts_of(queue)
+    if doubts:
+        why, names = _summed(doubts)
         return Unproven(queue, (), why, names, settles=is_new)
     if evidence.told_at is not None and message.since + SETTLED >= evidence.told_at:
         why = f"{_cut(evidence.last_to_tell)} has not told what it holds since they were delivered"
@@ -195,8 +193,20 @@ def _doubt(message: HeldMessage, suspects: Suspects, evidence: Evidence) -> Unpr
     return None
 
 
+def _summed(doubts: Sequence[Doubt]) -> tuple[str, tuple[str, ...]]:
+    """Doubts in a sentence, and whom an operator has to vouch for: nobody's word helps where one
+    of them is hard.
+    """
+    hard = [doubt for doubt in doubts if doubt.vouch_for is None]
+    (first, *_), others = hard or doubts, len(doubts) - 1
+    more = f" (and {others} more {'reason' if others == 1 else 'reasons'})" if others else ""
+    names = () if hard else tuple(one.vouch_for for one in doubts if one.vouch_for is not None)
+    return first.why + more, tuple(dict.fromkeys(names))
+
+
 def _hear(evidence: Evidence, worker: Worker, node: KnownNode, *, counted: bool) -> None:
     """What one node says, or that it does not."""
+    evidence.queues.update(queue.name for queue in node.consumed_before)
     if worker.state is WorkerState.STOPPED:
         return  # Its supervisor says so, later than any sign of life.
     doubt = _doubt_about(worker, node, counted=counted)
@@ -207,8 +217,10 @@ def _hear(evidence: Evidence, worker: Worker, node: KnownNode, *, counted: bool)
     if told is not None and (evidence.told_at is None or told < evidence.told_at):
         evidence.told_at, evidence.last_to_tell = told, worker.name
     for task in worker.registered.value if worker.registered is not None else ():
-        if task.rate_limit is not None:
-            evidence.limited.setdefault(task.name, worker.name)
+        if task.may_hide:
+            what = "gathers batches of" if task.batched else "has a rate limit on"
+            why = f"{_cut(worker.name)} {what} {_cut(task.name)} and may hold them back, unseen"
+            evidence.hidden.setdefault(task.name, why)
 
 
 def _doubt_about(worker: Worker, node: KnownNode, *, counted: bool) -> Doubt | None:

@@ -105,7 +105,8 @@ def registered(reply: Reply) -> tuple[RegisteredTask, ...] | None:
         name, _, rest = entry.partition(" [")
         options = dict(_OPTION.findall(rest.removesuffix("]")))
         acks_late = {"True": True, "False": False}.get(options.get("acks_late", ""))
-        found.append(RegisteredTask(name, options.get("rate_limit"), acks_late))
+        batched = "flush_every" in options
+        found.append(RegisteredTask(name, options.get("rate_limit"), acks_late, batched))
     return tuple(found)
 
 

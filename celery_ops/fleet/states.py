@@ -97,6 +97,7 @@ def join(known: Known) -> FleetSnapshot:
         bound_but_silent=bound_but_silent,
         unanswered=known.unanswered,
         counted=known.counted,
+        owed={queue.name for record in known.taken for queue in record.queues},
     )
     proved, unproven = orphans.judge(known.suspects, evidence)
     return FleetSnapshot(
@@ -200,7 +201,7 @@ def _may_be_rate_limited(node: KnownNode) -> bool:
     """A worker tells a rate limit wherever there is one; unknown until it told."""
     if node.registered is None:
         return True
-    return any(task.rate_limit is not None for task in node.registered.value)
+    return any(task.may_hide for task in node.registered.value)
 
 
 # --- a worker that does not ----------------------------------------------------------------------

@@ -331,7 +331,7 @@ def test_orphans_that_are_not_known_are_no_finding() -> None:
             Unproven("mail", (held(),), "a@web1 has a rate limit", expected=True),
             Level.INFO,
             "a@web1 has a rate limit",
-            "Nothing to do where the rate limit is meant",
+            "Nothing to do as a rule",
         ),
     ],
     ids=["silent", "vouched", "rate limit"],

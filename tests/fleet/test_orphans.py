@@ -278,6 +278,23 @@ async def test_a_rate_limit_on_another_task_hides_nothing(lab: Lab) -> None:
     assert unproven.expected
 
 
+async def test_a_task_that_is_gathered_in_batches_may_be_held_unseen(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    worker.registered = ("app.work [acks_late=True flush_every=100]",)
+    leave(lab)
+    unproven = open_(await lab.watch(4.0))
+    assert unproven.why == "a@web1 gathers batches of app.work and may hold them back, unseen"
+
+
+async def test_messages_of_a_queue_that_nobody_known_consumes_may_be_somebodys(lab: Lab) -> None:
+    """Workers of another control exchange share the list of held messages, and are not seen."""
+    lab.fleet.add_worker("a@web1", queues=("other",))
+    leave(lab)
+    unproven = open_(await lab.watch(4.0))
+    assert "no worker that is known consumes default" in unproven.why
+    assert unproven.vouch_for == ("*",)
+
+
 async def test_a_worker_outside_of_the_scope_is_not_ours_to_judge(lab: Lab) -> None:
     lab.scope = ("*@web1",)
     lab.fleet.add_worker("a@web1")
