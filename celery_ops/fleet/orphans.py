@@ -146,11 +146,9 @@ def gather(
 
 
 def judge(
-    suspects: Suspects | None, evidence: Evidence
-) -> tuple[tuple[HeldMessage, ...] | None, tuple[Unproven, ...]]:
-    """The orphans (None: nothing can be said), and what is not proved, with the reason."""
-    if suspects is None:
-        return None, ()
+    suspects: Suspects, evidence: Evidence
+) -> tuple[tuple[HeldMessage, ...], tuple[Unproven, ...]]:
+    """The orphans, and what is not proved, with the reason."""
     proved: list[HeldMessage] = []
     open_: dict[Unproven, list[HeldMessage]] = {}
     for message in suspects.messages:

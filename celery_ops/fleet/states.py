@@ -29,7 +29,7 @@ from celery_ops.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from celery_ops.fleet.known import KnownNode
@@ -90,16 +90,7 @@ def join(known: Known) -> FleetSnapshot:
         if _is_shown(node, service, known.services.values(), matched):
             workers.append(_worker(node, service, taken.get(node.name, ()), known))
     bound_but_silent = tuple(sorted((known.bound or frozenset()) - known.nodes.keys()))
-    evidence = orphans.gather(
-        workers,
-        known.nodes,
-        known.services,
-        bound_but_silent=bound_but_silent,
-        unanswered=known.unanswered,
-        counted=known.counted,
-        owed={queue.name for record in known.taken for queue in record.queues},
-    )
-    proved, unproven = orphans.judge(known.suspects, evidence)
+    proved, unproven = _orphans(known, workers, bound_but_silent)
     return FleetSnapshot(
         context=known.context,
         broker=known.broker,
@@ -379,6 +370,26 @@ def _has_told(worker: Worker, known: Known) -> bool:
         return True
     node = known.nodes[worker.name]
     return node.is_answering and worker.consuming is not None
+
+
+def _orphans(
+    known: Known, workers: Sequence[Worker], bound_but_silent: Sequence[str]
+) -> tuple[tuple[HeldMessage, ...] | None, tuple[Unproven, ...]]:
+    """The evidence is only gathered where there is something to judge: of a large fleet it is not
+    free.
+    """
+    if known.suspects is None or not known.suspects.messages:
+        return (None if known.suspects is None else ()), ()
+    evidence = orphans.gather(
+        workers,
+        known.nodes,
+        known.services,
+        bound_but_silent=bound_but_silent,
+        unanswered=known.unanswered,
+        counted=known.counted,
+        owed={queue.name for record in known.taken for queue in record.queues},
+    )
+    return orphans.judge(known.suspects, evidence)
 
 
 def _queues(

@@ -412,7 +412,8 @@ class _Draft:
             )
         if not runbook.changes or (runbook.risk is Risk.LOW and typed is None):
             return ()
-        names = ", ".join(self.targets) or "the hosts named in it"
+        messages = counted(len(self.messages), "message") if self.messages else ""
+        names = ", ".join(self.targets) or messages or "the hosts named in it"
         return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
 
 
