@@ -52,7 +52,14 @@ def workers(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 
 def queues(snapshot: FleetSnapshot, width: int) -> list[str]:
-    notes = [f"note: {safe(note)}" for note in snapshot.notes]
+    notes = [
+        safe(
+            f"note: {queue.name}: {queue.orphans} of the unacked lie where a dead worker left them"
+        )
+        for queue in snapshot.queues
+        if queue.orphans
+    ]
+    notes += [f"note: {safe(note)}" for note in snapshot.notes]
     return _joined([_head(snapshot), _queue_table(snapshot, width), notes])
 
 

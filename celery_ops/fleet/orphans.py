@@ -199,7 +199,7 @@ def _summed(doubts: Sequence[Doubt]) -> tuple[str, tuple[str, ...]]:
     (first, *_), others = hard or doubts, len(doubts) - 1
     more = f" (and {others} more {'reason' if others == 1 else 'reasons'})" if others else ""
     names = () if hard else tuple(one.vouch_for for one in doubts if one.vouch_for is not None)
-    return first.why + more, tuple(dict.fromkeys(names))
+    return first.why + more, (ANYBODY,) if ANYBODY in names else names
 
 
 def _hear(evidence: Evidence, worker: Worker, node: KnownNode, *, counted: bool) -> None:

@@ -7,6 +7,7 @@ stays where it is.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -127,11 +128,14 @@ def told(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> str:
 
 def evidence(wanted: Wanted, snapshot: FleetSnapshot) -> tuple[str, ...]:
     """Who proved that nobody holds them."""
-    told_by = [worker.name for worker in snapshot.workers if worker.answers and worker.mine]
+    alive = [worker for worker in snapshot.workers if worker.answers and worker.mine]
+    told_by = [worker.name for worker in alive]
     dead = [worker for worker in snapshot.workers if worker.state is WorkerState.STOPPED]
     found = []
     if told_by:
         found.append(f"not among what these hold, as they said twice: {_listed(told_by)}")
+    if alive and all(worker.service is not None for worker in alive):
+        found.append("each of these is the process that its supervisor runs: none stops unseen")
     found += [f"{worker.name} is stopped: {worker.says}" for worker in dead]
     if wanted.vouched:
         found.append(f"you vouch for {', '.join(wanted.vouched)}; no supervisor proves it")
@@ -164,7 +168,8 @@ def _of(doubt: Unproven, messages: tuple[HeldMessage, ...]) -> Unproven:
 def _way_out(doubt: Unproven) -> str:
     if not doubt.vouch_for:
         return ""
-    return f" (if you know that nobody does: -p vouched={','.join(doubt.vouch_for)})"
+    names = shlex.quote(",".join(doubt.vouch_for))
+    return f"; if you know that nobody does: -p vouched={names}"
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery_ops.cli import fleet_text
 from celery_ops.cli.text import cells
+from celery_ops.model import Queue
 from tests.cli.snapshots import HOSTILE, known_worker, snapshot, unknown_worker
 
 
@@ -53,3 +56,9 @@ def test_tables_keep_to_eighty_columns() -> None:
     header = next(place for place, line in enumerate(lines) if line.startswith("WORKER"))
     assert max(cells(line) for line in lines[header : header + 3]) <= 80
     assert "worker1@web1" in lines[header + 1]
+
+
+def test_what_a_dead_worker_left_is_noted_below_the_queues() -> None:
+    stuck = replace(snapshot(), queues=(Queue("mail", 0, 9, 1, orphans=7),), _by_name={})
+    says = "note: mail: 7 of the unacked lie where a dead worker left them"
+    assert says in fleet_text.queues(stuck, 80)

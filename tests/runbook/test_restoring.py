@@ -61,7 +61,10 @@ async def test_they_go_back_run_once_and_are_seen_to_be_gone(operation: Operatio
     (action,) = step.actions
     assert (action.target, action.undo) == ("mail", None)
     assert action.does.startswith("give back 3 messages (3 app.work), the oldest held for 21s: ")
-    assert step.evidence == ("not among what these hold, as they said twice: a@web1, b@web1",)
+    assert step.evidence == (
+        "not among what these hold, as they said twice: a@web1, b@web1",
+        "each of these is the process that its supervisor runs: none stops unseen",
+    )
 
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
@@ -118,7 +121,7 @@ async def test_what_is_not_proved_is_refused_with_the_reason_and_the_way_out(
     (refusal,) = (await operation.plan(NAME)).refusals
     assert refusal == (
         "it is not proved that nobody holds 1 message of mail: old@web7 is bound on the broker "
-        "and does not answer (if you know that nobody does: -p vouched=old@web7)"
+        "and does not answer; if you know that nobody does: -p vouched=old@web7"
     )
     plan = await operation.plan(NAME, vouched="old@*")
     assert plan.refusals == ()
