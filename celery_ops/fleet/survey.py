@@ -37,6 +37,7 @@ _ROUTINE = (
     Question.SCHEDULED,
     Question.ACTIVE_QUEUES,
 )
+_FOR_A_PROOF = (*_ROUTINE, Question.STATS, Question.REGISTERED)
 
 
 def _nothing(_: FleetSnapshot) -> tuple[Finding, ...]:
@@ -108,11 +109,14 @@ class Surveyor:
     async def refresh_surely(
         self, *, questions: Collection[Question] | None = None, timeout: float = 1.0
     ) -> FleetSnapshot:
-        """As `refresh`, and once more a moment later where a second round has to say the same."""
+        """As `refresh`, and once more a moment later where a second round has to say the same.
+
+        That one asks all that a proof rests on, everybody's registered tasks too.
+        """
         snapshot = await self.refresh(questions=questions, timeout=timeout)
         if any(one.settles for one in snapshot.unproven):
             await self._clock.sleep(BETWEEN_ROUNDS)
-            snapshot = await self.refresh(questions=questions, timeout=timeout)
+            snapshot = await self.refresh(questions=questions or _FOR_A_PROOF, timeout=timeout)
         return snapshot
 
     def lost(self, error: BrokerUnreachable) -> FleetSnapshot:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.fleet.collector import look
+from celery_ops.fleet.survey import REGISTERED_AT_ONCE
 from celery_ops.model import ServiceState
 from celery_ops.ports import Question
 from tests.standin.fleet import Faults, Message, Phase
@@ -52,6 +53,14 @@ async def test_what_nobody_holds_is_found_by_one_look(lab: Lab) -> None:
     (queue,) = snapshot.queues
     assert (queue.unacked, queue.orphans) == (3, 3)
     assert len([asked for asked, _ in lab.broker.asked if Question.ACTIVE in asked]) == 2
+
+
+async def test_in_a_large_fleet_two_rounds_are_enough_too(lab: Lab) -> None:
+    """Though a routine refresh asks only some of the new workers for what they can run."""
+    for number in range(REGISTERED_AT_ONCE + 5):
+        lab.fleet.add_worker(f"w{number}@web1")
+    leave(lab)
+    assert len(ids(await look(lab.surveyor))) == 1
 
 
 async def test_a_look_at_a_fleet_without_such_messages_asks_once(lab: Lab) -> None:

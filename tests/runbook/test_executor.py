@@ -313,6 +313,7 @@ async def test_a_stop_that_had_to_kill_is_a_failure_and_the_worker_runs_again(
     ran = await operation.run("rolling-restart", workers="w1@web1")
     assert ran.ending is Ending.STOPPED, ran.told()
     assert "killed at its stop" in ran.end.says
+    assert "celery-ops runbook restore-orphans" in ran.end.says
     snapshot = await operation.look()
     found = snapshot.worker("w1@web1")
     assert found is not None
