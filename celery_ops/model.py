@@ -232,9 +232,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class HeldMessage:
-    """A message that lies in the broker's list of the unacknowledged. `tag` and `since` together
-    name one delivery: a message keeps its tag when it is delivered again.
-    """
+    """An unacknowledged message. `tag` and `since` name one delivery; the tag stays at the next."""
 
     tag: str
     task_id: str | None
@@ -249,7 +247,7 @@ class Unproven:
 
     `vouch_for` are the nodes of which an operator would have to know that they are gone; empty
     where nobody's word can stand for a proof. `settles`: looking again will tell, so it is no
-    finding yet.
+    finding yet. `expected`: it is usual, as with a rate limit.
     """
 
     queue: str | None
@@ -258,7 +256,6 @@ class Unproven:
     vouch_for: tuple[str, ...] = ()
     settles: bool = False
     expected: bool = False
-    """It is usual: a rate limit holds messages back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,9 +391,7 @@ class Queue:
     """(priority step, ready), lowest step first; empty where there are no steps."""
     seen_at: datetime | None = None
     orphans: int | None = None
-    """Of the unacked ones, those that are proved to be held by nobody; None while that is not
-    known.
-    """
+    """How many of `unacked` are proved to be held by nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def test_status_is_a_document_of_the_promised_shape(ops: OpsCommand, fleet: str)
     queues = {one["name"]: one for one in done.document["queues"]}
     assert queues["default"]["consumers"] == 2
     assert queues["mail"] == {
-        "name": "mail", "ready": 1, "unacked": 0, "consumers": 0, "oldest": None,
+        "name": "mail", "ready": 1, "unacked": 0, "consumers": 0, "oldest": None, "orphans": 0,
     }  # fmt: skip
     assert [one["subject"] for one in done.document["problems"] if one["level"] == "error"] == [
         "mail"
