@@ -10,7 +10,10 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from celery_ops.machine import HostFacts, Restarts, Retry, Usage
 
 T = TypeVar("T")
 
@@ -219,6 +222,10 @@ class ServiceStatus:
     stop_signal: str | None = None
     arguments: tuple[str, ...] | None = None
     """The main process's command line, where its host could be asked."""
+    restarts: int | None = None
+    """How often its supervisor started it again unasked, since it was last told to start it."""
+    retry: Retry | None = None
+    """Set where it ended though it should run, by what its supervisor does about that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,15 @@ class Service:
     ref: ServiceRef
     status: Reading[ServiceStatus] | None
     error: str | None = None
+    usage: Reading[Usage] | None = None
+    """Of the process that `status` names; None where its host did not tell."""
+    restarted: Restarts | None = None
+    """Within the last minutes, as far as somebody watched."""
+
+    @property
+    def state(self) -> ServiceState:
+        """What its supervisor said last; UNKNOWN if it never answered."""
+        return self.status.value.state if self.status is not None else ServiceState.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,12 +412,21 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine. `error` says why it cannot be reached, `since` from when on."""
+    """A machine. `error` says why it cannot be reached, `since` from when on.
+
+    `silent_since`: nothing was heard of it since it was asked then, and that may still come.
+    `unread` says why its facts could not be read although it is reached.
+    """
 
     name: str
     address: str
     error: str | None = None
     since: datetime | None = None
+    reached_at: datetime | None = None
+    """When it last answered anything; None: never yet."""
+    silent_since: datetime | None = None
+    facts: Reading[HostFacts] | None = None
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.errors import CommandFailed, StreamFailed
+    from celery_ops.machine import HostFacts
     from celery_ops.model import (
         ConsumedQueue,
         Heartbeat,
@@ -380,6 +381,26 @@ class Supervisor(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessTree:
+    """A process with all its descendants. `memory` in bytes, `cpu` in seconds since it began, that
+    of children that have ended included; `started` tells its lives apart.
+    """
+
+    processes: int
+    memory: int | None
+    cpu: float
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostReading:
+    """What one look at a host told: its own facts, and the process trees that were asked for."""
+
+    facts: HostFacts
+    trees: Mapping[int, ProcessTree]
+
+
 class Hosts(Protocol):
     """The hosts of a context and the supervisors on them."""
 
@@ -389,6 +410,13 @@ class Hosts(Protocol):
 
     async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """Command lines of processes; a pid that is gone is left out."""
+        ...
+
+    async def facts(self, host: str, pids: Collection[int]) -> HostReading:
+        """How a host is doing, and what these main processes use; a pid that is gone is left out.
+
+        Raise HostUnreachable, CommandFailed or UsageError.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -1,7 +1,8 @@
-"""Durations and counts as people write them: `90s`, `10m`, `25%`."""
+"""Durations, counts and sizes as people write them: `90s`, `10m`, `25%`, `1.9G`."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -66,6 +67,20 @@ def count(text: str) -> Count:
     if percent and number > 100:
         raise ValueError(f"{text} is more than everything")
     return Count(number, percent)
+
+
+def as_size(amount: float) -> str:
+    """Bytes as `df -h` and `free -h` tell them: `312M`, `1.9G`, in steps of 1024."""
+    for unit in ("B", "K", "M", "G", "T"):
+        if amount < 1000 or unit == "T":
+            break
+        amount /= 1024
+    return f"{amount:.1f}{unit}" if amount < 10 and unit != "B" else f"{amount:.0f}{unit}"
+
+
+def as_share(part: float) -> str:
+    """A part of 1 in percent; rounded up, as `df` does it: 99.1 % is no longer 99."""
+    return f"{math.ceil(round(part * 100, 6))}%"
 
 
 def _cut(text: str) -> str:

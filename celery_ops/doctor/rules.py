@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
+from celery_ops.doctor.words import count, cut, status_of, time
 from celery_ops.model import Finding, Level, ServiceState, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Service, ServiceStatus, TakenRecord, Worker
+    from celery_ops.model import FleetSnapshot, ServiceStatus, TakenRecord, Worker
 
     Look = Callable[[FleetSnapshot], Iterable["Found"]]
 
 _CELERY = "https://docs.celeryq.dev/en/stable/"
-_NAME_LENGTH = 80
 _STARTS_WITHIN = 30.0
 """Seconds a service may run before its worker is expected to answer."""
 _SEVERITY = {Level.ERROR: 0, Level.WARNING: 1, Level.INFO: 2}
@@ -98,7 +98,7 @@ def examine(snapshot: FleetSnapshot) -> tuple[Finding, ...]:
 def _broker_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
     if snapshot.broker_error is None:
         return
-    since = f" since {_time(snapshot.broker_lost_at)}" if snapshot.broker_lost_at else ""
+    since = f" since {time(snapshot.broker_lost_at)}" if snapshot.broker_lost_at else ""
     yield Found(
         snapshot.broker,
         f"not reachable{since}: {snapshot.broker_error}; everything shown is from before",
@@ -120,22 +120,22 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
         if queue.consumers != 0 or not queue.ready:
             continue
         silent = [
-            _cut(worker.name)
+            cut(worker.name)
             for worker in snapshot.workers
             if worker.state is WorkerState.SILENT and queue.name in (worker.queues or ())
         ]
         if silent:
             yield Found(
-                _cut(queue.name),
-                f"{_count(queue.ready, 'message')}; who consumed it does not answer: "
+                cut(queue.name),
+                f"{count(queue.ready, 'message')}; who consumed it does not answer: "
                 f"{', '.join(silent[:3])}",
                 "See what the silent worker does; or start another one that consumes the queue.",
                 level=Level.WARNING,
             )
             continue
         yield Found(
-            _cut(queue.name),
-            f"{_count(queue.ready, 'message')}, no consumer",
+            cut(queue.name),
+            f"{count(queue.ready, 'message')}, no consumer",
             "Start a worker that consumes it (celery worker -Q), give it back to a drained one "
             "(runbook resume-worker), or correct the producer's routing.",
         )
@@ -152,7 +152,7 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
 def _worker_conflict(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.CONFLICT):
         yield Found(
-            _cut(worker.name),
+            cut(worker.name),
             worker.says,
             "Give each worker its own name: celery worker -n NAME@%h (%i per process).",
         )
@@ -161,17 +161,17 @@ def _worker_conflict(snapshot: FleetSnapshot) -> Iterator[Found]:
 @rule("worker-silent", Level.ERROR, source=_CELERY + "userguide/monitoring.html#commands")
 def _worker_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.SILENT):
-        status = _status(worker.service)
+        status = status_of(worker.service)
         if _is_starting(status, snapshot.at):
             yield Found(
-                _cut(worker.name), worker.says, "Wait until it has started.", level=Level.INFO
+                cut(worker.name), worker.says, "Wait until it has started.", level=Level.INFO
             )
             continue
         if worker.service is not None:
-            fix = f"Look at the log of {_cut(str(worker.service.ref))}; restart it if it hangs."
+            fix = f"Look at the log of {cut(str(worker.service.ref))}; restart it if it hangs."
         else:
             fix = "Look at its process on its host; no supervisor is configured for it."
-        yield Found(_cut(worker.name), worker.says, fix)
+        yield Found(cut(worker.name), worker.says, fix)
 
 
 @rule("worker-stopped", Level.ERROR, source=_CELERY + "userguide/daemonizing.html")
@@ -180,12 +180,12 @@ def _worker_stopped(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.STOPPED):
         if worker.taken is not None and worker.taken.kind == "service":
             continue
-        status = _status(worker.service)
+        status = status_of(worker.service)
         is_failed = status is not None and status.state is ServiceState.FAILED
         yield Found(
-            _cut(worker.name),
+            cut(worker.name),
             worker.says,
-            f"celery-ops worker start {_cut(worker.name)}",
+            f"celery-ops worker start {cut(worker.name)}",
             level=Level.ERROR if is_failed else Level.WARNING,
         )
 
@@ -194,9 +194,9 @@ def _worker_stopped(snapshot: FleetSnapshot) -> Iterator[Found]:
 def _worker_stalled(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.STALLED):
         yield Found(
-            _cut(worker.name),
+            cut(worker.name),
             worker.says,
-            f"celery-ops worker restart {_cut(worker.name)}; Celery before 5.5 stops consuming "
+            f"celery-ops worker restart {cut(worker.name)}; Celery before 5.5 stops consuming "
             "after a reconnect to Redis. Tasks with a rate limit wait as well.",
         )
 
@@ -205,7 +205,7 @@ def _worker_stalled(snapshot: FleetSnapshot) -> Iterator[Found]:
 def _worker_unreadable(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.UNREADABLE):
         yield Found(
-            _cut(worker.name),
+            cut(worker.name),
             worker.says,
             "Let the workers answer in JSON (task_serializer, result_serializer, accept_content), "
             "or set accept_pickle: true for this context.",
@@ -220,7 +220,7 @@ def _worker_unreadable(snapshot: FleetSnapshot) -> Iterator[Found]:
 def _bound_but_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
     names = snapshot.bound_but_silent
     if names:
-        shown = ", ".join(_cut(name) for name in names[:3])
+        shown = ", ".join(cut(name) for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         verb = "name is" if len(names) == 1 else "names are"
         yield Found(
@@ -242,9 +242,9 @@ def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in _ours(snapshot, WorkerState.DRAINED, WorkerState.DRAINING):
         if worker.taken is None:
             yield Found(
-                _cut(worker.name),
+                cut(worker.name),
                 "consumes nothing, and no run says that it took its queues",
-                f"celery-ops worker restart {_cut(worker.name)}: it consumes again then.",
+                f"celery-ops worker restart {cut(worker.name)}: it consumes again then.",
                 level=Level.WARNING,
             )
 
@@ -266,30 +266,18 @@ def _is_still_owed(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
 
 def _owed(record: TakenRecord) -> Found:
     if record.kind == "service":
-        what = f"stopped ({_cut(str(record.service))})" if record.service else "stopped"
+        what = f"stopped ({cut(str(record.service))})" if record.service else "stopped"
     else:
-        names = ", ".join(_cut(queue.name) for queue in record.queues)
+        names = ", ".join(cut(queue.name) for queue in record.queues)
         what = f"left without its queues ({names})"
     return Found(
-        _cut(record.worker),
-        f"{what} by run {_cut(record.run)} of {_cut(record.operator)}, which does not run any more",
-        f"celery-ops runs adopt {_cut(record.run)}",
+        cut(record.worker),
+        f"{what} by run {cut(record.run)} of {cut(record.operator)}, which does not run any more",
+        f"celery-ops runs adopt {cut(record.run)}",
     )
 
 
-# --- services and hosts --------------------------------------------------------------------------
-
-
-@rule("host-unreachable", Level.WARNING, source="man 1 ssh")
-def _host_unreachable(snapshot: FleetSnapshot) -> Iterator[Found]:
-    for host in snapshot.hosts:
-        if host.error is not None:
-            since = f" since {_time(host.since)}" if host.since is not None else ""
-            yield Found(
-                _cut(host.name),
-                f"not reachable{since}: {host.error}",
-                f"ssh {_cut(host.address)}; until then nothing is known of its services.",
-            )
+# --- services --------------------------------------------------------------------------
 
 
 @rule("worker-unsupervised", Level.INFO, source=_CELERY + "userguide/daemonizing.html")
@@ -307,7 +295,7 @@ def _worker_unsupervised(snapshot: FleetSnapshot) -> Iterator[Found]:
         return
     for worker in bare:
         yield Found(
-            _cut(worker.name),
+            cut(worker.name),
             "no configured service runs it: it cannot be restarted from here",
             fix,
             level=Level.WARNING,
@@ -317,21 +305,21 @@ def _worker_unsupervised(snapshot: FleetSnapshot) -> Iterator[Found]:
 @rule("service-mismatch", Level.WARNING, source=_CELERY + "userguide/daemonizing.html")
 def _service_mismatch(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in snapshot.workers:
-        service, status = worker.service, _status(worker.service)
+        service, status = worker.service, status_of(worker.service)
         if service is None or status is None or not worker.answers:
             continue
         expected = service.ref.worker
         if expected is not None and expected != worker.name:
             yield Found(
-                _cut(str(service.ref)),
-                f"is configured for {_cut(expected)}, but its process {status.pid} is "
-                f"{_cut(worker.name)}",
+                cut(str(service.ref)),
+                f"is configured for {cut(expected)}, but its process {status.pid} is "
+                f"{cut(worker.name)}",
                 "Correct `worker:` of the service in celery-ops.yaml.",
             )
         elif _is_other_process(worker, status):
             yield Found(
-                _cut(str(service.ref)),
-                f"its process is {status.pid}, but {_cut(worker.name)} answers as pid "
+                cut(str(service.ref)),
+                f"its process is {status.pid}, but {cut(worker.name)} answers as pid "
                 f"{worker.pid}: a shell around it that keeps signals to itself, or another process "
                 "of that name",
                 "Start celery without a shell around it (exec), or correct the service's worker.",
@@ -358,10 +346,10 @@ def _is_other_process(worker: Worker, status: ServiceStatus) -> bool:
 )
 def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
     for worker in snapshot.workers:
-        status = _status(worker.service)
+        status = status_of(worker.service)
         if worker.service is None or status is None:
             continue
-        subject = f"{_cut(worker.name)} ({_cut(str(worker.service.ref))})"
+        subject = f"{cut(worker.name)} ({cut(str(worker.service.ref))})"
         if status.signals_children and _has_children(worker):
             yield Found(
                 subject,
@@ -399,12 +387,12 @@ def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
 )
 def _purges_on_start(snapshot: FleetSnapshot) -> Iterator[Found]:
     for service in snapshot.services:
-        status = _status(service)
+        status = status_of(service)
         if status is not None and status.arguments is not None and _purges(status.arguments):
             name = service.ref.worker or str(service.ref)
             yield Found(
-                _cut(name),
-                f"{_cut(str(service.ref))} starts with --purge: every start of it discards all "
+                cut(name),
+                f"{cut(str(service.ref))} starts with --purge: every start of it discards all "
                 "messages that wait in its queues",
                 "Remove --purge (or --discard) from its command line.",
                 worker=service.ref.worker,
@@ -416,10 +404,6 @@ def _purges_on_start(snapshot: FleetSnapshot) -> Iterator[Found]:
 
 def _ours(snapshot: FleetSnapshot, *states: WorkerState) -> list[Worker]:
     return [worker for worker in snapshot.workers if worker.mine and worker.state in states]
-
-
-def _status(service: Service | None) -> ServiceStatus | None:
-    return service.status.value if service is not None and service.status is not None else None
 
 
 def _is_starting(status: ServiceStatus | None, now: datetime) -> bool:
@@ -451,15 +435,3 @@ def _longest_running(worker: Worker, now: datetime) -> float:
 def _purges(arguments: tuple[str, ...]) -> bool:
     """`--purge` and its other name, also inside a shell's one argument."""
     return any(_PURGE.search(argument) for argument in arguments)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _time(moment: datetime | None) -> str:
-    return "an unknown time" if moment is None else f"{moment:%H:%M:%S} UTC"

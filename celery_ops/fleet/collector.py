@@ -29,13 +29,16 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 
 
-async def look(surveyor: Surveyor, *, timeout: float = 1.0) -> FleetSnapshot:
+async def look(
+    surveyor: Surveyor, *, timeout: float = 1.0, patience: float | None = None
+) -> FleetSnapshot:
     """One picture, complete as soon as everybody answered: a roll call needs no heartbeats.
 
     A second one where messages are held by nobody visible: these need two rounds to be told of.
-    Raise BrokerUnreachable. What did not answer within `timeout` seconds makes it incomplete.
+    Raise BrokerUnreachable. What did not answer within `timeout` seconds makes it incomplete; hosts
+    are waited for `patience` seconds, if that is given.
     """
-    return await surveyor.refresh_surely(timeout=timeout)
+    return await surveyor.refresh_surely(timeout=timeout, patience=patience)
 
 
 class Collector:

@@ -7,13 +7,19 @@ else has it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from celery_ops.model import ServiceState
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from celery_ops.model import Service
+
+_RUNNING = ServiceState.RUNNING
+_TITLE = re.compile(r"\[celeryd: (.+@.+):MainProcess\]")
 
 
 def match(pids: Mapping[str, int | None], services: Iterable[Service]) -> dict[str, Service]:
@@ -46,6 +52,55 @@ def match(pids: Mapping[str, int | None], services: Iterable[Service]) -> dict[s
         if name is not None:
             found.setdefault(name, service)
     return found
+
+
+def rivals(services: Iterable[Service]) -> dict[str, tuple[Service, ...]]:
+    """Node names that more than one running service has taken, by their command lines.
+
+    The broker may not have told yet: two processes that share a name answer as one.
+    """
+    by_name: dict[str, list[Service]] = {}
+    for service in services:
+        if service.ref.beat or service.error is not None or service.state is not _RUNNING:
+            continue
+        name = None if service.status is None else node_name(service.status.value.arguments or ())
+        if name is not None:
+            by_name.setdefault(name, []).append(service)
+    return {name: tuple(found) for name, found in by_name.items() if _are_side_by_side(found)}
+
+
+def node_name(arguments: Sequence[str]) -> str | None:
+    """The node name that a worker's command line tells; None where it depends on its host.
+
+    Where setproctitle is installed a worker writes its whole name there.
+    """
+    title = _TITLE.match(arguments[0]) if arguments else None
+    if title is not None:
+        return title[1]
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in ("-n", "--hostname"):
+            return _whole(following)
+        if word.startswith("--hostname="):
+            return _whole(word.partition("=")[2])
+        if word.startswith("-n") and not word.startswith("-n="):
+            return _whole(word[2:])
+    return None
+
+
+def _are_side_by_side(services: Sequence[Service]) -> bool:
+    """Each was still seen running when the last of them had begun: no handing over."""
+    if len({(one.ref.host, _pid(one)) for one in services}) < 2:
+        return False
+    statuses = [one.status for one in services if one.status is not None]
+    starts = [status.value.started_at for status in statuses]
+    last = max((start for start in starts if start is not None), default=None)
+    return last is None or all(status.at >= last for status in statuses)
+
+
+def _whole(name: str) -> str | None:
+    """Without a host Celery adds its own; `%h` and the like are replaced."""
+    user, _, host = name.partition("@")
+    return name if user and host and "%" not in name else None
 
 
 def _owner(service: Service, owners: Mapping[int, list[str]], *, is_unique: bool) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
 from celery_ops.fleet import orphans
-from celery_ops.fleet.matching import match
+from celery_ops.fleet.matching import match, rivals
 from celery_ops.fleet.orphans import Suspects
 from celery_ops.model import (
     Beat,
@@ -81,6 +81,7 @@ def join(known: Known) -> FleetSnapshot:
     nodes = [node for node in known.nodes.values() if not node.is_scheduler]
     services = match({node.name: node.pid for node in nodes}, known.services.values())
     matched = {service.ref for service in services.values()}
+    doubled = rivals(known.services.values())
     taken: dict[str, list[TakenRecord]] = {}
     for record in known.taken:
         taken.setdefault(record.worker, []).append(record)
@@ -88,7 +89,8 @@ def join(known: Known) -> FleetSnapshot:
     for node in sorted(nodes, key=lambda one: one.name):
         service = services.get(node.name)
         if _is_shown(node, service, known.services.values(), matched):
-            workers.append(_worker(node, service, taken.get(node.name, ()), known))
+            records = taken.get(node.name, ())
+            workers.append(_worker(node, service, records, known, doubled.get(node.name, ())))
     bound_but_silent = tuple(sorted((known.bound or frozenset()) - known.nodes.keys()))
     proved, unproven = _orphans(known, workers, bound_but_silent)
     return FleetSnapshot(
@@ -112,17 +114,25 @@ def join(known: Known) -> FleetSnapshot:
 
 
 def judge(
-    node: KnownNode, service: Service | None, record: TakenRecord | None, known: Known
+    node: KnownNode,
+    service: Service | None,
+    record: TakenRecord | None,
+    known: Known,
+    doubled: Sequence[Service] = (),
 ) -> Verdict:
-    """The state of one worker. `record` is what a run took from this incarnation."""
+    """The state of one worker. `record` is what a run took from this incarnation; `doubled` are the
+    services whose processes all bear its name.
+    """
     if node.unreadable is not None and node.is_answering:
         return Verdict(
             WorkerState.UNREADABLE,
             f"answers in {node.unreadable[:_NAME_LENGTH]}, which is not loaded: it can run code",
         )
-    rivals = node.rival_pids(known.at)
-    if node.doubled or rivals:
-        listed = f" (pids {', '.join(map(str, rivals))})" if rivals else ""
+    if doubled:
+        return Verdict(WorkerState.CONFLICT, f"{_shared(doubled)}; nothing can be sent to one")
+    pids = node.rival_pids(known.at)
+    if node.doubled or pids:
+        listed = f" (pids {', '.join(map(str, pids))})" if pids else ""
         return Verdict(
             WorkerState.CONFLICT,
             f"two processes{listed} share this name; nothing can be sent to one",
@@ -133,6 +143,11 @@ def judge(
             return Verdict(WorkerState.STOPPING, "its supervisor is stopping it")
         return _answering(node, record, known)
     return _not_answering(node, service, record, known)
+
+
+def _shared(doubled: Sequence[Service]) -> str:
+    told = [f"pid {one.status.value.pid} ({one.ref})" for one in doubled if one.status is not None]
+    return f"{len(told)} processes share this name: {', '.join(told)}"
 
 
 def _is_stopping(node: KnownNode, status: ServiceStatus) -> bool:
@@ -279,14 +294,22 @@ def _in_grace(node: KnownNode, record: TakenRecord | None, known: Known) -> Verd
 def _silence(node: KnownNode, service: Service | None, known: Known) -> str:
     status = service.status.value if service is not None and service.status is not None else None
     says = [_since_when(node, known)]
-    if service is not None and service.error is not None:
-        says.append(f"{service.ref}: {service.error}")
+    host = _host(service, known)
+    if service is not None and host is not None and host.error is not None:
+        says.append(f"nothing is known of its process: {host.name} is not reachable: {host.error}")
+    elif service is not None and service.error is not None:
+        says.append(f"nothing is known of its process: {service.ref}: {service.error}")
     elif status is not None and status.state in _ALIVE:
         pid = "" if status.pid is None else f" (pid {status.pid})"
-        says.append(f"its service runs{pid}: busy solo pool, stopped or hung")
+        says.append(f"alive but mute: its service runs{pid}; busy solo pool, frozen or hung")
     elif status is not None:
         says.append(f"{service.ref if service else ''}: {status.says or status.state.value}")
     return "; ".join(says)
+
+
+def _host(service: Service | None, known: Known) -> Host | None:
+    names = {host.name: host for host in known.hosts}
+    return None if service is None else names.get(service.ref.host)
 
 
 def _since_when(node: KnownNode, known: Known) -> str:
@@ -326,13 +349,17 @@ def _is_shown(
 
 
 def _worker(
-    node: KnownNode, service: Service | None, records: Iterable[TakenRecord], known: Known
+    node: KnownNode,
+    service: Service | None,
+    records: Iterable[TakenRecord],
+    known: Known,
+    doubled: Sequence[Service],
 ) -> Worker:
     by_kind = {record.kind: record for record in records}
     queues_taken = by_kind.get("queues")
     if queues_taken is not None and not _owes(queues_taken, node):
         queues_taken = None
-    verdict = judge(node, service, queues_taken, known)
+    verdict = judge(node, service, queues_taken, known, doubled)
     pid = node.pid
     return Worker(
         name=node.name,

@@ -2,29 +2,37 @@
 
 One command a host, supervisor kind and server, and never two at once.
 
-A host that fails or hangs marks its own services and holds nobody up: its poll goes on in the
+Beside them, and rarer, each host is asked how it is doing, one without services too. A host that
+fails or hangs marks its own services and itself, and holds nobody up: its poll goes on in the
 background until its deadline, and its answer is picked up when it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import HostUnreachable, OpsError
-from celery_ops.model import Host, Reading, Service, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.config.contexts import LOCAL
+from celery_ops.errors import CommandFailed, OpsError
+from celery_ops.fleet.machines import Machines, told
+from celery_ops.fleet.restarts import RestartMemory
+from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from celery_ops.model import Host
     from celery_ops.ports import Clock, Hosts
 
 POLL_DEADLINE = 10.0
 """Seconds one status command may take."""
 POLL_INTERVAL = 2.0
 """Seconds between two routine polls of the same supervisor."""
+FACTS_INTERVAL = 5.0
+"""Seconds between two readings of a host's facts."""
 ROUTINE_PATIENCE = 0.2
 """Seconds a routine refresh waits for supervisors; later answers belong to the next one."""
 
@@ -34,7 +42,7 @@ _Life = tuple[ServiceRef, int, str | None]
 
 @dataclass(slots=True)
 class _Poll:
-    """One command under way. `late_since` is when its waiting refresh gave up on it."""
+    """One command under way."""
 
     refs: tuple[ServiceRef, ...]
     task: asyncio.Task[None]
@@ -52,18 +60,21 @@ class Statuses:
         clock: Clock,
     ) -> None:
         self.services: dict[ServiceRef, Service] = {ref: Service(ref, None) for ref in services}
-        names = dict.fromkeys(ref.host for ref in self.services)
-        self._machines = {name: Host(name, name) for name in names}
-        self._machines.update((machine.name, machine) for machine in machines)
+        used = dict.fromkeys(ref.host for ref in self.services)
+        self._machines = Machines(_worth_asking(machines, used), used)
         self._hosts = hosts
         self._clock = clock
+        self._restarts = RestartMemory()
         self._polls: dict[_Group, _Poll] = {}
         self._polled_at: dict[_Group, float] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """At hosts, for their facts."""
+        self._looked_at: dict[str, float] = {}
         self._arguments: dict[_Life, tuple[str, ...]] = {}
 
     @property
     def machines(self) -> tuple[Host, ...]:
-        return tuple(self._machines.values())
+        return self._machines.at(self._clock.now())
 
     async def read(self, refs: Collection[ServiceRef]) -> None:
         """Ask about exactly these, now, and wait for the answers.
@@ -72,7 +83,6 @@ class Statuses:
         """
         for ref in refs:
             self.services.setdefault(ref, Service(ref, None))
-            self._machines.setdefault(ref.host, Host(ref.host, ref.host))
         groups = _grouped(refs)
         await asyncio.gather(*(self._poll(group, members) for group, members in groups.items()))
 
@@ -80,21 +90,22 @@ class Statuses:
         """Ask about all whose reading is due, and wait for those answers `patience` seconds at
         most.
 
-        Services that were never read are worth waiting for; of others the next refresh tells more.
+        What was never read is worth waiting for, unless it is known why; of the rest the next
+        refresh tells more.
         """
         started = [
             self._begin(group, members)
             for group, members in _grouped(self.services).items()
             if self._is_due(group)
         ]
-        if not started:
+        looks = {name: self._look(name) for name in self._machines.names() if self._is_worn(name)}
+        tasks = [poll.task for poll in started]
+        tasks += [task for name, task in looks.items() if not self._machines.has_told(name)]
+        if not tasks:
             self._collect()
             return
-        is_first = any(self.services[ref].status is None for poll in started for ref in poll.refs)
-        await self._wait(
-            [poll.task for poll in started],
-            patience if is_first else min(patience, ROUTINE_PATIENCE),
-        )
+        is_first = len(tasks) > len(started) or any(map(self._is_new, started))
+        await self._wait(tasks, patience if is_first else min(patience, ROUTINE_PATIENCE))
         for poll in started:
             if not poll.task.done():
                 self._mark_late(poll, patience if is_first else None)
@@ -102,8 +113,9 @@ class Statuses:
 
     async def close(self) -> None:
         """End what is still under way."""
-        tasks = [poll.task for poll in self._polls.values()]
+        tasks = [*(poll.task for poll in self._polls.values()), *self._looks.values()]
         self._polls.clear()
+        self._looks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -113,6 +125,17 @@ class Statuses:
             return False
         polled_at = self._polled_at.get(group)
         return polled_at is None or self._clock.monotonic() - polled_at >= POLL_INTERVAL
+
+    def _is_new(self, poll: _Poll) -> bool:
+        services = [self.services[ref] for ref in poll.refs]
+        return any(one.status is None and one.error is None for one in services)
+
+    def _is_worn(self, name: str) -> bool:
+        """Whether a host's facts are so old that it is to be asked again."""
+        if name in self._looks:
+            return False
+        looked_at = self._looked_at.get(name)
+        return looked_at is None or self._clock.monotonic() - looked_at >= FACTS_INTERVAL
 
     def _begin(self, group: _Group, members: tuple[ServiceRef, ...]) -> _Poll:
         poll = _Poll(members, asyncio.ensure_future(self._poll(group, members)))
@@ -125,6 +148,10 @@ class Statuses:
             if poll.task.done():
                 del self._polls[group]
                 poll.task.result()
+        for name, look in list(self._looks.items()):
+            if look.done():
+                del self._looks[name]
+                look.result()
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
         timer = asyncio.ensure_future(self._clock.sleep(seconds))
@@ -150,37 +177,89 @@ class Statuses:
         """Read these services' statuses. Errors of ours become the services' errors."""
         host, kind, _ = group
         self._polled_at[group] = self._clock.monotonic()
-        try:
-            supervisor = self._hosts.supervisor(kind)
-            completed = await self._hosts.shell(host).run(
-                supervisor.status(refs), timeout=POLL_DEADLINE
-            )
-            at = self._clock.now()
-            statuses = supervisor.read_status(refs, completed)
-            told = await self._with_arguments(host, statuses)
-        except OpsError as error:
-            self._fail(host, refs, error)
-            return
-        self._machines[host] = replace(self._machines[host], error=None, since=None)
+        with self._asking(host) as asked_at:
+            try:
+                supervisor = self._hosts.supervisor(kind)
+                completed = await self._hosts.shell(host).run(
+                    supervisor.status(refs), timeout=POLL_DEADLINE
+                )
+                at = self._clock.now()
+                self._machines.answered(host, asked_at, at)
+                statuses = supervisor.read_status(refs, completed)
+                read = await self._with_arguments(host, statuses)
+            except OpsError as error:
+                self._fail(host, refs, error, asked_at)
+                return
         for ref in refs:
-            self._note(ref, told.get(ref), at)
+            self._note(ref, read.get(ref), at)
+
+    def _look(self, host: str) -> asyncio.Task[None]:
+        """Begin to read a host's facts."""
+        self._looked_at[host] = self._clock.monotonic()
+        look = self._looks[host] = asyncio.ensure_future(self._read_facts(host))
+        return look
+
+    async def _read_facts(self, host: str) -> None:
+        """After its services: their processes are part of it, and of a lost host they tell when it
+        is back.
+        """
+        polls = [poll.task for group, poll in self._polls.items() if group[0] == host]
+        if polls:
+            await asyncio.wait(polls)
+        if self._machines.is_lost(host) and any(ref.host == host for ref in self.services):
+            return
+        pids = {
+            service.status.value.pid
+            for ref, service in self.services.items()
+            if ref.host == host and service.status is not None
+        }
+        with self._asking(host) as asked_at:
+            try:
+                reading = await self._hosts.facts(host, {pid for pid in pids if pid is not None})
+            except CommandFailed as error:
+                self._machines.answered(host, asked_at, self._clock.now())
+                self._machines.not_read(host, error)
+                return
+            except OpsError as error:
+                self._machines.failed(host, asked_at, error)
+                self._machines.not_read(host, error)
+                return
+            at = self._clock.now()
+            self._machines.answered(host, asked_at, at)
+        usages = self._machines.read(host, reading, at)
+        for ref, service in self.services.items():
+            status = service.status
+            if ref.host == host and status is not None and status.value.pid is not None:
+                self.services[ref] = replace(service, usage=usages.get(status.value.pid))
+
+    @contextmanager
+    def _asking(self, host: str) -> Iterator[datetime]:
+        """While a host owes an answer; since when."""
+        asked_at = self._clock.now()
+        self._machines.asked(host, asked_at)
+        try:
+            yield asked_at
+        finally:
+            self._machines.forget_asked(host, asked_at)
 
     def _note(self, ref: ServiceRef, status: ServiceStatus | None, at: datetime) -> None:
-        earlier = self.services[ref].status
-        if earlier is not None and earlier.at > at:
+        before = self.services[ref]
+        if before.status is not None and before.status.at > at:
             return
         if status is None:
-            self.services[ref] = Service(ref, earlier, "its supervisor did not mention it")
-        else:
-            self.services[ref] = Service(ref, Reading(status, at))
+            says = "its supervisor did not mention it"
+            self.services[ref] = Service(ref, before.status, says, restarted=before.restarted)
+            return
+        usage = before.usage if before.usage and before.usage.value.pid == status.pid else None
+        restarted = self._restarts.note(ref, status, at)
+        self.services[ref] = Service(ref, Reading(status, at), usage=usage, restarted=restarted)
 
-    def _fail(self, host: str, refs: Iterable[ServiceRef], error: OpsError) -> None:
+    def _fail(
+        self, host: str, refs: Iterable[ServiceRef], error: OpsError, asked_at: datetime
+    ) -> None:
         for ref in refs:
-            self.services[ref] = replace(self.services[ref], error=_told(error))
-        machine = self._machines[host]
-        if isinstance(error, HostUnreachable):
-            since = machine.since or self._clock.now()
-            self._machines[host] = replace(machine, error=_told(error), since=since)
+            self.services[ref] = replace(self.services[ref], error=told(error))
+        self._machines.failed(host, asked_at, error)
 
     async def _with_arguments(
         self, host: str, statuses: Mapping[ServiceRef, ServiceStatus]
@@ -233,6 +312,10 @@ def _grouped(refs: Iterable[ServiceRef]) -> dict[_Group, tuple[ServiceRef, ...]]
     return {group: tuple(members) for group, members in groups.items()}
 
 
-def _told(error: OpsError) -> str:
-    """What happened and the way out, as one text: both are shown where the host is."""
-    return " ".join(part for part in (error.says, error.fix) if part)
+def _worth_asking(machines: Iterable[Host], used: Collection[str]) -> list[Host]:
+    """The configured hosts. This machine is one of them only if it has services, or if there is no
+    other: celery-ops may run anywhere.
+    """
+    found = list(machines)
+    others = [one for one in found if one.name != LOCAL]
+    return found if LOCAL in used or not (others or used) else others

@@ -84,6 +84,7 @@ class Surveyor:
         to: Targets | None = None,
         timeout: float = 1.0,
         services: Collection[ServiceRef] | None = None,
+        patience: float | None = None,
     ) -> FleetSnapshot:
         """Ask, and join the answers with everything known.
 
@@ -91,13 +92,14 @@ class Surveyor:
         due. With `to` only these workers are asked and the others keep their older readings.
         `timeout` is in seconds and bounds the round; it ends earlier when all have answered. With
         `services` exactly these are read, now, however long their hosts take within their own
-        deadline.
+        deadline; else hosts that were never read are waited for `patience` seconds at most, or as
+        long as the round.
 
         Raise BrokerUnreachable if the broker cannot be read. Hosts that cannot be only mark their
         services.
         """
         if services is None:
-            reading_hosts = self._statuses.refresh(timeout)
+            reading_hosts = self._statuses.refresh(timeout if patience is None else patience)
         else:
             reading_hosts = self._statuses.read(services)
         async with _together() as group:
@@ -107,13 +109,17 @@ class Surveyor:
         return self._snapshot()
 
     async def refresh_surely(
-        self, *, questions: Collection[Question] | None = None, timeout: float = 1.0
+        self,
+        *,
+        questions: Collection[Question] | None = None,
+        timeout: float = 1.0,
+        patience: float | None = None,
     ) -> FleetSnapshot:
         """As `refresh`, and once more a moment later where a second round has to say the same.
 
         That one asks all that a proof rests on, everybody's registered tasks too.
         """
-        snapshot = await self.refresh(questions=questions, timeout=timeout)
+        snapshot = await self.refresh(questions=questions, timeout=timeout, patience=patience)
         if any(one.settles for one in snapshot.unproven):
             await self._clock.sleep(BETWEEN_ROUNDS)
             snapshot = await self.refresh(questions=questions or _FOR_A_PROOF, timeout=timeout)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
-from celery_ops.hosts import processes
+from celery_ops.hosts import facts, processes
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
     from celery_ops.hosts.ssh import SshHosts
     from celery_ops.hosts.ssh_keys import AskPassphrase
-    from celery_ops.ports import Shell, Supervisor
+    from celery_ops.ports import HostReading, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
+FACTS_TIMEOUT = 10.0
 
 
 class HostPool:
@@ -73,6 +74,11 @@ class HostPool:
         command = processes.arguments(pids)
         completed = await self.shell(host).run(command, timeout=PROCESSES_TIMEOUT)
         return processes.read_arguments(pids, completed)
+
+    async def facts(self, host: str, pids: Collection[int]) -> HostReading:
+        """How a host is doing. Raise HostUnreachable, CommandFailed or UsageError."""
+        completed = await self.shell(host).run(facts.ask(pids), timeout=FACTS_TIMEOUT)
+        return facts.read(completed)
 
     def _remote(self) -> SshHosts:
         if self._ssh is None:

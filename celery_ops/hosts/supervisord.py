@@ -20,6 +20,7 @@ from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import relay_log, rpc
 from celery_ops.hosts.programs import Program, Programs
+from celery_ops.machine import Retry
 from celery_ops.model import ServiceState, ServiceStatus
 from celery_ops.ports import Command
 
@@ -47,6 +48,7 @@ _STATES = {
     _EXITED: ServiceState.STOPPED,
     _FATAL: ServiceState.FAILED,
 }
+_RETRIES = {_BACKOFF: Retry.AGAIN, _FATAL: Retry.GAVE_UP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ def _status(
         restarts_itself=program.restarts,
         signals_children=signals_children,
         stop_signal=_signal_name(mine.get("stopsignal")),
+        retry=_RETRIES.get(_integer(info, "state")),
     )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
+from celery_ops.machine import Retry
 from celery_ops.model import ServiceState, ServiceStatus
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
         restarts_itself=unit["Restart"] == "always" if unit.get("Restart") else None,
         signals_children=_signals_children(unit),
         stop_signal=_signal_name(unit.get("KillSignal", "")),
+        restarts=_integer(unit.get("NRestarts", "")),
+        retry=_retry(unit),
     )
 
 
@@ -159,6 +162,14 @@ def _state(unit: Mapping[str, str]) -> ServiceState:
     if restarts or (waits and state in {ServiceState.STOPPED, ServiceState.FAILED}):
         return ServiceState.STARTING
     return ServiceState.STOPPING if waits and state is ServiceState.RUNNING else state
+
+
+def _retry(unit: Mapping[str, str]) -> Retry | None:
+    """man 5 systemd.service, Restart=; man 5 systemd.unit, StartLimitBurst=."""
+    if "auto-restart" in unit.get("SubState", ""):
+        return Retry.AGAIN
+    is_limit = unit.get("Result") == "start-limit-hit" and unit.get("ActiveState") == "failed"
+    return Retry.GAVE_UP if is_limit else None
 
 
 def _clean_exit(unit: Mapping[str, str]) -> bool | None:

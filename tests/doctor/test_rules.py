@@ -240,12 +240,6 @@ def test_a_worker_that_purges_at_its_start_is_found(
     assert len(found(snapshot, "purges-on-start")) == count
 
 
-def test_an_unreachable_host_is_found() -> None:
-    host = Host("web1", "10.0.0.1", "no route to host", AT)
-    (finding,) = found(fleet(hosts=(host,)), "host-unreachable")
-    assert finding.says == "not reachable since 03:00:00 UTC: no route to host"
-
-
 def test_a_lost_broker_comes_first() -> None:
     snapshot = fleet(
         worker(WorkerState.SILENT),

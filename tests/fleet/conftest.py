@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.fleet.survey import Surveyor
-from celery_ops.model import Holder
+from celery_ops.model import Holder, Host
 from tests.standin.broker import StandinBroker
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -30,6 +30,7 @@ class Lab:
     broker: StandinBroker = field(init=False)
     hosts: StandinHosts = field(init=False)
     scope: Sequence[str] = ("*",)
+    machines: tuple[Host, ...] = ()
     _surveyor: Surveyor | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +48,7 @@ class Lab:
                 services=self.fleet.refs,
                 clock=self.clock,
                 scope=self.scope,
+                machines=self.machines,
             )
         return self._surveyor
 

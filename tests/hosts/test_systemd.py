@@ -130,6 +130,7 @@ def test_all_is_read_of_a_unit_that_runs() -> None:
         restarts_itself=False,
         signals_children=True,
         stop_signal="SIGTERM",
+        restarts=0,
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed, HostUnreachable
+from celery_ops.machine import Disk, HostFacts
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
-from celery_ops.ports import Command, Completed
+from celery_ops.ports import Command, Completed, HostReading, ProcessTree
 from tests.standin.fleet import SimulatedService, StandinFleet
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
     Program = Callable[[Command], Completed]
 
 SECONDS_A_COMMAND = 0.01
+FACTS_TIMEOUT = 10.0
+FACTS = HostFacts(
+    load=(0.5, 0.25, 0.125),
+    cpus=4,
+    memory=8_000_000_000,
+    memory_available=6_000_000_000,
+    disks=(Disk("/", 100_000_000_000, 50_000_000_000, 50_000_000_000),),
+    uptime=3600.0,
+)
+"""Of a host that is well; its uptime grows with the clock."""
 
 
 class StandinSupervisor:
@@ -74,6 +86,8 @@ class StandinSupervisor:
             restarts_itself=service.restarts_itself,
             signals_children=service.signals_children,
             stop_signal=service.stop_signal,
+            restarts=service.restarts,
+            retry=service.retry,
         )
 
 
@@ -167,6 +181,8 @@ class StandinHosts:
 
     `unreachable` and `hanging` are names of hosts with that fault. `written` is what services write
     to their logs, by host and name: an error is raised, None ends the log.
+    `unreachable` and `hanging` are names of hosts with that fault; those in `refusing` do not tell
+    their facts.
     """
 
     def __init__(self, fleet: StandinFleet) -> None:
@@ -180,6 +196,9 @@ class StandinHosts:
             defaultdict(asyncio.Queue)
         )
         self.following = 0
+        self.facts_of: dict[str, HostFacts] = {}
+        self.facts_read: list[str] = []
+        self.refusing: set[str] = set()
         self._shells: dict[str, StandinShell] = {}
 
     def shell(self, host: str) -> StandinShell:
@@ -197,6 +216,31 @@ class StandinHosts:
             for ref, service in self.fleet.services.items()
             if ref.host == host and service.pid is not None and service.pid in pids
         }
+
+    async def facts(self, host: str, pids: Collection[int]) -> HostReading:
+        """What `facts_of` has for the host; the trees of those of its services that run."""
+        clock = self.fleet.clock
+        self.facts_read.append(host)
+        if host in self.unreachable:
+            raise HostUnreachable(f"{host}: no route to host")
+        if host in self.hanging:
+            await clock.sleep(FACTS_TIMEOUT)
+            raise HostUnreachable(f"{host} did not answer within {FACTS_TIMEOUT:.0f} s")
+        if host in self.refusing:
+            raise CommandFailed(f"{host}: sh: not found")
+        await clock.sleep(self.seconds)
+        self.fleet.settle()
+        facts = self.facts_of.get(host, FACTS)
+        if facts.uptime is not None:
+            facts = replace(facts, uptime=facts.uptime + clock.monotonic())
+        return HostReading(facts, {pid: self._tree(pid) for pid in pids if pid in self._pids(host)})
+
+    def _tree(self, pid: int) -> ProcessTree:
+        """Three processes that have been busy for a quarter of the time."""
+        return ProcessTree(3, 90_000_000, self.fleet.clock.monotonic() / 4, pid)
+
+    def _pids(self, host: str) -> set[int | None]:
+        return {one.pid for ref, one in self.fleet.services.items() if ref.host == host}
 
     async def close(self) -> None:
         """There is nothing to close."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from celery_ops.machine import Retry
 from celery_ops.model import ServiceRef, ServiceState
 from celery_ops.ports import Question
 
@@ -99,6 +100,8 @@ class SimulatedService:
     stop_signal: str = "TERM"
     arguments: tuple[str, ...] = ("celery", "-A", "app", "worker")
     starts: int = 0
+    restarts: int | None = None
+    retry: Retry | None = None
 
 
 @dataclass
