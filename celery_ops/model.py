@@ -428,6 +428,13 @@ class Host:
     facts: Reading[HostFacts] | None = None
     unread: str | None = None
 
+    @property
+    def reachable(self) -> bool | None:
+        """None: not known, or not known any more."""
+        if self.error is not None:
+            return False
+        return None if self.reached_at is None or self.silent_since is not None else True
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:

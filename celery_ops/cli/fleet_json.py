@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.config.secret import masked
+from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
 
 if TYPE_CHECKING:
     from celery_ops.model import (
         FleetSnapshot,
         HeldMessage,
         Holder,
+        Host,
         Queue,
         Reading,
         Service,
@@ -59,6 +61,84 @@ def workers(snapshot: FleetSnapshot) -> Json:
 def queues(snapshot: FleetSnapshot) -> Json:
     """`celery-ops queues --json`."""
     return {**_head(snapshot), "queues": [queue(one) for one in snapshot.queues]}
+
+
+def hosts(snapshot: FleetSnapshot) -> Json:
+    """`celery-ops hosts --json`: the hosts with their services, and what does not fit together.
+
+    `unmatched_services` are those for which no worker answers, `unmatched_workers` the names of
+    workers that no configured service runs.
+    """
+    found = workers_by_service(snapshot)
+    told = {
+        one.ref: host_service(one, found.get(one.ref), snapshot.at) for one in snapshot.services
+    }
+    return {
+        **_head(snapshot),
+        "hosts": [
+            {
+                **host(one, snapshot.at),
+                "services": [each for ref, each in told.items() if ref.host == one.name],
+            }
+            for one in snapshot.hosts
+        ],
+        "unmatched_services": [told[one.ref] for one in unmatched_services(snapshot)],
+        "unmatched_workers": [one.name for one in unmatched_workers(snapshot)],
+    }
+
+
+def host(one: Host, now: datetime) -> Json:
+    """A host. `reachable` is null while that is not known; `since` is from when on it is not, or
+    since when it has not answered. `age` (seconds) is that of all below it; sizes are in bytes,
+    `uptime` in seconds, `load` over 1, 5 and 15 minutes.
+    """
+    facts = None if one.facts is None else one.facts.value
+    return {
+        "name": one.name,
+        "address": one.address,
+        "reachable": one.reachable,
+        "error": None if one.error is None else masked(one.error),
+        "since": moment(one.since or one.silent_since),
+        "reached_at": moment(one.reached_at),
+        "unread": None if one.unread is None else masked(one.unread),
+        "age": None if one.facts is None else round(one.facts.age(now), 3),
+        "load": None if facts is None or facts.load is None else list(facts.load),
+        "cpus": facts.cpus if facts else None,
+        "memory": facts.memory if facts else None,
+        "memory_available": facts.memory_available if facts else None,
+        "disks": None
+        if facts is None or facts.disks is None
+        else [
+            {"mount": disk.mount, "size": disk.size, "used": disk.used, "available": disk.available}
+            for disk in facts.disks
+        ],
+        "uptime": facts.uptime if facts else None,
+    }
+
+
+def host_service(one: Service, runs: Worker | None, now: datetime) -> Json:
+    """A service with what its host tells of it. `worker` is whom its process was found to be, by
+    its pid, `expected` whom the configuration says; `memory` (bytes) and `cpu` (cores) are of all
+    its processes together, `restarts` those by the supervisor itself since its last start.
+    """
+    status = None if one.status is None else one.status.value
+    usage = None if one.usage is None else one.usage.value
+    return {
+        **service(one),
+        "says": None if status is None else masked(status.says),
+        "error": None if one.error is None else masked(one.error),
+        "age": None if one.status is None else round(one.status.age(now), 3),
+        "worker": None if runs is None else runs.name,
+        "worker_state": None if runs is None else runs.state.value,
+        "expected": one.ref.worker,
+        "beat": one.ref.beat,
+        "pid": status.pid if status else None,
+        "started_at": moment(status.started_at if status else None),
+        "restarts": status.restarts if status else None,
+        "processes": usage.processes if usage else None,
+        "memory": usage.memory if usage else None,
+        "cpu": None if usage is None or usage.cores is None else round(usage.cores, 3),
+    }
 
 
 def worker(one: Worker, now: datetime) -> Json:

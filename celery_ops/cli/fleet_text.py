@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
-from celery_ops.model import Level, WorkerState
+from celery_ops.config.units import as_share, as_size
+from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
+from celery_ops.machine import HostFacts
+from celery_ops.model import Level, ServiceState, WorkerState
 from celery_ops.tui.text import UNKNOWN, age, number, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Queue, Worker
+    from celery_ops.model import FleetSnapshot, Host, Queue, Service, Worker
 
 _WORKERS = (
     Column("worker", gives=True),
@@ -32,6 +36,18 @@ _QUEUES = (
     Column("ready", right=True),
     Column("unacked", right=True),
     Column("consumers", right=True),
+)
+_HOSTS = (
+    Column("host / service", gives=True),
+    Column("state"),
+    Column("age", right=True),
+    Column("load, cpu", right=True),
+    Column("memory", right=True),
+    Column("up", right=True),
+    Column("worker", gives=True),
+    Column("disk", optional=True),
+    Column("restarts", right=True, optional=True),
+    Column("pid", right=True, optional=True),
 )
 _LEVELS = {Level.ERROR: "ERROR", Level.WARNING: "warning", Level.INFO: "note"}
 _WORST_FIRST = tuple(_LEVELS)
@@ -61,6 +77,21 @@ def queues(snapshot: FleetSnapshot, width: int) -> list[str]:
     ]
     notes += [f"note: {safe(note)}" for note in snapshot.notes]
     return _joined([_head(snapshot), _queue_table(snapshot, width), notes])
+
+
+def hosts(snapshot: FleetSnapshot, width: int) -> list[str]:
+    """The hosts, each with its services below it; what is wrong with them; what does not fit."""
+    found = workers_by_service(snapshot)
+    rows = []
+    for host in snapshot.hosts:
+        rows.append(_host_row(host, snapshot.at))
+        rows += [
+            _service_row(service, found.get(service.ref), snapshot.at)
+            for service in snapshot.services
+            if service.ref.host == host.name
+        ]
+    lines = table(_HOSTS, rows, width) if rows else ["no hosts are configured"]
+    return _joined([_head(snapshot), lines, _host_explanations(snapshot), _unmatched(snapshot)])
 
 
 def _head(snapshot: FleetSnapshot) -> list[str]:
@@ -132,6 +163,75 @@ def _explanations(found: Sequence[Worker]) -> list[str]:
         for worker in found
         if worker.says and worker.state not in _WELL
     ]
+
+
+def _host_row(host: Host, now: datetime) -> tuple[str, ...]:
+    facts = host.facts.value if host.facts is not None else HostFacts()
+    load = UNKNOWN if facts.load is None else f"{facts.load[0]:.2f}"
+    used, disk = facts.memory_fullness, facts.fullest
+    return (
+        host.name,
+        {True: "reachable", False: "UNREACHABLE", None: UNKNOWN}[host.reachable],
+        age(None if host.facts is None else host.facts.age(now)),
+        f"{load}/{number(facts.cpus)}",
+        UNKNOWN if used is None else f"{as_share(used)} of {as_size(facts.memory or 0)}",
+        age(facts.uptime),
+        "",
+        UNKNOWN if disk is None else f"{disk.mount} {as_share(disk.fullness)}",
+        "",
+        "",
+    )
+
+
+def _service_row(service: Service, worker: Worker | None, now: datetime) -> tuple[str, ...]:
+    status = service.status.value if service.status is not None else None
+    usage = service.usage.value if service.usage is not None else None
+    started = status.started_at if status is not None else None
+    memory = usage.memory if usage is not None else None
+    cores = usage.cores if usage is not None else None
+    runs = "beat" if service.ref.beat else "none answers"
+    if worker is not None:
+        runs = worker.name if worker.state in _WELL else f"{worker.name} ({worker.state})"
+    return (
+        f"  {service.ref.name}",
+        service.state.value if status is not None else UNKNOWN,
+        age(None if service.status is None else service.status.age(now)),
+        UNKNOWN if cores is None else f"{cores:.2f}",
+        UNKNOWN if memory is None else as_size(memory),
+        age(None if started is None else (now - started).total_seconds()),
+        runs,
+        "",
+        number(status.restarts if status is not None else None),
+        UNKNOWN if status is None or status.pid is None else str(status.pid),
+    )
+
+
+def _host_explanations(snapshot: FleetSnapshot) -> list[str]:
+    lines = []
+    for host in snapshot.hosts:
+        if host.error is not None:
+            lines.append(f"{host.name} is not reachable{_since(host.since)}: {masked(host.error)}")
+        elif host.silent_since is not None:
+            lines.append(f"{host.name} has not answered{_since(host.silent_since)}")
+        if host.unread is not None:
+            lines.append(f"{host.name} does not tell how it is doing: {masked(host.unread)}")
+    lost = {host.name for host in snapshot.hosts if host.error is not None}
+    for service in snapshot.services:
+        if service.error is not None and service.ref.host not in lost:
+            lines.append(f"{service.ref}: {masked(service.error)}")
+        elif service.status is not None and service.state is not ServiceState.RUNNING:
+            lines.append(f"{service.ref} is {service.state}: {masked(service.status.value.says)}")
+    return [safe(line) for line in lines]
+
+
+def _since(moment: datetime | None) -> str:
+    return "" if moment is None else f" since {moment:%H:%M:%S} UTC"
+
+
+def _unmatched(snapshot: FleetSnapshot) -> list[str]:
+    lines = [f"no worker answers for {one.ref}" for one in unmatched_services(snapshot)]
+    lines += [f"no service runs {one.name}" for one in unmatched_workers(snapshot)]
+    return [safe(line) for line in lines]
 
 
 def _queue_table(snapshot: FleetSnapshot, width: int) -> list[str]:

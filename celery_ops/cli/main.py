@@ -42,6 +42,7 @@ _COMMANDS: Mapping[str, _Command] = {
     "status": _Command("status:status", "The fleet at a glance: problems, workers, queues."),
     "workers": _Command("status:workers", "The workers."),
     "queues": _Command("status:queues", "The queues."),
+    "hosts": _Command("status:hosts", "The hosts, and the services on them."),
     "runbook": _Command("runbook:runbook", "Plan and run a runbook, or check its file."),
     "runbooks": _Command("runbook:runbooks", "The runbooks there are, and where each comes from."),
     "runs": _Command("runs:runs", "The runs there were; show, follow and steer one."),

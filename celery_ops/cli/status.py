@@ -1,4 +1,7 @@
-"""`status`, `workers` and `queues`: what is there, once or again and again. Changes nothing."""
+"""`status`, `workers`, `queues` and `hosts`: what is there, once or again and again.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 INTERVAL = 2.0
 """Seconds between two pictures of `--watch`."""
+HOSTS_PATIENCE = 5.0
+"""Seconds that `hosts` waits for each: to be connected to them takes time, to hear no even more."""
 
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -32,11 +37,14 @@ class _View:
 
     as_json: Callable[[FleetSnapshot], fleet_json.Json]
     as_text: Callable[[FleetSnapshot, int], list[str]]
+    patience: float | None = None
+    """Seconds that hosts are waited for, if longer than everybody else."""
 
 
 _STATUS = _View(fleet_json.status, fleet_text.status)
 _WORKERS = _View(fleet_json.workers, fleet_text.workers)
 _QUEUES = _View(fleet_json.queues, fleet_text.queues)
+_HOSTS = _View(fleet_json.hosts, fleet_text.hosts, HOSTS_PATIENCE)
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _watch = click.option("--watch", is_flag=True, help="Again and again; JSON: a document a line.")
@@ -69,6 +77,18 @@ def queues(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
     _show(ctx, _QUEUES, as_json=as_json, watch=watch)
 
 
+@click.command()
+@_json
+@_watch
+@click.pass_context
+def hosts(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The hosts: reachable or not, load, memory, disk; the services on them and what they use.
+
+    One look cannot tell how much CPU a service uses: --watch does.
+    """
+    _show(ctx, _HOSTS, as_json=as_json, watch=watch)
+
+
 def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> None:
     chosen = context.resolve(ctx.ensure_object(Choice))
     run((_watching if watch else _once)(chosen, view, as_json=as_json))
@@ -76,7 +96,7 @@ def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> Non
 
 async def _once(chosen: context.Chosen, view: _View, *, as_json: bool) -> None:
     async with opened(chosen.context) as deployment:
-        snapshot = await look(deployment.surveyor)
+        snapshot = await look(deployment.surveyor, patience=view.patience)
     if as_json:
         click.echo(fleet_json.page(view.as_json(snapshot)))
     else:

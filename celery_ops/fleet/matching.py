@@ -11,14 +11,15 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from celery_ops.model import ServiceState
+from celery_ops.model import ServiceState, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_ops.model import Service
+    from celery_ops.model import FleetSnapshot, Service, ServiceRef, Worker
 
 _RUNNING = ServiceState.RUNNING
+_NOT_HEARD = frozenset({WorkerState.SILENT, WorkerState.STOPPED})
 _TITLE = re.compile(r"\[celeryd: (.+@.+):MainProcess\]")
 
 
@@ -54,6 +55,27 @@ def match(pids: Mapping[str, int | None], services: Iterable[Service]) -> dict[s
     return found
 
 
+def workers_by_service(snapshot: FleetSnapshot) -> dict[ServiceRef, Worker]:
+    """The worker of each service that has one."""
+    return {one.service.ref: one for one in snapshot.workers if one.service is not None}
+
+
+def unmatched_services(snapshot: FleetSnapshot) -> tuple[Service, ...]:
+    """Services for which no worker answers: they do not run, or what they run is not heard."""
+    found = workers_by_service(snapshot)
+    return tuple(
+        service
+        for service in snapshot.services
+        if not service.ref.beat
+        and (service.ref not in found or found[service.ref].state in _NOT_HEARD)
+    )
+
+
+def unmatched_workers(snapshot: FleetSnapshot) -> tuple[Worker, ...]:
+    """Workers of ours that no configured service runs."""
+    return tuple(one for one in snapshot.workers if one.mine and one.service is None)
+
+
 def rivals(services: Iterable[Service]) -> dict[str, tuple[Service, ...]]:
     """Node names that more than one running service has taken, by their command lines.
 
@@ -77,7 +99,7 @@ def node_name(arguments: Sequence[str]) -> str | None:
     title = _TITLE.match(arguments[0]) if arguments else None
     if title is not None:
         return title[1]
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=False):
         if word in ("-n", "--hostname"):
             return _whole(following)
         if word.startswith("--hostname="):

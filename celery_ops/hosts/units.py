@@ -24,6 +24,7 @@ PROPERTIES = (
     "MainPID",
     "InvocationID",
     "ExecMainStartTimestamp",
+    "ExecMainExitTimestamp",
     "ExecMainCode",
     "ExecMainStatus",
     "InactiveExitTimestamp",
@@ -61,6 +62,8 @@ _UNITS = {
     "y": 31557600.0,
 }
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|μs|ms|s|min|h|d|w|month|y)")
+_SHORT_LIFE = 60.0
+"""Seconds."""
 _KILLED = {"2", "3"}
 """ExecMainCode: CLD_KILLED, CLD_DUMPED."""
 # man 5 systemd.exec, "Process Exit Codes": systemd itself failed to run the command.
@@ -165,11 +168,24 @@ def _state(unit: Mapping[str, str]) -> ServiceState:
 
 
 def _retry(unit: Mapping[str, str]) -> Retry | None:
-    """man 5 systemd.service, Restart=; man 5 systemd.unit, StartLimitBurst=."""
+    """man 5 systemd.service, Restart=; man 5 systemd.unit, StartLimitBurst=.
+
+    When the limit is hit systemd 252 keeps the Result of the last failure: a unit that it restarts
+    has failed for good after short lives, or after a stop that went wrong.
+    """
     if "auto-restart" in unit.get("SubState", ""):
         return Retry.AGAIN
-    is_limit = unit.get("Result") == "start-limit-hit" and unit.get("ActiveState") == "failed"
-    return Retry.GAVE_UP if is_limit else None
+    result = unit.get("Result")
+    if unit.get("ActiveState") != "failed" or result == "timeout":
+        return None
+    if result == "start-limit-hit":
+        return Retry.GAVE_UP
+    was_restarted = unit.get("NRestarts", "0") not in {"", "0"}
+    began = moment(unit.get("ExecMainStartTimestamp", ""))
+    ended = moment(unit.get("ExecMainExitTimestamp", ""))
+    if not was_restarted or unit.get("Restart") in {"no", None} or began is None or ended is None:
+        return None
+    return Retry.GAVE_UP if (ended - began).total_seconds() < _SHORT_LIFE else None
 
 
 def _clean_exit(unit: Mapping[str, str]) -> bool | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
-from celery_ops.fleet.matching import match
+import pytest
+
+from celery_ops.fleet.matching import match, node_name, rivals
 from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -61,3 +64,56 @@ def test_the_configured_name_is_believed_while_no_pid_is_known() -> None:
 def test_a_beat_is_nobodys_service() -> None:
     beat = Service(ServiceRef("web1", "systemd", "beat", beat=True), None)
     assert match({"a@web1": None}, [beat]) == {}
+
+
+def named(host: str, pid: int, *arguments: str, read: int = 60, began: int = 0) -> Service:
+    """A service whose process began `began` seconds after AT and was seen `read` seconds after."""
+    status = ServiceStatus(
+        ServiceState.RUNNING, pid, None, AT + timedelta(seconds=began), None, "",
+        arguments=arguments,
+    )  # fmt: skip
+    return Service(ServiceRef(host, "systemd", "u"), Reading(status, AT + timedelta(seconds=read)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("python", "celery", "-A", "app", "worker", "-n", "w1@prod"), "w1@prod"),
+        (("celery", "worker", "--hostname=w1@prod", "-l", "info"), "w1@prod"),
+        (("celery", "worker", "--hostname", "w1@prod"), "w1@prod"),
+        (("celery", "worker", "-nw1@prod"), "w1@prod"),
+        (("[celeryd: w1@web1:MainProcess] -active- (worker -n w1@%h)",), "w1@web1"),
+        (("celery", "worker", "-n", "w1@%h"), None),
+        (("celery", "worker", "-n", "w1"), None),
+        (("celery", "worker", "-n"), None),
+        (("celery", "worker"), None),
+        ((), None),
+    ],
+)
+def test_a_command_line_tells_a_node_name_only_if_it_is_whole(
+    arguments: tuple[str, ...], name: str | None
+) -> None:
+    assert node_name(arguments) == name
+
+
+WORKER = ("celery", "worker", "-n", "w1@prod")
+
+
+def test_two_hosts_that_run_the_same_name_are_rivals() -> None:
+    services = [named("web1", 7, *WORKER), named("web2", 7, *WORKER)]
+    assert rivals(services) == {"w1@prod": tuple(services)}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        named("web2", 9, "celery", "worker", "-n", "w2@prod"),
+        named("web2", 9, *WORKER, began=90, read=91),
+        replace(named("web2", 9, *WORKER), error="not reachable"),
+        replace(named("web2", 9, *WORKER), status=None),
+        named("web1", 7, *WORKER),
+    ],
+    ids=["another-name", "handed-over", "not-reachable", "never-read", "the-same-process"],
+)
+def test_what_is_not_proved_to_run_side_by_side_is_no_rival(second: Service) -> None:
+    assert rivals([named("web1", 7, *WORKER), second]) == {}

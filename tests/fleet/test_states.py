@@ -168,7 +168,7 @@ async def test_a_silent_worker_is_not_shown_as_idle(lab: Lab) -> None:
     seen = snapshot.worker("a@web1")
     assert seen is not None
     assert seen.state is WorkerState.SILENT
-    assert f"its service runs (pid {worker.pid})" in seen.says
+    assert f"alive but mute: its service runs (pid {worker.pid})" in seen.says
     assert not snapshot.complete
 
 
@@ -428,3 +428,38 @@ async def test_a_failed_service_is_told_in_its_supervisors_words(lab: Lab) -> No
 
 def consumers(snapshot: FleetSnapshot) -> Mapping[str, int | None]:
     return {queue.name: queue.consumers for queue in snapshot.queues}
+
+
+async def test_a_silent_worker_on_a_lost_host_claims_nothing_of_its_process(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    await lab.see("a@web1")
+    worker.faults.hangs = True
+    lab.hosts.unreachable.add("web1")
+    seen = (await lab.watch(12.0)).worker("a@web1")
+    assert seen is not None
+    assert seen.state is WorkerState.SILENT
+    assert "nothing is known of its process: web1 is not reachable" in seen.says
+    assert "alive" not in seen.says
+
+
+async def test_a_service_that_stops_makes_a_stopping_worker_though_it_still_answers(
+    lab: Lab,
+) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    await lab.see("a@web1")
+    assert worker.service is not None
+    worker.service.state = ServiceState.STOPPING
+    seen = (await lab.watch(3.0)).worker("a@web1")
+    assert seen is not None
+    assert (seen.state, seen.says) == (WorkerState.STOPPING, "its supervisor is stopping it")
+
+
+async def test_one_name_on_two_hosts_is_a_conflict_before_anybody_answers(lab: Lab) -> None:
+    for host in ("web1", "web2"):
+        worker = lab.fleet.add_worker("w1@prod", host=host, unit=f"celery-{host}")
+        worker.faults.never_replies = worker.faults.no_heartbeats = True
+    seen = await lab.see("w1@prod")
+    assert seen.state is WorkerState.CONFLICT
+    assert seen.says.startswith("2 processes share this name: pid ")
+    assert "on web1" in seen.says
+    assert "on web2" in seen.says

@@ -15,6 +15,7 @@ from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.errors import CommandFailed, OpsError
 from celery_ops.hosts import HostPool, units
 from celery_ops.hosts.systemd import START, STOP, Systemd, sudoers_line
+from celery_ops.machine import Retry
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Completed
 
@@ -384,3 +385,41 @@ def test_a_sudoers_line_names_nothing_but_this_service() -> None:
         r"USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block a\:b\\x20c,"
         r" /usr/bin/systemctl stop --no-block a\:b\\x20c"
     )
+
+
+GIVEN_UP = FAILED | {
+    "Restart": "always",
+    "NRestarts": "5",
+    "ExecMainExitTimestamp": "Fri 2026-11-20 09:47:06 UTC",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "retry"),
+    [
+        ({"ActiveState": "activating", "SubState": "auto-restart"}, Retry.AGAIN),
+        ({"ActiveState": "activating", "SubState": "auto-restart-queued"}, Retry.AGAIN),
+        ({"ActiveState": "inactive", "SubState": "dead-before-auto-restart"}, Retry.AGAIN),
+        (FAILED | {"Result": "start-limit-hit"}, Retry.GAVE_UP),
+        (GIVEN_UP, Retry.GAVE_UP),
+        (GIVEN_UP | {"Restart": "no"}, None),
+        (GIVEN_UP | {"NRestarts": "0"}, None),
+        (GIVEN_UP | {"Result": "timeout"}, None),
+        (GIVEN_UP | {"ExecMainExitTimestamp": "Fri 2026-11-20 12:00:00 UTC"}, None),
+        (GIVEN_UP | {"ExecMainExitTimestamp": ""}, None),
+        ({}, None),
+    ],
+)
+def test_what_systemd_does_about_an_end_is_read(
+    changes: dict[str, str], retry: Retry | None
+) -> None:
+    assert units.status("a.service", RUNNING | changes).retry is retry
+
+
+@pytest.mark.parametrize(("text", "restarts"), [("7", 7), ("0", 0), ("", None), (None, None)])
+def test_restarts_by_systemd_are_counted_where_it_counts(
+    text: str | None, restarts: int | None
+) -> None:
+    unit = {key: value for key, value in RUNNING.items() if key != "NRestarts"}
+    told = unit if text is None else unit | {"NRestarts": text}
+    assert units.status("a.service", told).restarts == restarts

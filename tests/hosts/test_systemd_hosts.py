@@ -14,6 +14,7 @@ from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.systemd import Systemd, sudoers_line
+from celery_ops.machine import Retry
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from tests.hosts.contract import TIMEOUT, Program, Supervised, SupervisorContract
 from tests.rig.sshd import make_key
@@ -157,6 +158,8 @@ async def test_a_restart_loop_that_systemd_gave_up_is_failed(host: SystemdHost) 
     failed = await until(on(host), "looping", ServiceState.FAILED)
     assert (failed.pid, failed.identity, failed.clean_exit) == (None, None, False)
     assert "ended with exit code 1; restarted by systemd: " in failed.says
+    assert failed.retry is Retry.GAVE_UP
+    assert failed.restarts == int(host.run("systemctl", "show", "-P", "NRestarts", "looping"))
 
 
 async def test_a_masked_unit_says_so_and_cannot_be_started(host: SystemdHost) -> None:
