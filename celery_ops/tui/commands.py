@@ -46,6 +46,7 @@ COMMANDS = (
     Command("1", "1", "view('fleet')", "", "Fleet: what is wrong, first", Where.APP),
     Command("2", "2", "view('workers')", "", "Workers", Where.APP),
     Command("3", "3", "view('queues')", "", "Queues", Where.APP),
+    Command("6", "6", "view('hosts')", "", "Hosts, and the services on them", Where.APP),
     Command("8", "8", "view('runs')", "", "Runs", Where.APP),
     Command("question_mark", "?", "help", "keys", "Show all keys and signs", Where.APP),
     Command(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery_ops.config.secret import masked
-from celery_ops.config.units import as_duration
-from celery_ops.model import Finding, Level, Queue, Worker
+from celery_ops.config.units import as_duration, as_share, as_size
+from celery_ops.fleet.matching import workers_by_service
+from celery_ops.model import Finding, Host, Level, Queue, Service, Worker
 from celery_ops.runbook.desk import RunSummary
-from celery_ops.tui import queues, runs, workers
+from celery_ops.tui import hosts, queues, runs, workers
+from celery_ops.tui.hosts import service_name
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.picture import Kind
 from celery_ops.tui.text import FRESH, NOTHING, UNKNOWN, Tone, age, age_of, counted, moment, number
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Reading, Service, ServiceStatus, Task
+    from celery_ops.model import FleetSnapshot, Reading, ServiceStatus, Task
     from celery_ops.tui.picture import Picture, Subject
 
-Thing = Worker | Queue | Finding | RunSummary
+Thing = Worker | Queue | Host | Service | Finding | RunSummary
 
 LABEL = 18
 """Cells of the labels at the left."""
@@ -50,6 +52,10 @@ def lines(subject: Subject, picture: Picture) -> list[Line]:
             return [*_worker(found, now), *_problems(found.name, shown)]
         case Queue():
             return [*_queue(found, shown, now), *_problems(found.name, shown)]
+        case Host():
+            return [*_host(found, shown, now), *_problems(found.name, shown)]
+        case Service():
+            return [*_of_service(found, shown, now), *_problems(str(found.ref), shown)]
         case Finding():
             return _finding(found, picture)
         case RunSummary():
@@ -88,6 +94,11 @@ def _find(subject: Subject, picture: Picture) -> Thing | None:
             return shown.worker(subject.name)
         case Kind.QUEUE:
             return next((queue for queue in shown.queues if queue.name == subject.name), None)
+        case Kind.HOST:
+            return next((one for one in shown.hosts if one.name == subject.name), None)
+        case Kind.SERVICE:
+            named = (one for one in shown.services if service_name(one.ref) == subject.name)
+            return next(named, None)
         case Kind.PROBLEM:
             return next((one for one in shown.problems if finding_name(one) == subject.name), None)
 
@@ -254,6 +265,87 @@ def _status(status: ServiceStatus, now: datetime) -> list[Line]:
         found.append(_field("danger", (says, Tone.BAD)))
     if status.arguments is not None:
         found.append(_field("command", " ".join(status.arguments)))
+    return found
+
+
+def _usage(service: Service, now: datetime) -> list[Line]:
+    status, restarted = service.status, service.restarted
+    found = []
+    if status is not None and status.value.restarts is not None:
+        found.append(_field("restarts", f"{status.value.restarts:,} by its supervisor"))
+    if restarted is not None and restarted.count:
+        whose = "by its supervisor" if restarted.by_supervisor else "new lives seen"
+        ago = age_of(restarted.since, now)
+        found.append(_field("lately", (f"{restarted.count:,} {whose} within {ago}", Tone.WARN)))
+    if service.usage is None:
+        return [*found, *_unread("Its processes")]
+    usage = service.usage.value
+    memory = UNKNOWN if usage.memory is None else as_size(usage.memory)
+    cores = UNKNOWN if usage.cores is None else f"{usage.cores:.2f} cores"
+    return [
+        *found,
+        Line(),
+        _heading(f"Its processes: {usage.processes:,}", service.usage, now),
+        _field("memory", memory, ("  resident; pages that forks share count for each", Tone.DIM)),
+        _field("CPU", cores),
+    ]
+
+
+def _of_service(service: Service, shown: FleetSnapshot | None, now: datetime) -> list[Line]:
+    worker = workers_by_service(shown).get(service.ref) if shown else None
+    found = [_field("host", service.ref.host)]
+    if not service.ref.beat:
+        told = (("none answers", Tone.WARN),) if worker is None else _named(worker)
+        found += [_field("worker", *told), _field("expected", service.ref.worker or NOTHING)]
+    return [*found, *_service(service, now), *_usage(service, now)]
+
+
+def _named(worker: Worker) -> tuple[str | tuple[str, Tone], ...]:
+    return f"{worker.name}  ", workers.state_cell(worker.state), f"  {worker.says}"
+
+
+def _host(host: Host, shown: FleetSnapshot | None, now: datetime) -> list[Line]:
+    found = [
+        _field("reachable", hosts.reach_cell(host)),
+        _field("address", host.address),
+        _field("last answer", _ago(host.reached_at, now)),
+    ]
+    since = host.since or host.silent_since
+    if since is not None:
+        told = f"{moment(since, now)} ({age_of(since, now)} ago)"
+        found.append(_field("silent since", (told, Tone.BAD)))
+    for label, why in (("error", host.error), ("not told", host.unread)):
+        if why is not None:
+            found.append(_field(label, (why, Tone.BAD)))
+    found += _facts(host, now)
+    here = [one for one in shown.services if one.ref.host == host.name] if shown else []
+    found += [Line(), line((counted(len(here), "service"), Tone.STRONG))]
+    for service in here:
+        state = hosts.service_state_cell(service)
+        found.append(line(f"  {service.ref.supervisor} {service.ref.name}  ", state))
+    return found
+
+
+def _facts(host: Host, now: datetime) -> list[Line]:
+    if host.facts is None:
+        return _unread("How it is doing")
+    facts = host.facts.value
+    load = UNKNOWN if facts.load is None else "  ".join(f"{one:.2f}" for one in facts.load)
+    free, whole = facts.memory_available, facts.memory
+    memory = UNKNOWN if free is None or whole is None else f"{as_size(free)} of {as_size(whole)}"
+    found = [
+        Line(),
+        _heading("How it is doing", host.facts, now),
+        _field("load", load, ("  over 1, 5 and 15 minutes", Tone.DIM)),
+        _field("CPUs", number(facts.cpus)),
+        _field("memory left", memory),
+        _field("uptime", age(facts.uptime)),
+    ]
+    if facts.disks is None:
+        return [*found, _field("disks", UNKNOWN)]
+    for disk in facts.disks:
+        left = f"{as_size(disk.available)} of {as_size(disk.size)} left"
+        found.append(_field("disk", f"{disk.mount}  {as_share(disk.fullness)} full, {left}"))
     return found
 
 

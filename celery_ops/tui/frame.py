@@ -20,6 +20,7 @@ VIEWS = (
     ("1", "fleet", "Fleet"),
     ("2", "workers", "Workers"),
     ("3", "queues", "Queues"),
+    ("6", "hosts", "Hosts"),
     ("8", "runs", "Runs"),
 )
 """Key, name and title of each view there is."""

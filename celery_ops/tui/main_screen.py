@@ -8,6 +8,7 @@ from textual.widgets import ContentSwitcher
 
 from celery_ops.tui.fleet import FleetView
 from celery_ops.tui.frame import VIEWS, Frame
+from celery_ops.tui.hosts import HostsView
 from celery_ops.tui.queues import QueuesView
 from celery_ops.tui.runs import RunsView
 from celery_ops.tui.workers import WorkersView
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MainScreen(Frame):
-    """Fleet, Workers, Queues and, where there is a desk, Runs."""
+    """Fleet, Workers, Queues, Hosts and, where there is a desk, Runs."""
 
     def __init__(
         self, picture: Picture, *, may_write: bool, with_runs: bool, with_ledger: bool
@@ -31,6 +32,7 @@ class MainScreen(Frame):
             "fleet": FleetView(picture, with_ledger=with_ledger),
             "workers": WorkersView(picture, may_write=may_write),
             "queues": QueuesView(picture),
+            "hosts": HostsView(picture),
         }
         if with_runs:
             self._views["runs"] = RunsView(picture)

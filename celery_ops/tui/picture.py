@@ -45,6 +45,8 @@ class Kind(StrEnum):
 
     WORKER = "worker"
     QUEUE = "queue"
+    HOST = "host"
+    SERVICE = "service"
     RUN = "run"
     PROBLEM = "problem"
 

@@ -61,6 +61,7 @@ class TableView(Vertical, Generic[T]):
         self._sorted = (0, False)
         self._only_wrong = False
         self._total = 0
+        self._said = ""
 
     def compose(self) -> ComposeResult:
         yield self._title
@@ -213,6 +214,10 @@ class TableView(Vertical, Generic[T]):
         """What to say when there are no rows at all."""
         raise NotImplementedError
 
+    def counted(self, rows: Sequence[T]) -> str:
+        """How many there are of what, in words."""
+        return counted(len(rows), self.noun)
+
     def refresh_rows(self) -> None:
         """Filter, sort and show the rows of the current picture."""
         if not self.is_mounted:
@@ -231,6 +236,7 @@ class TableView(Vertical, Generic[T]):
             rows, picture.now, sorted_by=self._sorted, empty=empty, faded=self.is_faded
         )
         self._total = len(everything)
+        self._said = self.counted(everything)
         self._draw_title()
 
     def _draw_title(self) -> None:
@@ -248,7 +254,7 @@ class TableView(Vertical, Generic[T]):
         return chosen
 
     def _headline(self, shown: int, total: int) -> Line:
-        parts: list[str | tuple[str, Tone]] = [(counted(total, self.noun), Tone.STRONG)]
+        parts: list[str | tuple[str, Tone]] = [(self._said, Tone.STRONG)]
         if shown != total:
             parts.append((f"  {shown:,} shown", Tone.NOTE))
         if self._only_wrong:
