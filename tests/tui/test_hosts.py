@@ -1,4 +1,4 @@
-"""The Hosts view: what it shows of hosts and services, and that order and filter keep their sense."""
+"""The Hosts view: what it shows, and that order and filter keep their sense."""
 
 from __future__ import annotations
 
