@@ -161,7 +161,7 @@ def _loop(service: Service, status: ServiceStatus, now: datetime) -> tuple[str, 
         whose = "its supervisor restarted it" if recent.by_supervisor else "it was started anew"
         within = as_duration(max(1.0, round((now - recent.since).total_seconds())))
         parts.append(f"{whose} {seen} times within {within}")
-    elif _is_often_and_young(status, now):
+    elif status.retry is None and _is_often_and_young(status, now):
         parts.append(f"its supervisor restarted it {count(status.restarts or 0, 'time')} so far")
         if status.started_at is not None:
             young = as_duration(max(0.0, round((now - status.started_at).total_seconds())))

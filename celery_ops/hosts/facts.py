@@ -49,7 +49,7 @@ grep -saHE '^([0-9]|cpu[0-9]|MemTotal:|MemAvailable:|VmRSS:)' \
 set --
 [ -r /proc/mounts ] || set -- /
 while read -r _ at kind options _; do
-    case $at in *\\\\* | /boot | /boot/* | /efi) continue ;; esac
+    case $at in *\\\\* | /boot | /boot/* | /efi | /run/?* | /media/*) continue ;; esac
     case $options in ro | ro,*) continue ;; esac
     case $at:$kind in
     *:nfs* | *:cifs | *:smb* | *:fuse* | *:9p | *:ceph | *:autofs) ;;

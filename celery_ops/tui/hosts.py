@@ -138,7 +138,8 @@ def _host(row: Row, _now: datetime) -> Cell:
 
 def _service(row: Row, _now: datetime) -> Cell:
     if row.service is not None:
-        return Cell(row.service.ref.name)
+        # Room is short, and systemd's units of this view are all of this kind.
+        return Cell(row.service.ref.name.removesuffix(".service"))
     if row.host is None:
         return Cell("no service", Tone.WARN)
     running = sum(one.state is ServiceState.RUNNING for one in row.services if one.error is None)
@@ -349,7 +350,7 @@ def _why(row: Row) -> str:
 COLUMNS: tuple[Column[Row], ...] = (
     Column("host", _host, lambda one: natural(one.host.name) if one.host else None, 12, grow=2),
     Column("service", _service, lambda one: natural(one.service.ref.name) if one.service else None,
-           14, grow=4),
+           20, grow=4),
     Column("state", _state, _gravity, 13),
     Column("age", _age, _read_at, 4, right=True),
     Column("worker", _worker, _worker_name, 12, grow=3),
@@ -359,7 +360,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("up", _up, _seconds_up, 4, drop=6, right=True),
     Column("restarts", _restarts_cell, _restarts, 8, drop=5, right=True, counts=True),
     Column("pid", _pid_cell, _pid, 7, drop=7, right=True, counts=True),
-    Column("note", _note, lambda one: _why(one) or None, 20, grow=3, drop=1),
+    Column("note", _note, lambda one: _why(one) or None, 12, grow=3, drop=1),
 )  # fmt: skip
 
 
