@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from celery_ops.machine import Disk, HostFacts, Usage
 from celery_ops.model import (
     ConsumedQueue,
     Finding,
     FleetSnapshot,
     Holder,
+    Host,
     Level,
     Queue,
     Reading,
@@ -75,4 +78,47 @@ def snapshot(*workers: Worker) -> FleetSnapshot:
             Finding("queue-without-consumer", Level.ERROR, "mail", "12 messages", "start one"),
         ),
         notes=("the scan was not complete",),
+    )
+
+
+WEB1 = Host(
+    "web1",
+    "10.0.0.11",
+    reached_at=AT,
+    facts=Reading(
+        HostFacts(
+            load=(0.52, 1.0, 2.0),
+            cpus=4,
+            memory=8 * 1024**3,
+            memory_available=2 * 1024**3,
+            disks=(Disk("/", 1000, 850, 150), Disk("/run", 1000, 0, 1000)),
+            uptime=200_000.0,
+        ),
+        AT - timedelta(seconds=2),
+    ),
+)
+WEB2 = Host("web2", "10.0.0.12", error="no route to host", since=AT - timedelta(seconds=90))
+DB1 = Host("db1", "10.0.0.9", reached_at=AT, silent_since=AT - timedelta(seconds=8))
+
+
+def hosts_snapshot() -> FleetSnapshot:
+    """Three hosts: one with a worker and a failed service, one that is gone, one that hangs."""
+    known, failed = known_worker(), ServiceRef("web1", "systemd", "celery-mail.service")
+    gone = ServiceRef("web2", "systemd", "celery-worker@1.service", worker="worker1@web2")
+    ended = ServiceStatus(ServiceState.FAILED, None, None, None, False, "ended with exit code 1")
+    assert known.service is not None
+    assert known.service.status is not None
+    status = replace(known.service.status.value, restarts=3, started_at=AT - timedelta(hours=2))
+    usage = Reading(Usage(11066, 5, 300 * 1024**2, 1.25), AT)
+    used = replace(known.service, status=Reading(status, AT), usage=usage)
+    stray = unknown_worker("stray@web9")
+    return replace(
+        snapshot(replace(known, service=used), stray),
+        _by_name={},
+        hosts=(WEB1, WEB2, DB1),
+        services=(
+            used,
+            Service(failed, Reading(ended, AT)),
+            Service(gone, None, "no route to host"),
+        ),
     )

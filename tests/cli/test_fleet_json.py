@@ -10,7 +10,13 @@ from jsonschema import Draft202012Validator
 
 from celery_ops.cli import fleet_json
 from celery_ops.model import HeldMessage, Unproven
-from tests.cli.snapshots import HOSTILE, known_worker, snapshot, unknown_worker
+from tests.cli.snapshots import (
+    HOSTILE,
+    hosts_snapshot,
+    known_worker,
+    snapshot,
+    unknown_worker,
+)
 
 _MOMENT = {"type": ["string", "null"], "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"}
 _COUNT = {"type": ["integer", "null"], "minimum": 0}
@@ -75,6 +81,48 @@ STATUS = _object(
 WORKERS = _object(**HEAD, workers=_list(WORKER))
 QUEUES = _object(**HEAD, queues=_list(QUEUE))
 
+HOST_SERVICE = _object(
+    host={"type": "string"},
+    state=_TEXT,
+    says=_TEXT,
+    error=_TEXT,
+    age={"type": ["number", "null"], "minimum": 0},
+    worker=_TEXT,
+    worker_state=_TEXT,
+    expected=_TEXT,
+    beat={"type": "boolean"},
+    pid=_COUNT,
+    started_at=_MOMENT,
+    restarts=_COUNT,
+    processes=_COUNT,
+    memory=_COUNT,
+    cpu={"type": ["number", "null"], "minimum": 0},
+)
+DISK = _object(mount={"type": "string"}, size=_COUNT, used=_COUNT, available=_COUNT)
+HOST = _object(
+    name={"type": "string"},
+    address={"type": "string"},
+    reachable={"type": ["boolean", "null"]},
+    error=_TEXT,
+    since=_MOMENT,
+    reached_at=_MOMENT,
+    unread=_TEXT,
+    age={"type": ["number", "null"], "minimum": 0},
+    load={"type": ["array", "null"], "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+    cpus=_COUNT,
+    memory=_COUNT,
+    memory_available=_COUNT,
+    disks={"type": ["array", "null"], "items": DISK},
+    uptime={"type": ["number", "null"], "minimum": 0},
+    services=_list(HOST_SERVICE),
+)
+HOSTS = _object(
+    **HEAD,
+    hosts=_list(HOST),
+    unmatched_services=_list(HOST_SERVICE),
+    unmatched_workers=_list({"type": "string"}),
+)
+
 
 def assert_valid(document: Any, schema: dict[str, object]) -> None:
     Draft202012Validator(schema).validate(document)
@@ -100,6 +148,7 @@ def test_the_documents_have_their_shapes() -> None:
     assert_valid(json.loads(fleet_json.page(fleet_json.status(fleet))), STATUS)
     assert_valid(json.loads(fleet_json.line(fleet_json.workers(fleet))), WORKERS)
     assert_valid(json.loads(fleet_json.line(fleet_json.queues(fleet))), QUEUES)
+    assert_valid(json.loads(fleet_json.line(fleet_json.hosts(hosts_snapshot()))), HOSTS)
 
 
 def test_a_worker_is_told_as_documented() -> None:
@@ -144,3 +193,31 @@ def test_who_took_what_and_who_holds_the_lease_is_told() -> None:
     assert told["taken"][0]["operator"] == "ann@desk"
     assert told["taken"][0]["queues"] == ["default"]
     assert told["holder"]["what"] == "rolling-restart"
+
+
+def test_hosts_tell_what_is_known_and_null_for_the_rest() -> None:
+    told = fleet_json.hosts(hosts_snapshot())
+    web1, web2, db1 = told["hosts"]
+    assert [one["reachable"] for one in told["hosts"]] == [True, False, None]
+    assert (web1["load"], web1["cpus"], web1["age"]) == ([0.52, 1.0, 2.0], 4, 2.0)
+    assert web1["disks"][0] == {"mount": "/", "size": 1000, "used": 850, "available": 150}
+    assert (web2["error"], web2["since"]) == ("no route to host", "2026-11-20T03:10:30.123Z")
+    assert db1["since"] == "2026-11-20T03:11:52.123Z"
+    keys = ("age", "load", "cpus", "memory", "memory_available", "disks", "uptime")
+    assert {web2[key] for key in keys} == {None}
+
+
+def test_services_of_hosts_tell_their_worker_and_what_they_use() -> None:
+    told = fleet_json.hosts(hosts_snapshot())
+    runs, failed = told["hosts"][0]["services"]
+    assert (runs["systemd"], runs["worker"], runs["expected"]) == (
+        "celery-worker@1.service", "worker1@web1", None,
+    )  # fmt: skip
+    assert (runs["memory"], runs["cpu"], runs["processes"], runs["restarts"]) == (
+        300 * 1024**2, 1.25, 5, 3,
+    )  # fmt: skip
+    assert (failed["state"], failed["worker"], failed["memory"]) == ("failed", None, None)
+    assert [one["systemd"] for one in told["unmatched_services"]] == [
+        "celery-mail.service", "celery-worker@1.service",
+    ]  # fmt: skip
+    assert told["unmatched_workers"] == ["stray@web9"]

@@ -7,7 +7,14 @@ from dataclasses import replace
 from celery_ops.cli import fleet_text
 from celery_ops.cli.text import cells
 from celery_ops.model import Queue
-from tests.cli.snapshots import HOSTILE, known_worker, snapshot, unknown_worker
+from tests.cli.snapshots import (
+    HOSTILE,
+    WEB1,
+    hosts_snapshot,
+    known_worker,
+    snapshot,
+    unknown_worker,
+)
 
 
 def row(lines: list[str], name: str) -> str:
@@ -62,3 +69,47 @@ def test_what_a_dead_worker_left_is_noted_below_the_queues() -> None:
     stuck = replace(snapshot(), queues=(Queue("mail", 0, 9, 1, orphans=7),), _by_name={})
     says = "note: mail: 7 of the unacked lie where a dead worker left them"
     assert says in fleet_text.queues(stuck, 80)
+
+
+def test_services_stand_below_their_host_with_what_they_use() -> None:
+    lines = fleet_text.hosts(hosts_snapshot(), 200)
+    first = next(place for place, line in enumerate(lines) if line.startswith("web1"))
+    assert lines[first].split() == [
+        "web1", "reachable", "2s", "0.52/4", "75%", "of", "8.0G", "2d", "/", "85%",
+    ]  # fmt: skip
+    assert lines[first + 1].split() == [
+        "celery-worker@1.service", "running", "0.0s", "1.25", "300M", "2h", "worker1@web1",
+        "3", "11066",
+    ]  # fmt: skip
+    assert lines[first + 1].startswith("  celery")
+
+
+def test_a_host_that_is_gone_says_why_and_since_when() -> None:
+    lines = fleet_text.hosts(hosts_snapshot(), 200)
+    assert "UNREACHABLE" in row(lines, "web2")
+    assert "web2 is not reachable since 03:10:30 UTC: no route to host" in lines
+    assert row(lines, "db1 ").split()[1] == "?"
+    assert "db1 has not answered since 03:11:52 UTC" in lines
+
+
+def test_what_does_not_fit_together_comes_last() -> None:
+    assert fleet_text.hosts(hosts_snapshot(), 200)[-3:] == [
+        "no worker answers for systemd celery-mail.service on web1",
+        "no worker answers for systemd celery-worker@1.service on web2",
+        "no service runs stray@web9",
+    ]
+
+
+def test_the_hosts_keep_to_eighty_columns_with_state_and_worker() -> None:
+    lines = fleet_text.hosts(hosts_snapshot(), 80)
+    table = lines[next(at for at, line in enumerate(lines) if line.startswith("HOST")) :][:7]
+    assert max(cells(line) for line in table) <= 80
+    assert "worker1@web1" in table[2]
+    assert "failed" in table[3]
+
+
+def test_hostile_hosts_stay_on_their_lines() -> None:
+    hostile = replace(WEB1, name=HOSTILE, error=HOSTILE, unread=HOSTILE)
+    lines = fleet_text.hosts(replace(snapshot(), _by_name={}, hosts=(hostile,)), 80)
+    assert sum("evil" in line for line in lines) >= 3
+    assert not any(char in line for line in lines for char in "\x1b\r\n\u202e")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.snapshots import HOSTILE
-from tests.cli.test_fleet_json import QUEUES, STATUS, WORKERS, assert_valid
+from tests.cli.test_fleet_json import HOSTS, QUEUES, STATUS, WORKERS, assert_valid
 from tests.rig.nodes import Node, SimulatedNodes
 
 if TYPE_CHECKING:
@@ -54,13 +54,22 @@ def test_status_is_a_document_of_the_promised_shape(ops: OpsCommand, fleet: str)
     assert done.document["holder"] is None
 
 
-@pytest.mark.parametrize(("command", "shape"), [("workers", WORKERS), ("queues", QUEUES)])
+@pytest.mark.parametrize(
+    ("command", "shape"), [("workers", WORKERS), ("queues", QUEUES), ("hosts", HOSTS)]
+)
 def test_parts_of_it_have_their_own_documents(
     ops: OpsCommand, fleet: str, command: str, shape: dict[str, object]
 ) -> None:
     done = ops("-b", fleet, command, "--json")
     assert done.code == 0, done.err
     assert_valid(done.document, shape)
+
+
+def test_this_machine_is_the_host_where_no_other_is_configured(ops: OpsCommand, fleet: str) -> None:
+    [host] = ops("-b", fleet, "hosts", "--json").document["hosts"]
+    assert (host["name"], host["reachable"]) == ("local", True)
+    assert host["memory"] > 0
+    assert host["services"] == []
 
 
 def test_people_read_problems_first_and_no_escape_reaches_them(ops: OpsCommand, fleet: str) -> None:

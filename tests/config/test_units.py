@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-from celery_ops.config.units import DURATION_PATTERN, Count, as_duration, count, duration
+from celery_ops.config.units import (
+    DURATION_PATTERN,
+    Count,
+    as_duration,
+    as_share,
+    as_size,
+    count,
+    duration,
+)
 
 
 def refusal(read: Callable[[str], object], text: str) -> str:
@@ -70,3 +78,28 @@ def test_a_share_is_rounded_down_for_at_most_and_up_for_at_least() -> None:
 def test_what_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"count|everything"):
         count(text)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0B"),
+        (999, "999B"),
+        (1000, "1.0K"),
+        (312 * 1024**2, "312M"),
+        (1023 * 1024**2, "1.0G"),
+        (2_000_000_000, "1.9G"),
+        (100 * 1024**3, "100G"),
+        (3 * 1024**5, "3072T"),
+    ],
+)
+def test_sizes_are_told_as_df_and_free_do(amount: int, text: str) -> None:
+    assert as_size(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [(0.0, "0%"), (0.5, "50%"), (0.07, "7%"), (0.9701, "98%"), (0.001, "1%"), (1.0, "100%")],
+)
+def test_a_share_is_rounded_up(part: float, text: str) -> None:
+    assert as_share(part) == text

@@ -23,7 +23,7 @@ async def test_every_screen_opens_at_every_size(size: tuple[int, int]) -> None:
     desk.write(*standins.events()[:6], standins.asked())
     ledger = {"sent": 123_456, "done": 1, "running": 1, "lost": 0, "twice": 0}
     async with opened(fleets.broken(), size=size, desk=desk, ledger=ledger) as there:
-        for keys in ("2d", "3d", "8d", "?", ":"):
+        for keys in ("2d", "3d", "6d", "8d", "?", ":"):
             await there.press(*(_named(key) for key in keys))
             await there.press("escape")
         await there.press("2", "down", "R", "enter", "escape", "escape", "8")
