@@ -167,7 +167,10 @@ def _worker_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
                 cut(worker.name), worker.says, "Wait until it has started.", level=Level.INFO
             )
             continue
-        if worker.service is not None:
+        if worker.service is not None and worker.service.error is not None:
+            host = cut(worker.service.ref.host)
+            fix = f"Find out why {host} cannot be asked: only it can tell of the process."
+        elif worker.service is not None:
             fix = f"Look at the log of {cut(str(worker.service.ref))}; restart it if it hangs."
         else:
             fix = "Look at its process on its host; no supervisor is configured for it."

@@ -64,7 +64,10 @@ exit 0
 """
 """Arguments: the main processes whose descendants are wanted."""
 
-_MEMORY = re.compile(r"(\w+):\s+(\d+) kB")
+# No number of a real host is longer; longer ones would not fit elsewhere.
+_WHOLE = re.compile(r"[0-9]{1,15}")
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+_MEMORY = re.compile(r"(\w+):\s+([0-9]{1,15}) kB")
 _CPU = re.compile(r"cpu\d+ ")
 
 
@@ -111,7 +114,7 @@ def _disks(df: Iterable[str]) -> tuple[Disk, ...] | None:
     found: dict[tuple[str, str], Disk] = {}
     for line in df:
         words = line.rsplit(None, 5)
-        if len(words) < 6 or not all(word.isdecimal() for word in words[1:4]):
+        if len(words) < 6 or not all(map(_WHOLE.fullmatch, words[1:4])):
             continue
         size, used, available = (int(word) * 1024 for word in words[1:4])
         if size == 0 or not words[5].startswith("/"):
@@ -129,7 +132,7 @@ def _trees(lines: Iterable[str], by_file: Mapping[str, Sequence[str]]) -> dict[i
     trees = {}
     for line in lines:
         word, _, rest = line.partition(" ")
-        pids = [int(pid) for pid in rest.split() if pid.isdecimal()] if word == "tree" else []
+        pids = [int(pid) for pid in rest.split() if _WHOLE.fullmatch(pid)] if word == "tree" else []
         tree = _tree(pids, by_file) if pids else None
         if tree is not None:
             trees[pids[0]] = tree
@@ -166,7 +169,7 @@ def _stat(pid: int, by_file: Mapping[str, Sequence[str]]) -> _Stat | None:
     for line in by_file.get(f"/proc/{pid}/stat", ()):
         # A process gives itself a name of any kind, so what counts comes after the last bracket.
         words = line.rpartition(")")[2].split()
-        if len(words) > 19 and all(word.isdecimal() for word in (*words[11:15], words[19])):
+        if len(words) > 19 and all(map(_WHOLE.fullmatch, (*words[11:15], words[19]))):
             memory = _kilobytes(by_file.get(f"/proc/{pid}/status", ()))
             return _Stat(pid, words, memory.get("VmRSS"))
     return None
@@ -181,7 +184,6 @@ def _kilobytes(lines: Iterable[str]) -> dict[str, int]:
 def _numbers(lines: Iterable[str], count: int) -> list[float] | None:
     """The first numbers of the first line."""
     words = next(iter(lines), "").split()[:count]
-    try:
-        return [float(word) for word in words] if len(words) == count else None
-    except ValueError:
+    if len(words) < count or not all(map(_DECIMAL.fullmatch, words)):
         return None
+    return [float(word) for word in words]

@@ -280,4 +280,4 @@ def _signal_name(text: str) -> str | None:
 
 
 def _integer(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) < 16 else None

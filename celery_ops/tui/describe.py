@@ -394,6 +394,15 @@ def _finding(finding: Finding, picture: Picture) -> list[Line]:
             line((f"worker {worker.name}", Tone.STRONG)),
             *_worker(worker, picture.now),
         ]
+    host = (
+        next((one for one in shown.hosts if one.name == finding.subject), None) if shown else None
+    )
+    if host is not None:
+        found += [
+            Line(),
+            line((f"host {host.name}", Tone.STRONG)),
+            *_host(host, shown, picture.now),
+        ]
     if queue is not None:
         found += [
             Line(),

@@ -353,7 +353,7 @@ COLUMNS: tuple[Column[Row], ...] = (
            20, grow=4),
     Column("state", _state, _gravity, 13),
     Column("age", _age, _read_at, 4, right=True),
-    Column("worker", _worker, _worker_name, 12, grow=3),
+    Column("worker", _worker, _worker_name, 14, grow=3),
     Column("cpu", _cpu, _cores, 8, drop=2, right=True, counts=True),
     Column("memory", _memory, _bytes, 11, drop=3, right=True),
     Column("disk", _disk, _fullness, 10, grow=1, drop=4),

@@ -138,6 +138,13 @@ def test_a_worker_that_has_just_been_started_is_not_an_error() -> None:
     assert [one.level for one in found(snapshot, "worker-silent")] == [Level.INFO]
 
 
+def test_a_silent_worker_whose_host_cannot_be_asked_is_not_to_be_restarted() -> None:
+    lost = replace(service(), error="no route to host")
+    (finding,) = found(fleet(worker(WorkerState.SILENT, service=lost)), "worker-silent")
+    assert "restart" not in finding.fix
+    assert "Find out why web1 cannot be asked" in finding.fix
+
+
 def test_a_failed_service_is_worse_than_a_stopped_one() -> None:
     failed = replace(RUNNING, state=ServiceState.FAILED)
     snapshot = fleet(worker(WorkerState.STOPPED, service=service(failed)))

@@ -126,6 +126,20 @@ def test_a_name_with_a_line_end_is_not_taken_for_another_line() -> None:
     assert read(DEBIAN.replace("(celery) S", split)).facts.load == (0.52, 1.07, 0.99)
 
 
+@pytest.mark.parametrize(
+    "number",
+    ["9" * 5_000, "nan", "inf", "1e400", "-1", "٣"],
+    ids=["endless", "nan", "inf", "too-large", "negative", "not-ascii"],
+)
+def test_a_number_that_is_none_is_unknown(number: str) -> None:
+    out = (
+        f"tree {number} {number}\n/proc/loadavg:{number} 1 1\n/proc/uptime:{number} 1\n"
+        f"/proc/meminfo:MemTotal: {number} kB\n/proc/{number}/status:VmRSS: {number} kB\n"
+        f"disks\n/dev/sda1 {number} {number} {number} 1% /\n"
+    )
+    assert read(out) == HostReading(HostFacts(), {})
+
+
 def test_an_answer_that_was_cut_loses_only_what_may_be_incomplete() -> None:
     found = read(DEBIAN[: DEBIAN.index("/run") + 2], truncated=True)
     assert found.facts.load == (0.52, 1.07, 0.99)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.fleet.clock import SystemClock
+from celery_ops.fleet.matching import rivals
 from celery_ops.fleet.statuses import FACTS_INTERVAL, Statuses
 from celery_ops.hosts import HostPool
 from celery_ops.model import Host, ServiceRef, ServiceState
 from tests.rig.sshd import make_key
-from tests.rig.systemd_hosts import systemd_hosts
+from tests.rig.systemd_hosts import SystemdHost, systemd_hosts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from celery_ops.model import Service
-    from tests.rig.systemd_hosts import SystemdHost
 
 pytestmark = pytest.mark.rig
 
@@ -33,32 +33,46 @@ UNITS: dict[str, dict[str, str]] = {
     "loops": ON | {"ExecStart": "sh -c 'sleep 0.2; exit 3'", "Restart": "always",
                    "RestartSec": "200ms", "StartLimitBurst": "1000"},
     "stopped": {"ExecStart": "sleep 1000"},
+    "named": ON | {"ExecStart": "python3 -c 'import time; time.sleep(1000)' worker -n w1@prod"},
 }  # fmt: skip
 REFS = {name: ServiceRef("web1", "systemd", f"{name}.service") for name in UNITS}
+SAME = ServiceRef("web2", "systemd", "named.service")
+
+
+class Rig(NamedTuple):
+    """Two hosts with the same units, and the keys to them."""
+
+    web1: SystemdHost
+    web2: SystemdHost
+    folder: Path
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SystemdHost, Path]]:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("keys")
     key = make_key(folder / "key")
     public = key.with_suffix(".pub").read_text().strip()
-    with systemd_hosts("web1", units=UNITS, key=public) as [host]:
-        host_key = (host.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
-        (folder / "known_hosts").write_text(f"{host.address} {host_key}")
+    with systemd_hosts("web1", "web2", units=UNITS, key=public) as hosts:
+        keys = [(one.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text() for one in hosts]
+        lines = [f"{one.address} {key}" for one, key in zip(hosts, keys, strict=True)]
+        (folder / "known_hosts").write_text("".join(lines))
         (folder / "config").touch()
-        yield host, folder
+        web1, web2 = hosts
+        yield Rig(web1, web2, folder)
 
 
 @pytest_asyncio.fixture
-async def statuses(rig: tuple[SystemdHost, Path]) -> AsyncIterator[Statuses]:
+async def statuses(rig: Rig) -> AsyncIterator[Statuses]:
     """As a user without any rights."""
-    host, folder = rig
+    folder = rig.folder
     settings = SshSettings(
         "ops", known_hosts=folder / "known_hosts", keys=(folder / "key",), config=folder / "config"
     )
-    entry = HostEntry("web1", host.address, "web1", settings)
-    pool = HostPool(replace(only_broker("redis://unused"), hosts=(entry,)))
-    made = Statuses(pool, REFS.values(), (Host("web1", host.address),), clock=SystemClock())
+    hosts = (rig.web1, rig.web2)
+    entries = tuple(HostEntry(one.name, one.address, one.name, settings) for one in hosts)
+    pool = HostPool(replace(only_broker("redis://unused"), hosts=entries))
+    machines = [Host(one.name, one.address) for one in hosts]
+    made = Statuses(pool, (*REFS.values(), SAME), machines, clock=SystemClock())
     yield made
     await made.close()
     await pool.close()
@@ -79,12 +93,10 @@ async def watched(statuses: Statuses, seconds: float) -> dict[str, Service]:
     return {name: statuses.services[ref] for name, ref in REFS.items()}
 
 
-async def test_what_is_told_of_a_host_is_what_it_says_itself(
-    rig: tuple[SystemdHost, Path], statuses: Statuses
-) -> None:
-    host, _ = rig
+async def test_what_is_told_of_a_host_is_what_it_says_itself(rig: Rig, statuses: Statuses) -> None:
+    host = rig.web1
     await statuses.refresh(20.0)
-    [web1] = statuses.machines
+    web1, _ = statuses.machines
     assert (web1.reachable, web1.error) == (True, None)
     assert web1.facts is not None
     facts = web1.facts.value
@@ -112,9 +124,9 @@ async def test_what_is_told_of_a_host_is_what_it_says_itself(
 
 
 async def test_cores_and_restarts_are_what_the_kernel_and_systemd_count(
-    rig: tuple[SystemdHost, Path], statuses: Statuses
+    rig: Rig, statuses: Statuses
 ) -> None:
-    host, _ = rig
+    host = rig.web1
     first = int(shown(host, "loops", "NRestarts"))
     services = await watched(statuses, FACTS_INTERVAL + 2.5)
     last = int(shown(host, "loops", "NRestarts"))
@@ -133,17 +145,26 @@ async def test_cores_and_restarts_are_what_the_kernel_and_systemd_count(
     assert loops.restarted.by_supervisor
 
 
-async def test_a_full_disk_is_seen_as_the_host_sees_it(
-    rig: tuple[SystemdHost, Path], statuses: Statuses
-) -> None:
-    host, _ = rig
+async def test_a_full_disk_is_seen_as_the_host_sees_it(rig: Rig, statuses: Statuses) -> None:
+    host = rig.web1
     host.run("sh", "-c", "head -c 400m /dev/zero >/filling 2>/dev/null || true")
     try:
         await statuses.refresh(20.0)
     finally:
         host.run("rm", "/filling")
-    [web1] = statuses.machines
+    web1, _ = statuses.machines
     assert web1.facts is not None
     fullest = web1.facts.value.fullest
     assert fullest is not None
     assert fullest.fullness > 0.99
+
+
+async def test_two_hosts_that_run_one_name_are_found_by_their_processes(
+    rig: Rig, statuses: Statuses
+) -> None:
+    await statuses.refresh(20.0)
+    found = rivals(statuses.services.values())
+    assert [one.ref for one in found["w1@prod"]] == [REFS["named"], SAME]
+    rig.web2.run("systemctl", "stop", "named")
+    await statuses.read((SAME,))
+    assert rivals(statuses.services.values()) == {}

@@ -416,7 +416,9 @@ def test_what_systemd_does_about_an_end_is_read(
     assert units.status("a.service", RUNNING | changes).retry is retry
 
 
-@pytest.mark.parametrize(("text", "restarts"), [("7", 7), ("0", 0), ("", None), (None, None)])
+@pytest.mark.parametrize(
+    ("text", "restarts"), [("7", 7), ("0", 0), ("", None), (None, None), ("9" * 5_000, None)]
+)
 def test_restarts_by_systemd_are_counted_where_it_counts(
     text: str | None, restarts: int | None
 ) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from celery_ops.machine import Disk, HostFacts, Restarts, Usage
 from celery_ops.model import (
+    Finding,
     FleetSnapshot,
     Host,
+    Level,
     Reading,
     Service,
     ServiceRef,
@@ -212,3 +214,11 @@ async def test_hostile_names_and_errors_of_hosts_stay_text() -> None:
         for key in ("d", "escape", "y", "escape", "down", "d", "escape"):
             await there.press(key)
             assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(there.text)
+
+
+async def test_a_problem_of_a_host_is_described_with_the_host() -> None:
+    finding = Finding("disk-nearly-full", Level.WARNING, "web1", "/var is 90% full", "look")
+    async with opened(replace(fleet(), problems=(finding,), _by_name={}), size=(120, 50)) as there:
+        await there.press("enter")
+        for text in ("/var is 90% full", "web1.lan", "0.52  1.07  0.99"):
+            assert text in there.text
