@@ -147,7 +147,8 @@ def judge(
 
 def _shared(doubled: Sequence[Service]) -> str:
     told = [f"pid {one.status.value.pid} ({one.ref})" for one in doubled if one.status is not None]
-    return f"{len(told)} processes share this name: {', '.join(told)}"
+    number = "two" if len(told) == 2 else str(len(told))
+    return f"{number} processes share this name: {', '.join(told)}"
 
 
 def _is_stopping(node: KnownNode, status: ServiceStatus) -> bool:
@@ -308,8 +309,9 @@ def _silence(node: KnownNode, service: Service | None, known: Known) -> str:
 
 
 def _host(service: Service | None, known: Known) -> Host | None:
-    names = {host.name: host for host in known.hosts}
-    return None if service is None else names.get(service.ref.host)
+    if service is None:
+        return None
+    return next((host for host in known.hosts if host.name == service.ref.host), None)
 
 
 def _since_when(node: KnownNode, known: Known) -> str:

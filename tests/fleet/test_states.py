@@ -460,6 +460,6 @@ async def test_one_name_on_two_hosts_is_a_conflict_before_anybody_answers(lab: L
         worker.faults.never_replies = worker.faults.no_heartbeats = True
     seen = await lab.see("w1@prod")
     assert seen.state is WorkerState.CONFLICT
-    assert seen.says.startswith("2 processes share this name: pid ")
+    assert seen.says.startswith("two processes share this name: pid ")
     assert "on web1" in seen.says
     assert "on web2" in seen.says
