@@ -45,7 +45,7 @@ LEVEL_SIGNS = {
 
 def lines(subject: Subject, picture: Picture) -> list[Line]:
     """What is known of a subject in this picture."""
-    found = _find(subject, picture)
+    found = find(subject, picture)
     now, shown = picture.now, picture.shown
     match found:
         case Worker():
@@ -66,7 +66,7 @@ def lines(subject: Subject, picture: Picture) -> list[Line]:
 
 def raw(subject: Subject, picture: Picture) -> list[Line]:
     """The same as JSON, as it was read; long ones end in how much more there is."""
-    found = _find(subject, picture)
+    found = find(subject, picture)
     if found is None:
         return [line("null")]
     # Not msgspec's own encoder: it refuses half a surrogate, which JSON replies can hold.
@@ -83,7 +83,8 @@ def finding_name(finding: Finding) -> str:
     return f"{finding.rule} {finding.subject}"
 
 
-def _find(subject: Subject, picture: Picture) -> Thing | None:
+def find(subject: Subject, picture: Picture) -> Thing | None:
+    """The subject as it is in this picture."""
     shown = picture.shown
     if subject.kind is Kind.RUN:
         return next((run for run in picture.runs or () if run.id == subject.name), None)

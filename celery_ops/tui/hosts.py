@@ -369,6 +369,7 @@ class HostsView(TableView["Row"]):
 
     noun = "host"
     kind = Kind.HOST
+    has_logs = True
 
     def __init__(self, picture: Picture) -> None:
         super().__init__(picture, COLUMNS, id="hosts")
@@ -378,11 +379,12 @@ class HostsView(TableView["Row"]):
         row = self.table.row
         return None if row is None else row.subject
 
-    @property
-    def service(self) -> ServiceRef | None:
-        """The service that the cursor is on."""
-        row = self.table.row
-        return row.service.ref if row is not None and row.service is not None else None
+    def log_of(self, row: Row) -> ServiceRef | str:
+        if row.service is not None:
+            return row.service.ref
+        if row.worker is not None:
+            return workers.log_of(row.worker)
+        return "A host has no log of its own here: its services, below it, have."
 
     def rows(self, picture: Picture) -> Sequence[Row]:
         return rows_of(picture.shown) if picture.shown else ()

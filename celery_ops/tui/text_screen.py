@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from celery_ops.model import Service, Worker
 from celery_ops.tui import describe, workers
 from celery_ops.tui.bars import Bar, Part
 from celery_ops.tui.commands import COMMANDS, Where, bindings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from celery_ops.model import ServiceRef
     from celery_ops.tui.picture import Picture, Subject
 
 
@@ -74,12 +76,15 @@ class DescribeScreen(TextScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         del parameters
-        return action != "log" or self._subject.kind is Kind.WORKER
+        return action != "log" or self._subject.kind in {Kind.WORKER, Kind.SERVICE}
 
     def action_log(self) -> None:
-        shown = self.picture.shown
-        worker = shown.worker(self._subject.name) if shown is not None else None
-        service = None if worker is None else workers.log_of(worker)
+        service: ServiceRef | str | None = None
+        match describe.find(self._subject, self.picture):
+            case Worker() as worker:
+                service = workers.log_of(worker)
+            case Service(ref=ref):
+                service = ref
         if isinstance(service, str):
             self.notify(service, severity="warning", markup=False)
         elif service is not None:

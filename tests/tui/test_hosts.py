@@ -24,6 +24,7 @@ from celery_ops.tui.hosts import HostsView
 from tests.tui import fleets
 from tests.tui.fleets import HOSTILE, ago
 from tests.tui.screens import SIZES, opened
+from tests.tui.standins import FedLogs
 
 GIGA = 1024**3
 FACTS = HostFacts(
@@ -141,20 +142,36 @@ async def test_only_what_is_wrong_keeps_the_host_of_what_is_wrong() -> None:
         assert "w1@web2 silent" in there.text
 
 
+def selected(view: HostsView) -> ServiceRef | str | None:
+    row = view.table.row
+    return None if row is None else view.log_of(row)
+
+
+async def test_the_log_of_a_service_is_asked_for_from_its_row_and_its_description() -> None:
+    logs = FedLogs()
+    async with opened(fleet(), size=(160, 30), logs=logs) as there:
+        await there.press("6", "l")
+        assert "A host has no log of its own" in there.text
+        assert logs.begun == []
+        await there.press("down", "l")
+        await there.press("escape", "d", "l")
+        assert [(one.host, one.name) for one in logs.begun] == [("web1", "w1")] * 2
+
+
 async def test_the_cursor_stays_on_its_service_when_the_rows_change() -> None:
     async with opened(fleet(), size=(160, 30)) as there:
         await there.press("6", "down", "down")
         view = there.app.screen.query_one(HostsView)
         ref = ServiceRef("web1", "systemd", "w2", worker="w2@web1")
-        assert view.service == ref
+        assert selected(view) == ref
         more = (host("db1"), *fleet().hosts)
         await there.see(replace(fleet(), hosts=more, _by_name={}))
-        assert view.service == ref
+        assert selected(view) == ref
         await there.press("greater_than_sign", "greater_than_sign", "i")
-        assert view.service == ref
+        assert selected(view) == ref
         await there.press("home")
         await there.press("less_than_sign", "less_than_sign", "i", "home")
-        assert view.service is None
+        assert isinstance(selected(view), str)
 
 
 async def test_the_gravest_comes_first_by_state() -> None:
