@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.rig.operations import Operations
     from tests.rig.operator import Operator
+
+
+class Staffed(Protocol):
+    """A fleet with operators, as each module has one."""
+
+    def operator(self, directory: Path, name: str, *options: str) -> Operator: ...
+    def dismiss(self) -> None: ...
+    def leaks(self) -> list[str]: ...
 
 
 class MakeOperator(Protocol):
@@ -24,7 +31,7 @@ class MakeOperator(Protocol):
 
 
 @pytest.fixture
-def operator(fleet: Operations, tmp_path: Path) -> Iterator[MakeOperator]:
+def operator(fleet: Staffed, tmp_path: Path) -> Iterator[MakeOperator]:
     """Operators whose commands end with the test. `fleet` is the module's own."""
 
     def make(name: str, *options: str) -> Operator:

@@ -5,12 +5,12 @@ A solo worker cannot answer while it runs a task; it is waited for, and not take
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig import wait_until
+from tests.rig.load import ATTEMPTS, Load
 from tests.rig.operations import COMMON, Operations, Program, operations
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 POOLS = ("prefork", "threads", "solo")
-SECONDS = (0.1, 0.9, 0.3, 0.6)
 RESTART = ("runbook", "rolling-restart", "--yes", "-p", "hold=1s")
-ATTEMPTS = ("rig.work", "rig.work_late")
-"""Acknowledged before and after their run."""
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +35,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
         yield made
 
 
-class Load:
-    """Sends numbered tasks for as long as it is entered: about as many as the fleet can run."""
-
-    def __init__(self, fleet: Operations) -> None:
-        self._fleet = fleet.fleet
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self.sent = 0
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _send(self) -> None:
-        while not self._over.wait(0.15):
-            seconds = SECONDS[self.sent % len(SECONDS)]
-            late = {} if self.sent % 7 else {"countdown": 3}
-            task = ATTEMPTS[self.sent // len(SECONDS) % len(ATTEMPTS)]
-            self._fleet.send(self.sent, seconds, task=task, queue=COMMON, **late)
-            self.sent += 1
-
-
 def test_every_pool_is_restarted_under_load_without_losing_a_task(
     fleet: Operations, ann: Operator
 ) -> None:
     before = {pool: fleet.pid(pool) for pool in POOLS}
-    with Load(fleet) as load:
+    with Load(fleet.fleet, COMMON) as load:
         wait_until(lambda: len(fleet.fleet.ends()) > 10, what="the fleet is at work")
         said = ann.do(
             *RESTART,
@@ -77,10 +48,8 @@ def test_every_pool_is_restarted_under_load_without_losing_a_task(
         )
     assert said.code == 0, said.all
     assert all(fleet.pid(pool) not in {0, before[pool]} for pool in POOLS)
-    everything = set(range(load.sent))
-    wait_until(lambda: fleet.fleet.ends().keys() == everything, what="all tasks end", timeout=60)
-    assert set(fleet.fleet.starts().values()) == {1}
-    assert set(fleet.fleet.ends().values()) == {1}
+    load.settle()
+    assert load.twice() == []
     assert fleet.nothing_is_taken()
     wait_until(lambda: fleet.consumes_all(*POOLS, "other"), what="everybody consumes")
 

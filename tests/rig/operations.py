@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tests.rig import wait_until
-from tests.rig.operator import Operator
+from tests.rig.operator import Operators
 from tests.rig.poller import Poller
 from tests.rig.redis import RedisServer
 from tests.rig.supervisord import supervisord
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from tests.rig.operator import Operator
     from tests.rig.supervisord import Rig
 
 PASSWORD = "s3cr3t-Pässw0rd/%"
+LOGIN = ("--user", "ops", "on", f">{PASSWORD}", "~*", "&*", "+@all")
 PIECES = (b"s3cr3t", b"ssw0rd")
 """At least one of these is left of the password, however it is quoted, encoded or cut."""
 
 CONTEXT = "rig"
 COMMON = "common"
-_CONF = {
+CONF = {
     "task_default_queue": COMMON,
     "accept_content": ["json", "yaml"],
     "worker_prefetch_multiplier": 4,
@@ -101,7 +103,7 @@ class Operations:
         self.config = folder / "celery-ops.yaml"
         self.redis: Redis = server.client()
         self.poller = Poller(self.redis)
-        self._operators: list[Operator] = []
+        self._operators = Operators(PIECES)
         _write_config(self.config, server, rig, programs)
         # Not above: where supervisor is missing, its rig skips the test and says why.
         transport: Any = importlib.import_module("supervisor.xmlrpc").SupervisorTransport
@@ -116,8 +118,7 @@ class Operations:
     def operator(self, directory: Path, name: str, *options: str) -> Operator:
         """Somebody with an empty home, who names the configuration unless `options` are given."""
         options = options or ("--config", str(self.config))
-        self._operators.append(Operator(directory, name, *options))
-        return self._operators[-1]
+        return self._operators.hire(directory, name, *options)
 
     # --- workers ---
 
@@ -208,17 +209,11 @@ class Operations:
 
     def leaks(self) -> list[str]:
         """Every file of an operator's in which the broker's password can be read."""
-        return [
-            str(path)
-            for operator in self._operators
-            for path in operator.written()
-            if any(piece in path.read_bytes() for piece in PIECES)
-        ]
+        return self._operators.leaks()
 
     def dismiss(self) -> None:
         """End what the operators have started; what they wrote stays."""
-        for operator in self._operators:
-            operator.stop()
+        self._operators.dismiss()
 
 
 @contextlib.contextmanager
@@ -232,11 +227,10 @@ def operations(
 
     `redis` are further arguments of its server.
     """
-    login = ("--user", "ops", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-    server = RedisServer(folder / "redis", arguments=(*login, *redis))
+    server = RedisServer(folder / "redis", arguments=(*LOGIN, *redis))
     try:
         url = broker_url(server)
-        fleet = Fleet(folder / "app", url, server.url(1), {**_CONF, **(conf or {})})
+        fleet = Fleet(folder / "app", url, server.url(1), {**CONF, **(conf or {})})
         sections = {one.name: one.settings(fleet, folder / "app") for one in programs}
         with supervisord(sections) as rig:
             made = Operations(folder, server, fleet, rig, programs)
@@ -251,7 +245,7 @@ def operations(
 
 
 def broker_url(server: RedisServer) -> str:
-    return f"redis://ops:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/0"
+    return f"redis://ops:{quote(PASSWORD, safe='')}@{server.address}:{server.port}/0"
 
 
 def _write_config(path: Path, server: RedisServer, rig: Rig, programs: Sequence[Program]) -> None:

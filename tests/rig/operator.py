@@ -22,7 +22,7 @@ import pytest
 from tests.rig import end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 120.0
@@ -191,6 +191,32 @@ class Operator:
         for path in self.journals():
             for pid in re.findall(rb'"intent":"pid (\d+) on', path.read_bytes()):
                 _end_executor(int(pid), path.stem)
+
+
+class Operators:
+    """All operators of a fleet, and the pieces of secrets that none of them may ever write."""
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._secrets = secrets
+        self._hired: list[Operator] = []
+
+    def hire(self, directory: Path, name: str, *options: str) -> Operator:
+        self._hired.append(Operator(directory, name, *options))
+        return self._hired[-1]
+
+    def leaks(self) -> list[str]:
+        """Every file of an operator's in which a secret can be read."""
+        return [
+            str(path)
+            for operator in self._hired
+            for path in operator.written()
+            if any(piece in path.read_bytes() for piece in self._secrets)
+        ]
+
+    def dismiss(self) -> None:
+        """End what the operators have started; what they wrote stays."""
+        for operator in self._hired:
+            operator.stop()
 
 
 def _end_executor(pid: int, run: str) -> None:

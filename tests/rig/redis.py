@@ -36,7 +36,10 @@ class Certificates:
 
 
 class RedisServer:
-    """A running server. It keeps nothing on disk unless `arguments` say so."""
+    """A running server. It keeps nothing on disk unless `arguments` say so.
+
+    It listens on `address` and lets in whoever can reach it, unless `arguments` say otherwise.
+    """
 
     def __init__(
         self,
@@ -44,10 +47,12 @@ class RedisServer:
         *,
         arguments: Sequence[str] = (),
         certificates: Certificates | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.port = free_port()
+        self.address = address
+        self.port = free_port(address)
         self.socket = directory / "redis.sock"
         self.certificates = certificates
         self._arguments = tuple(arguments)
@@ -61,8 +66,8 @@ class RedisServer:
 
     def url(self, db: int = 0) -> str:
         if self.certificates is not None:
-            return f"rediss://127.0.0.1:{self.port}/{db}?ssl_ca_certs={self.certificates.authority}"
-        return f"redis://127.0.0.1:{self.port}/{db}"
+            return f"rediss://{self.address}:{self.port}/{db}?ssl_ca_certs={self.certificates.authority}"
+        return f"redis://{self.address}:{self.port}/{db}"
 
     def client(self, db: int = 0, *, password: str | None = None) -> Redis:
         """A client of redis-py's, through the socket: needs no certificates."""
@@ -76,7 +81,16 @@ class RedisServer:
                 [
                     server_program(tls=self.certificates is not None),
                     *port,
-                    *("--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+                    *(
+                        "--bind",
+                        self.address,
+                        "--protected-mode",
+                        "no",
+                        "--save",
+                        "",
+                        "--appendonly",
+                        "no",
+                    ),
                     *("--dir", str(self.directory), "--unixsocket", str(self.socket)),
                     *self._arguments,
                 ],
