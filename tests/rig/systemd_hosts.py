@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from celery_ops.hosts.local import LocalShell
 from tests.rig.missing import missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from celery_ops.ports import Command, Completed
 
@@ -60,12 +61,17 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class SystemdHost:
-    """A booted host. `root` is its file system, `init` the pid of its systemd on this machine."""
+    """A booted host. `root` is its file system, `init` the pid of its systemd on this machine.
+
+    `namespace` is the name of its network's namespace; all of its processes are in `groups`.
+    """
 
     name: str
     address: str
     root: Path
     init: int
+    namespace: str
+    groups: tuple[Path, ...]
 
     def shell(self, user: str = "root") -> HostShell:
         return HostShell(self, user)
@@ -104,30 +110,78 @@ class HostShell:
         return replace(command, argv=argv, env=(), shown=str(command))
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A /24 that nobody else on this machine uses: whoever holds its lock has it.
+
+    All that belongs to its hosts bears the name of its bridge.
+    """
+
+    bridge: str
+    prefix: str
+
+    @property
+    def here(self) -> str:
+        """This machine's own address in it."""
+        return f"{self.prefix}.1"
+
+
+@contextlib.contextmanager
+def host_network() -> Iterator[Network]:
+    """A network for hosts, where it has to be known before they boot."""
+    _require()
+    LOCKS.mkdir(exist_ok=True)
+    first = os.getpid() % 200
+    for third in (*range(first, 250), *range(first)):
+        network = Network(f"cops{third}", f"10.213.{third}")
+        with (LOCKS / network.bridge).open("w") as lock:
+            if not _locked(lock):
+                continue
+            _sweep(network.bridge)
+            if f"{network.prefix}." not in _ip("-4", "route", "show", "table", "all"):
+                with _bridge(network):
+                    yield network
+                return
+    pytest.fail("no address range is free")
+
+
 @contextlib.contextmanager
 def systemd_hosts(
-    *names: str, units: Mapping[str, Mapping[str, str]], key: str = "", sudoers: str = ""
+    *names: str,
+    units: Mapping[str, Mapping[str, str]],
+    key: str = "",
+    sudoers: str = "",
+    network: Network | None = None,
+    layers: Sequence[Path] = (),
+    files: Mapping[str, str] | None = None,
 ) -> Iterator[list[SystemdHost]]:
-    """Boot hosts with these services (name: its keys of `[Service]`; `WantedBy=` goes to Install).
+    """Boot hosts with these services (name: its keys of `[Service]`; `WantedBy=` goes to Install,
+    where a template names its instances: `multi-user.target a b`).
 
-    `key` is the public SSH key that root and ops let in; `sudoers` is what ops may do. At the end
-    the hosts lose their power, and nothing of them is left.
+    `key` is the public SSH key that root and ops let in; `sudoers` is what ops may do. `layers` lie
+    over the base file system, unchanged; `files` are made for the user celery. At the end the hosts
+    lose their power, and nothing of them is left.
     """
-    base = _base()
+    base = base_file_system()
     with contextlib.ExitStack() as stack:
-        network = stack.enter_context(_network())
+        network = network or stack.enter_context(host_network())
         folder = Path(tempfile.mkdtemp(prefix=f"{network.bridge}-"))
         stack.callback(shutil.rmtree, folder)
         booting = []
         for number, name in enumerate(names, 2):
-            root = stack.enter_context(_file_system(base, folder / name, network.bridge))
+            place = folder / name
+            root = stack.enter_context(_file_system((*layers, base), place, network.bridge))
             address = f"{network.prefix}.{number}"
             _prepare(root, name, address, units, key, sudoers)
+            _write_files(root, files or {})
             namespace = stack.enter_context(_namespace(network, number))
             groups = stack.enter_context(_control_groups(f"{network.bridge}-{number}"))
             console = folder / f"{name}.console"
             process = stack.enter_context(_booting(root, name, namespace, groups, console))
-            booting.append((name, address, root, process, console))
+            make = partial(
+                SystemdHost, name, address, root, namespace=namespace.name, groups=tuple(groups)
+            )
+            booting.append((make, process, console))
         yield [_booted(*one) for one in booting]
 
 
@@ -139,8 +193,8 @@ def _require() -> None:
             missing(f"systemd hosts: {tool} (Debian: systemd-container, mmdebstrap, iproute2)")
 
 
-def _base() -> Path:
-    """The file system that all hosts share; built if this machine has none of this recipe."""
+def base_file_system() -> Path:
+    """What all hosts share; built if this machine has none of this recipe."""
     _require()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celery-ops-tests"
     cache.mkdir(parents=True, exist_ok=True)
@@ -176,34 +230,6 @@ def _build(base: Path) -> None:
     unfinished.rename(base)
 
 
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """A /24 that nobody else on this machine uses: whoever holds its lock has it.
-
-    All that belongs to its hosts bears the name of its bridge.
-    """
-
-    bridge: str
-    prefix: str
-
-
-@contextlib.contextmanager
-def _network() -> Iterator[_Network]:
-    LOCKS.mkdir(exist_ok=True)
-    first = os.getpid() % 200
-    for third in (*range(first, 250), *range(first)):
-        network = _Network(f"cops{third}", f"10.213.{third}")
-        with (LOCKS / network.bridge).open("w") as lock:
-            if not _locked(lock):
-                continue
-            _sweep(network.bridge)
-            if f"{network.prefix}." not in _ip("-4", "route", "show", "table", "all"):
-                with _bridge(network):
-                    yield network
-                return
-    pytest.fail("no address range is free")
-
-
 def _locked(file: IO[str]) -> bool:
     """Hold it until it is closed, if nobody else does: the kernel lets go for whoever dies."""
     try:
@@ -214,7 +240,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _bridge(network: _Network) -> Iterator[None]:
+def _bridge(network: Network) -> Iterator[None]:
     _make(network.bridge)
     try:
         _ip("addr", "add", f"{network.prefix}.1/24", "dev", network.bridge)
@@ -248,7 +274,7 @@ def _make(bridge: str) -> None:
 
 
 @contextlib.contextmanager
-def _namespace(network: _Network, number: int) -> Iterator[Path]:
+def _namespace(network: Network, number: int) -> Iterator[Path]:
     """A network namespace with its end of a cable to the bridge, up before systemd boots."""
     name, outer = f"{network.bridge}-{number}", f"{network.bridge}v{number}"
     _ip("netns", "add", name)
@@ -265,15 +291,16 @@ def _namespace(network: _Network, number: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _file_system(base: Path, folder: Path, source: str) -> Iterator[Path]:
-    """The base with all changes in memory: an overlay on an overlay would be refused."""
+def _file_system(layers: Sequence[Path], folder: Path, source: str) -> Iterator[Path]:
+    """The layers with all changes in memory: an overlay on an overlay would be refused."""
     folder.mkdir()
     _call("mount", "-t", "tmpfs", "-o", "size=256m", source, str(folder))
     try:
         for part in ("changes", "work", "root"):
             (folder / part).mkdir()
-        layers = f"lowerdir={base},upperdir={folder}/changes,workdir={folder}/work"
-        _call("mount", "-t", "overlay", source, "-o", layers, f"{folder}/root")
+        lower = ":".join(map(str, layers))
+        options = f"lowerdir={lower},upperdir={folder}/changes,workdir={folder}/work"
+        _call("mount", "-t", "overlay", source, "-o", options, f"{folder}/root")
         try:
             yield folder / "root"
         finally:
@@ -314,9 +341,23 @@ def _write_unit(folder: Path, unit: str, keys: dict[str, str]) -> None:
     lines = "\n".join(f"{key}={value}" for key, value in keys.items())
     (folder / f"{unit}.service").write_text(f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n")
     if wanted_by is not None:
-        wants = folder / f"{wanted_by}.wants"
+        target, *instances = wanted_by.split()
+        wants = folder / f"{target}.wants"
         wants.mkdir(exist_ok=True)
-        (wants / f"{unit}.service").symlink_to(f"/etc/systemd/system/{unit}.service")
+        for instance in instances or [""]:
+            link = wants / f"{unit}{instance}.service"
+            link.symlink_to(f"/etc/systemd/system/{unit}.service")
+
+
+def _write_files(root: Path, files: Mapping[str, str]) -> None:
+    owner = (root / "home/celery").stat()
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+        for changed in (path, path.parent):
+            os.chown(changed, owner.st_uid, owner.st_gid)
 
 
 @contextlib.contextmanager
@@ -390,17 +431,17 @@ def _booting(
 
 
 def _booted(
-    name: str, address: str, root: Path, process: subprocess.Popen[bytes], console: Path
+    make: Callable[[int], SystemdHost], process: subprocess.Popen[bytes], console: Path
 ) -> SystemdHost:
     deadline = time.monotonic() + BOOT_DEADLINE
     while time.monotonic() < deadline and process.poll() is None:
         init = _init(process.pid)
         if init is not None:
-            host = SystemdHost(name, address, root, init)
+            host = make(init)
             if host.run("systemctl", "is-active", "multi-user.target", check=False) == "active\n":
                 return host
         time.sleep(0.05)
-    pytest.fail(f"{name} does not boot: {console.read_text(errors='replace')[-2000:]}")
+    pytest.fail(f"a host does not boot: {console.read_text(errors='replace')[-2000:]}")
 
 
 def _init(started: int) -> int | None:

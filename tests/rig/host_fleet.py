@@ -1,0 +1,247 @@
+"""A fleet on machines: three systemd hosts with two workers each, a broker here, and operators.
+
+Each worker is an instance of one template unit and consumes `common`; the first ones of the hosts
+consume `mail` as well. The hosts are reached by SSH, as a user who may start and stop just these
+units.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_ops.hosts.systemd import sudoers_line
+from celery_ops.model import ServiceRef
+from tests.rig import wait_until
+from tests.rig.host_celery import celery_layer
+from tests.rig.operations import CONF, LOGIN, PIECES, broker_url
+from tests.rig.operator import Operators
+from tests.rig.poller import Poller
+from tests.rig.redis import RedisServer
+from tests.rig.sshd import make_key
+from tests.rig.systemd_hosts import base_file_system, host_network, systemd_hosts
+from tests.rig.workers import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from redis import Redis
+
+    from tests.rig.operator import Operator
+    from tests.rig.systemd_hosts import SystemdHost
+
+CONTEXT = "hosts"
+HOSTS = ("web1", "web2", "web3")
+INSTANCES = ("w1", "w2")
+QUEUES = {"w1": ("common", "mail"), "w2": ("common",)}
+CONSUMERS = {"common": 6, "mail": 3}
+READY_DEADLINE = 60.0
+UNIT = {
+    "User": "celery",
+    "WorkingDirectory": "/srv/rig",
+    "EnvironmentFile": "/srv/rig/environment",
+    "Environment": "RIG_PROGRAM=%i PYTHONPATH=/opt/celery HOME=/home/celery",
+    "ExecStart": (
+        "/bin/sh -c 'exec python3 -m celery -A rigapp worker -n %i@%H --queues $QUEUES_%i"
+        " --pool prefork --concurrency 2 --loglevel INFO --without-gossip --without-mingle'"
+    ),
+    "KillMode": "mixed",
+    "Restart": "always",
+    "RestartSec": "1",
+    "TimeoutStopSec": "30",
+    "WantedBy": f"multi-user.target {' '.join(INSTANCES)}",
+}
+"""What Celery's manual tells to set is set; `KillMode=mixed` is what it does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker: an instance of the template on a host."""
+
+    host: str
+    instance: str
+
+    @property
+    def node(self) -> str:
+        return f"{self.instance}@{self.host}"
+
+    @property
+    def service(self) -> ServiceRef:
+        return ServiceRef(self.host, "systemd", f"celery@{self.instance}.service")
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return QUEUES[self.instance]
+
+
+MEMBERS = tuple(Member(host, instance) for host in HOSTS for instance in INSTANCES)
+
+
+class HostFleet:
+    """The hosts, what runs on them, their broker, and the operators who look after them.
+
+    `fleet` sends tasks and counts them. What is true of a unit is asked of its host itself, without
+    SSH; what is true of a worker, by a poller that knows nothing of celery_ops.
+    """
+
+    def __init__(
+        self, folder: Path, server: RedisServer, fleet: Fleet, hosts: Sequence[SystemdHost]
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.fleet = fleet
+        self.hosts = {host.name: host for host in hosts}
+        self.key = folder / "key"
+        self.known_hosts = folder / "known_hosts"
+        self.config = folder / "celery-ops.yaml"
+        self.redis: Redis = server.client()
+        self.poller = Poller(self.redis)
+        self._operators = Operators(PIECES)
+        self._trust(hosts)
+        self.config.write_text(self.configuration())
+
+    def configuration(self, **ssh: Mapping[str, object]) -> str:
+        """A `celery-ops.yaml`; `web1={"port": 2222}` sets how that host is reached, with its
+        address among it if that is another.
+        """
+        hosts = {
+            name: {"address": host.address} | _entry(ssh.get(name, {}))
+            for name, host in self.hosts.items()
+        }
+        context = {
+            "broker": broker_url(self.server),
+            "ssh": {
+                "user": "ops",
+                "keys": [str(self.key)],
+                "known_hosts": str(self.known_hosts),
+                "sudo": True,
+            },
+            "hosts": hosts,
+            "services": [
+                {"host": one.host, "systemd": one.service.name, "worker": one.node}
+                for one in MEMBERS
+            ],
+        }
+        # JSON is YAML.
+        return json.dumps({"default": CONTEXT, "contexts": {CONTEXT: context}}, indent=2)
+
+    def operator(self, directory: Path, name: str, *options: str) -> Operator:
+        """Somebody with an empty home, who names the configuration unless `options` are given."""
+        options = options or ("--config", str(self.config))
+        return self._operators.hire(directory, name, *options)
+
+    def trust(self, name: str, address: str) -> None:
+        """Let a host's key be known for another address as well: `[127.0.0.1]:2222`."""
+        public = (self.hosts[name].root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        with self.known_hosts.open("a") as file:
+            file.write(f"{address} {public}")
+
+    def wait_until_ready(self) -> None:
+        """Until all workers consume; raise TimeoutError with the last words of those who do not."""
+        try:
+            wait_until(
+                lambda: self.poller.consumers() == CONSUMERS,
+                what="six workers",
+                timeout=READY_DEADLINE,
+            )
+        except TimeoutError as error:
+            words = "\n".join(
+                host.run("journalctl", "-n", "20", "--no-pager", "-u", "celery@*")
+                for host in self.hosts.values()
+            )
+            raise TimeoutError(f"{error}\n{words}") from error
+
+    def close(self) -> None:
+        """Close the connections; what runs is ended by whoever started it."""
+        self.redis.close()
+        self.fleet.stop()
+
+    # --- what is promised ---
+
+    def show(self, member: Member, *properties: str) -> dict[str, str]:
+        """What systemd says of a unit, asked on the host itself."""
+        host = self.hosts[member.host]
+        asked = ",".join(properties)
+        out = host.run("systemctl", "show", "-p", asked, member.service.name)
+        return dict(line.split("=", 1) for line in out.splitlines())
+
+    def incarnations(self) -> dict[str, str]:
+        """The life of each worker, as its own systemd tells it."""
+        return {one.node: self.show(one, "InvocationID")["InvocationID"] for one in MEMBERS}
+
+    def nothing_is_taken(self) -> bool:
+        """No worker owes or is owed anything, says the broker itself."""
+        return not self.redis.exists("celery-ops:taken")
+
+    def leaks(self) -> list[str]:
+        """Every file of an operator's in which the broker's password can be read."""
+        return self._operators.leaks()
+
+    def dismiss(self) -> None:
+        """End what the operators have started; what they wrote stays."""
+        self._operators.dismiss()
+
+    def _trust(self, hosts: Sequence[SystemdHost]) -> None:
+        self.known_hosts.touch()
+        for host in hosts:
+            self.trust(host.name, host.address)
+
+
+@contextlib.contextmanager
+def host_fleet(
+    folder: Path, *, unit: Mapping[str, str] | None = None, conf: Mapping[str, object] | None = None
+) -> Iterator[HostFleet]:
+    """Boot it, and wait for all workers. `unit` changes keys of the template.
+
+    At the end nothing is left.
+    """
+    layer = celery_layer(base_file_system())
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(host_network())
+        server = RedisServer(folder / "redis", arguments=LOGIN, address=network.here)
+        stack.callback(server.stop)
+        # What runs in a host knows no other address, and neither does who sends.
+        fleet = Fleet(folder / "app", broker_url(server), server.url(1), {**CONF, **(conf or {})})
+        hosts = stack.enter_context(
+            systemd_hosts(
+                *HOSTS,
+                units={"celery@": {**UNIT, **(unit or {})}},
+                key=make_key(folder / "key").with_suffix(".pub").read_text().strip(),
+                sudoers="\n".join(sudoers()),
+                network=network,
+                layers=[layer],
+                files={
+                    "srv/rig/rigapp.py": (folder / "app/rigapp.py").read_text(),
+                    "srv/rig/environment": _environment(fleet),
+                    "srv/rig/faults/none": "",
+                },
+            )
+        )
+        made = HostFleet(folder, server, fleet, hosts)
+        stack.callback(made.close)
+        stack.callback(made.dismiss)
+        made.wait_until_ready()
+        yield made
+
+
+def sudoers() -> list[str]:
+    """The least that lets the user ops start and stop these units, a line each."""
+    names = {one.service.name: one.service for one in MEMBERS}
+    return [sudoers_line(one).replace("USER", "ops") for one in names.values()]
+
+
+def _environment(fleet: Fleet) -> str:
+    """As systemd reads it: nothing is special between single quotes."""
+    variables = fleet.environment()
+    variables |= {f"QUEUES_{one}": ",".join(queues) for one, queues in QUEUES.items()}
+    return "".join(f"{name}='{value}'\n" for name, value in variables.items())
+
+
+def _entry(ssh: Mapping[str, object]) -> dict[str, Any]:
+    """The keys of a host's entry: `address` stands beside `ssh`."""
+    settings = dict(ssh)
+    address = {"address": settings.pop("address")} if "address" in settings else {}
+    return {**address, **({"ssh": settings} if settings else {})}
