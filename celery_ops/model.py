@@ -220,6 +220,8 @@ class ServiceStatus:
     acks_late).
     """
     stop_signal: str | None = None
+    startable: bool | None = None
+    """False: once stopped it cannot be started again (masked, its definition gone or broken)."""
     arguments: tuple[str, ...] | None = None
     """The main process's command line, where its host could be asked."""
     restarts: int | None = None

@@ -128,6 +128,7 @@ def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
         stop_signal=_signal_name(unit.get("KillSignal", "")),
         restarts=_integer(unit.get("NRestarts", "")),
         retry=_retry(unit),
+        startable=unit["LoadState"] == "loaded" if unit.get("LoadState") else None,
     )
 
 

@@ -50,7 +50,10 @@ def _service_obstacles(verb: WorkerVerb, worker: PlannedWorker, live: Worker | N
     if live.service.status is None:
         why = live.service.error or "no reason given"
         return [f"the supervisor of {name} did not answer: {why}"]
-    if _PURGE & set(live.service.status.value.arguments or ()) and verb is not WorkerVerb.STOP:
+    status = live.service.status.value
+    if status.startable is False and verb is not WorkerVerb.STOP:
+        return [f"{name} could not be started: {status.says}"]
+    if _PURGE & set(status.arguments or ()) and verb is not WorkerVerb.STOP:
         return [
             f"{name} purges its queues when it starts (--purge): waiting messages would be lost"
         ]

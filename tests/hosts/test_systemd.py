@@ -132,7 +132,20 @@ def test_all_is_read_of_a_unit_that_runs() -> None:
         signals_children=True,
         stop_signal="SIGTERM",
         restarts=0,
+        startable=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("load_state", "startable"),
+    [("loaded", True), ("masked", False), ("not-found", False), ("bad-setting", False), ("", None)],
+)
+def test_what_runs_without_its_unit_file_could_not_be_started_again(
+    load_state: str, startable: bool | None
+) -> None:
+    status = units.status("celery-worker@1.service", RUNNING | {"LoadState": load_state})
+    assert status.state is ServiceState.RUNNING
+    assert status.startable is startable
 
 
 STATES = {

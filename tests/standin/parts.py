@@ -98,6 +98,7 @@ class SimulatedService:
     restarts_itself: bool = True
     signals_children: bool = False
     stop_signal: str = "TERM"
+    startable: bool | None = None
     arguments: tuple[str, ...] = ("celery", "-A", "app", "worker")
     starts: int = 0
     restarts: int | None = None
