@@ -53,7 +53,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.worker_verbs import Order, WorkerVerbs
+from celery_ops.runbook.worker_verbs import Order, WorkerVerbs, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan, PlannedStep
     from celery_ops.runbook.schema import Step
+    from celery_ops.runbook.worker_verbs import Target
 
 
 A_BUG = "a bug: "
@@ -314,17 +315,19 @@ class Executor:
 
     async def _put_right(self, course: _Course) -> None:
         """Give back what is still owed to anybody. A second abort ends even this."""
-        for target in self._stage.targets.values():
-            if not target.owed or target.given_up:
-                continue
+
+        async def right(target: Target) -> None:
             try:
                 await self._stage.verbs.put_right("undo", target)
-            except Aborted:
-                course.ending = Ending.INTERRUPTED
-                return
             except OpsError as error:
                 target.failed = target.failed or error.says
                 self._effects.conclude("undo", target.name, Result.FAILED, error.says)
+
+        targets = self._stage.targets.values()
+        try:
+            await all_of([right(one) for one in targets if one.owed and not one.given_up])
+        except Aborted:
+            course.ending = Ending.INTERRUPTED
 
     async def _finally(self, course: _Course) -> None:
         if not self._runbook.finally_:

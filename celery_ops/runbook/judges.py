@@ -39,7 +39,8 @@ class Judgement:
     """`says` is the evidence when done, what is missing when not yet, the reason when never.
 
     `unclean`: it stopped, and not by itself in time. `new_life`: never, since somebody else
-    restarted it meanwhile. `too_late`: never, since the time is up.
+    restarted it meanwhile. `too_late`: never, since the time is up. `runs_on`: it runs as if it had
+    not been told to stop. `silent`: its supervisor did not answer.
     """
 
     seen: Seen
@@ -47,6 +48,8 @@ class Judgement:
     unclean: bool = False
     new_life: bool = False
     too_late: bool = False
+    runs_on: bool = False
+    silent: bool = False
 
 
 Judge = Callable[["FleetSnapshot"], Judgement]
@@ -107,7 +110,8 @@ def stopped(target: PlannedWorker, since: datetime) -> Judge:
             return Judgement(
                 Seen.NEVER, f"another incarnation runs already: {status.says}", new_life=True
             )
-        return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}")
+        runs_on = status.state is ServiceState.RUNNING
+        return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}", runs_on=runs_on)
 
     return judge
 
@@ -204,7 +208,7 @@ def _status(
     )
     if service is None or service.status is None or not _fresh(service.status, since):
         why = service.error if service is not None and service.error else "no answer yet"
-        return None, Judgement(Seen.NOT_YET, f"its supervisor: {why}")
+        return None, Judgement(Seen.NOT_YET, f"its supervisor: {why}", silent=True)
     return service.status.value, Judgement(Seen.NOT_YET, "")
 
 

@@ -74,6 +74,8 @@ class Rolling:
             EventKind.BATCH, step=self._roll.id, outcome=Outcome(Result.UNKNOWN, says)
         )
         began = stage.clock.now()
+        for target in stage.targets.values():
+            target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
         before = {target.name: facts.of_planned(target.planned) for target in alive}
         for step in self._roll.steps:
@@ -185,9 +187,9 @@ class Rolling:
         if not failed:
             return alive
         self._failed += [target.name for target in failed]
-        for target in failed:
-            if target.owed:
-                await self._stage.verbs.put_right(f"{self._roll.id} undo", target)
+        undo = f"{self._roll.id} undo"
+        owed = [target for target in failed if target.owed]
+        await all_of([self._stage.verbs.put_right(undo, target) for target in owed])
         if len(self._failed) > self._stage.value(self._roll.max_failed):
             await self._too_many(failed)
         return [target for target in alive if not target.failed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
@@ -46,7 +46,7 @@ class _Waiter:
     safe: bool
     done: asyncio.Future[Judgement]
     progress: Callable[[str], None]
-    last: str = "nothing was seen yet"
+    said: str = ""
 
 
 class Watch:
@@ -124,8 +124,8 @@ class Watch:
             waiter.done.set_result(judgement)
             self._waiters.discard(waiter)
             return
-        if judgement.says != waiter.last:
-            waiter.last = judgement.says
+        if judgement.says != waiter.said:
+            waiter.said = judgement.says
             waiter.progress(judgement.says)
         try:
             self._brake.check(safe=waiter.safe)
@@ -134,6 +134,7 @@ class Watch:
             self._waiters.discard(waiter)
             return
         if self._clock.monotonic() >= waiter.deadline:
-            says = f"not within {as_duration(waiter.timeout)}: {waiter.last}"
-            waiter.done.set_result(Judgement(Seen.NEVER, says, too_late=True))
+            says = f"not within {as_duration(waiter.timeout)}: {judgement.says}"
+            late = replace(judgement, seen=Seen.NEVER, says=says, too_late=True)
+            waiter.done.set_result(late)
             self._waiters.discard(waiter)

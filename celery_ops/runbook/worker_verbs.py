@@ -17,6 +17,7 @@ from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from celery_ops.errors import OpsError
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Clock, Hosts
     from celery_ops.runbook.actions import HostAction
@@ -44,7 +45,7 @@ class Target:
     """A new incarnation answers; whether all is well with it was not verified yet."""
     failed: str = ""
     given_up: bool = False
-    """It was tried to start it again, in vain: another try would only take longer to say so."""
+    """It was just tried to put it right, in vain: another try would only take longer to say so."""
 
     @property
     def name(self) -> str:
@@ -94,27 +95,36 @@ class WorkerVerbs:
             case WorkerVerb.RESTART:
                 await self._together(self._restart, order, targets)
 
-    async def put_right(self, step: str, target: Target) -> bool:
-        """Undo what a target is owed: start it, give its queues back. True: proved."""
+    async def put_right(self, step: str, target: Target) -> None:
+        """Undo what a target is owed: start it, give its queues back. It owes nothing once that is
+        proved.
+        """
         kept = target.failed
         target.failed = ""
         if target.down:
-            order = Order(step, WorkerVerb.START, GIVE_BACK_TIMEOUT)
-            service = _service(target)
-            await self._until(
-                judges.stopped(target.planned, self._clock.now()),
-                order,
-                target,
-                service=service,
-                safe=False,
-            )
-            await self._start(order, target)
-            target.given_up = target.down
+            await self._start_again(Order(step, WorkerVerb.START, GIVE_BACK_TIMEOUT), target)
         if target.queues_taken and not target.failed:
             await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
-        put = not target.owed
+        target.given_up = target.owed
         target.failed = kept or target.failed
-        return put
+
+    async def _start_again(self, order: Order, target: Target) -> None:
+        """Start what was to be stopped. A host that was silent all the while is told once more, and
+        not waited for once more.
+        """
+        since = self._clock.now()
+        stop = await self._until(
+            judges.stopped(target.planned, since),
+            order,
+            target,
+            service=_service(target),
+            safe=False,
+        )
+        if stop.runs_on:
+            await self._effects.give_back("service", target.planned)
+            target.down = False
+            return
+        await self._start(order, target, patient=not stop.silent)
 
     async def _together(
         self,
@@ -214,18 +224,23 @@ class WorkerVerbs:
                 "begun lies unacknowledged: celery-ops runbook restore-orphans"
             )
         self._conclude(order, target, f"stopped: {seen.says}")
+        if seen.runs_on:
+            target.down = False
+            await self._effects.give_back("service", target.planned)
         if seen.seen is not Seen.DONE:
             return False
         target.queues_taken = False
         await self._effects.give_back("queues", target.planned)
         return True
 
-    async def _start(self, order: Order, target: Target) -> None:
+    async def _start(self, order: Order, target: Target, *, patient: bool = True) -> None:
+        """`patient`: a host that cannot be reached is watched, for it may have got the command."""
         service = _service(target)
         since = self._clock.now()
         action = actions.start(service, self._hosts)
         undo = str(actions.stop(service, None, self._hosts))
-        if not await self._on_host(order, target, action, "a new incarnation answers", undo):
+        expect = "a new incarnation answers"
+        if not await self._on_host(order, target, action, expect, undo, patient=patient):
             return
         seen = await self._until(
             judges.started(target.planned, since),
@@ -254,18 +269,30 @@ class WorkerVerbs:
             target.failed = "; ".join(says for says in (at_stop, target.failed) if says)
 
     async def _on_host(
-        self, order: Order, target: Target, action: HostAction, expect: str, undo: str
+        self,
+        order: Order,
+        target: Target,
+        action: HostAction,
+        expect: str,
+        undo: str,
+        *,
+        patient: bool = True,
     ) -> bool:
-        """Send a command to a supervisor. One whose fate is unknown is settled by observing."""
+        """Send a command to a supervisor; whether it is worth watching what comes of it.
+
+        One whose fate is unknown is settled by observing, unless nobody is `patient` any more.
+        """
         self._effects.intend(order.step, target.name, str(action), expect=expect, undo=undo)
         try:
             await self._effects.on_host(action)
         except CommandFailed as error:
-            target.failed = error.says
-            self._effects.conclude(order.step, target.name, Result.FAILED, error.says)
+            target.failed = _told(error)
+            self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
             return False
         except HostUnreachable as error:
+            target.failed = "" if patient else error.says
             self._effects.conclude(order.step, target.name, Result.UNKNOWN, error.says)
+            return patient
         return True
 
     def _conclude(self, order: Order, target: Target, says: str) -> None:
@@ -305,6 +332,11 @@ async def all_of(performed: Sequence[Coroutine[Any, Any, None]]) -> None:
     for result in await asyncio.gather(*performed, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+def _told(error: OpsError) -> str:
+    """What happened and the way out: a journal has one text for both."""
+    return " ".join(part for part in (error.says, error.fix) if part)
 
 
 def _service(target: Target) -> ServiceRef:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.errors import CommandFailed
 from celery_ops.model import Holder, WorkerState
 from celery_ops.ports import Question
 from celery_ops.runbook.inbox import Message, Word
 from celery_ops.runbook.journal import Ending, EventKind, Result, RunState
+from celery_ops.runbook.worker_verbs import GIVE_BACK_TIMEOUT
 from tests.runbook.operation import OPERATOR, Operation
 
 if TYPE_CHECKING:
@@ -109,6 +111,55 @@ async def test_a_worker_that_does_not_come_back_needs_a_human(operation: Operati
     assert [owed.mend for owed in ran.end.report.owed] == ["celery-ops worker start w1@web1"]
     assert "w1@web1" in ran.end.says
     assert not any(record.kind == "queues" for record in await operation.broker.taken())
+
+
+async def test_a_stop_that_never_reached_its_host_is_not_taken_for_one(
+    operation: Operation,
+) -> None:
+    worker, *_ = four_workers(operation)
+    before = dict(worker.consuming)
+    operation.hosts.swallowing.add("web1")
+    ran = await operation.run("rolling-restart", hold="5s", workers="w1@web1")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "did not stop: not within 2m: its supervisor says running" in ran.end.says
+    assert worker.consuming == before
+    assert await operation.broker.taken() == ()
+
+
+async def test_a_host_that_is_gone_for_good_is_waited_for_once(operation: Operation) -> None:
+    worker, *_ = four_workers(operation)
+
+    async def the_host_goes() -> None:
+        while worker.consuming:
+            await operation.clock.sleep(0.1)
+        operation.hosts.unreachable.add("web1")
+
+    began = operation.clock.monotonic()
+    ran = await operation.run_while(
+        "rolling-restart", the_host_goes, hold="5s", workers="w1@web1", drain_timeout="1m"
+    )
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    assert "celery-ops worker start w1@web1" in [owed.mend for owed in ran.end.report.owed]
+    assert operation.clock.monotonic() - began < 60 + 120 + GIVE_BACK_TIMEOUT + 5
+
+
+async def test_the_way_out_is_told_with_what_a_supervisor_refused(operation: Operation) -> None:
+    four_workers(operation)
+    operation.hosts.refuses = CommandFailed("sudo was refused.", fix="Allow it with visudo.")
+    ran = await operation.run("rolling-restart", workers="w1@web1")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "sudo was refused. Allow it with visudo." in ran.end.says
+
+
+async def test_what_could_not_be_started_again_is_not_stopped(operation: Operation) -> None:
+    worker, *_ = four_workers(operation)
+    assert worker.service is not None
+    worker.service.startable = False
+    worker.service.says = "running; masked"
+    plan = await operation.plan("rolling-restart", workers="w1@web1")
+    assert "w1@web1 could not be started: running; masked" in plan.refusals
+    assert not (await operation.plan("stop-worker", workers="w1@web1")).refusals
 
 
 async def test_a_drain_that_does_not_end_is_given_back(operation: Operation) -> None:

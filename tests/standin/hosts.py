@@ -88,6 +88,7 @@ class StandinSupervisor:
             stop_signal=service.stop_signal,
             restarts=service.restarts,
             retry=service.retry,
+            startable=service.startable,
         )
 
 
@@ -104,6 +105,10 @@ class StandinShell:
         clock = hosts.fleet.clock
         if self._name in hosts.unreachable:
             raise HostUnreachable(f"{self._name}: no route to host")
+        if hosts.refuses is not None and command.argv[1] != "status":
+            raise hosts.refuses
+        if self._name in hosts.swallowing and command.argv[1] != "status":
+            raise HostUnreachable(f"{self._name}: the connection was lost")
         if self._name in hosts.hanging:
             await clock.sleep(timeout)
             raise HostUnreachable(f"{self._name} did not answer within {timeout:.0f} s")
@@ -179,16 +184,19 @@ class StandinShell:
 class StandinHosts:
     """All hosts of a simulated fleet.
 
-    `unreachable` and `hanging` are names of hosts with that fault. `written` is what services write
-    to their logs, by host and name: an error is raised, None ends the log.
     `unreachable` and `hanging` are names of hosts with that fault; those in `refusing` do not tell
-    their facts.
+    their facts; `swallowing` ones answer questions, and lose the connection instead of doing
+    anything. `written` is what services write to their logs, by host and name: an error is raised,
+    None ends the log.
     """
 
     def __init__(self, fleet: StandinFleet) -> None:
         self.fleet = fleet
         self.unreachable: set[str] = set()
         self.hanging: set[str] = set()
+        self.swallowing: set[str] = set()
+        self.refuses: CommandFailed | None = None
+        """What every effect is refused with."""
         self.seconds = SECONDS_A_COMMAND
         self.programs: dict[str, Program] = {}
         self.arguments_read: list[int] = []
