@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.rig import wait_until
-from tests.rig.host_fleet import CONSUMERS, MEMBERS, HostFleet, host_fleet
+from tests.rig.host_fleet import HOSTS, HostFleet, host_fleet, members
 from tests.rig.load import Load
 from tests.rig.poller import Sampler
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
-NODES = sorted(one.node for one in MEMBERS)
+NODES = sorted(one.node for one in members(*HOSTS))
 RESTART = (
     "runbook",
     "rolling-restart",
@@ -60,7 +60,7 @@ def restarted(folder: Path, *, kill_mode: str) -> Iterator[Restarted]:
     with host_fleet(folder / "fleet", unit={"KillMode": kill_mode}) as fleet:
         ann = fleet.operator(folder, "ann")
         before = fleet.incarnations()
-        with Load(fleet.fleet, *CONSUMERS) as load:
+        with Load(fleet.fleet, *fleet.consumers) as load:
             wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
             plan = ann.do(*RESTART, "--plan")
             with Sampler(fleet.poller) as sampler:
@@ -108,16 +108,18 @@ def _the_guard_was_kept(seen: Restarted) -> None:
     samples, events = seen.sampler.samples, seen.run.events
     first, last = (datetime.fromisoformat(events[at]["at"]) for at in (0, -1))
     assert len(samples) > 3 * (last - first).total_seconds(), "five a second are meant"
-    assert samples[0] == samples[-1] == CONSUMERS
+    assert samples[0] == samples[-1] == seen.fleet.consumers
     for queue, least in GUARD.items():
-        assert least <= seen.sampler.least(queue) < CONSUMERS[queue], "the restart was seen, too"
+        assert least <= seen.sampler.least(queue) < seen.fleet.consumers[queue], (
+            "the restart was seen, too"
+        )
 
 
 def _all_live_anew(seen: Restarted) -> None:
     after = seen.fleet.incarnations()
     assert all(after[node] and after[node] != seen.before[node] for node in NODES)
     assert sorted(seen.run.events[-1]["outcome"]["report"]["done"]) == NODES
-    for one in MEMBERS:
+    for one in seen.fleet.members:
         told = seen.fleet.show(one, "ActiveState", "NRestarts", "Result")
         assert told == {"ActiveState": "active", "NRestarts": "0", "Result": "success"}
     assert seen.fleet.nothing_is_taken()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,6 @@ CONTEXT = "hosts"
 HOSTS = ("web1", "web2", "web3")
 INSTANCES = ("w1", "w2")
 QUEUES = {"w1": ("common", "mail"), "w2": ("common",)}
-CONSUMERS = {"common": 6, "mail": 3}
 READY_DEADLINE = 60.0
 UNIT = {
     "User": "celery",
@@ -77,7 +77,8 @@ class Member:
         return QUEUES[self.instance]
 
 
-MEMBERS = tuple(Member(host, instance) for host in HOSTS for instance in INSTANCES)
+def members(*hosts: str) -> tuple[Member, ...]:
+    return tuple(Member(host, instance) for host in hosts for instance in INSTANCES)
 
 
 class HostFleet:
@@ -94,6 +95,9 @@ class HostFleet:
         self.server = server
         self.fleet = fleet
         self.hosts = {host.name: host for host in hosts}
+        self.members = members(*self.hosts)
+        self.consumers = Counter(queue for one in self.members for queue in one.queues)
+        """Of each queue, when all is well."""
         self.key = folder / "key"
         self.known_hosts = folder / "known_hosts"
         self.config = folder / "celery-ops.yaml"
@@ -122,7 +126,7 @@ class HostFleet:
             "hosts": hosts,
             "services": [
                 {"host": one.host, "systemd": one.service.name, "worker": one.node}
-                for one in MEMBERS
+                for one in self.members
             ],
         }
         # JSON is YAML.
@@ -143,8 +147,8 @@ class HostFleet:
         """Until all workers consume; raise TimeoutError with the last words of those who do not."""
         try:
             wait_until(
-                lambda: self.poller.consumers() == CONSUMERS,
-                what="six workers",
+                lambda: self.poller.consumers() == self.consumers,
+                what="all workers",
                 timeout=READY_DEADLINE,
             )
         except TimeoutError as error:
@@ -170,7 +174,7 @@ class HostFleet:
 
     def incarnations(self) -> dict[str, str]:
         """The life of each worker, as its own systemd tells it."""
-        return {one.node: self.show(one, "InvocationID")["InvocationID"] for one in MEMBERS}
+        return {one.node: self.show(one, "InvocationID")["InvocationID"] for one in self.members}
 
     def nothing_is_taken(self) -> bool:
         """No worker owes or is owed anything, says the broker itself."""
@@ -192,25 +196,29 @@ class HostFleet:
 
 @contextlib.contextmanager
 def host_fleet(
-    folder: Path, *, unit: Mapping[str, str] | None = None, conf: Mapping[str, object] | None = None
+    folder: Path,
+    *hosts: str,
+    unit: Mapping[str, str] | None = None,
+    sudoers: Sequence[str] | None = None,
 ) -> Iterator[HostFleet]:
-    """Boot it, and wait for all workers. `unit` changes keys of the template.
+    """Boot these hosts, or three, and wait for all workers. At the end nothing is left.
 
-    At the end nothing is left.
+    `unit` changes keys of the template; `sudoers` is what ops may do, else the least there is.
     """
+    hosts = hosts or HOSTS
     layer = celery_layer(base_file_system())
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(host_network())
         server = RedisServer(folder / "redis", arguments=LOGIN, address=network.here)
         stack.callback(server.stop)
         # What runs in a host knows no other address, and neither does who sends.
-        fleet = Fleet(folder / "app", broker_url(server), server.url(1), {**CONF, **(conf or {})})
-        hosts = stack.enter_context(
+        fleet = Fleet(folder / "app", broker_url(server), server.url(1), CONF)
+        booted = stack.enter_context(
             systemd_hosts(
-                *HOSTS,
+                *hosts,
                 units={"celery@": {**UNIT, **(unit or {})}},
                 key=make_key(folder / "key").with_suffix(".pub").read_text().strip(),
-                sudoers="\n".join(sudoers()),
+                sudoers="\n".join(least_rights() if sudoers is None else sudoers),
                 network=network,
                 layers=[layer],
                 files={
@@ -220,17 +228,17 @@ def host_fleet(
                 },
             )
         )
-        made = HostFleet(folder, server, fleet, hosts)
+        made = HostFleet(folder, server, fleet, booted)
         stack.callback(made.close)
         stack.callback(made.dismiss)
         made.wait_until_ready()
         yield made
 
 
-def sudoers() -> list[str]:
-    """The least that lets the user ops start and stop these units, a line each."""
-    names = {one.service.name: one.service for one in MEMBERS}
-    return [sudoers_line(one).replace("USER", "ops") for one in names.values()]
+def least_rights() -> list[str]:
+    """What lets the user ops start and stop these units and nothing else, a line each."""
+    services = (Member("any", instance).service for instance in INSTANCES)
+    return [sudoers_line(one).replace("USER", "ops") for one in services]
 
 
 def _environment(fleet: Fleet) -> str:

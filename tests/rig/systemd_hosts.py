@@ -257,6 +257,8 @@ def _sweep(bridge: str) -> None:
         _call("umount", "-l", target)
     for folder in Path(tempfile.gettempdir()).glob(f"{bridge}-*"):
         shutil.rmtree(folder)
+    for cable in Path("/sys/class/net").glob(f"{bridge}v*"):
+        _ip("link", "del", cable.name)
     for namespace in Path("/run/netns").glob(f"{bridge}-*"):
         _ip("netns", "del", namespace.name)
     if Path(f"/sys/class/net/{bridge}").exists():
@@ -287,6 +289,8 @@ def _namespace(network: Network, number: int) -> Iterator[Path]:
         _ip("-n", name, "route", "add", "default", "via", f"{network.prefix}.1")
         yield Path("/run/netns") / name
     finally:
+        # A namespace lives on, nameless, as long as a connection in it waits for its last answer.
+        _ip("link", "del", outer)
         _ip("netns", "del", name)
 
 
