@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Reading, Service, ServiceStatus, Worker
+    from celery_ops.model import FleetSnapshot, Incarnation, Reading, Service, ServiceStatus, Worker
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import Verify
 
@@ -116,8 +116,10 @@ def stopped(target: PlannedWorker, since: datetime) -> Judge:
     return judge
 
 
-def started(target: PlannedWorker, since: datetime) -> Judge:
-    """Its supervisor runs a new incarnation, and that one answers."""
+def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
+    """Its supervisor runs it, and it answers; unless `anew` it may be the life that was planned
+    for: it had never stopped.
+    """
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
         status, missing = _status(target, snapshot, since)
@@ -125,17 +127,19 @@ def started(target: PlannedWorker, since: datetime) -> Judge:
             return missing
         if status.state is ServiceState.FAILED:
             return Judgement(Seen.NEVER, f"it does not start: {status.says}")
-        if status.state is not ServiceState.RUNNING or status.identity == target.identity:
+        runs_on = status.identity is not None and status.identity == target.identity
+        if status.state is not ServiceState.RUNNING or (anew and runs_on):
             return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
         worker = snapshot.worker(target.name)
         if worker is None or worker.replied_at is None or worker.replied_at < since:
             return Judgement(Seen.NOT_YET, f"runs (pid {status.pid}) and does not answer yet")
         life = worker.incarnation
-        if life is None or (target.incarnation and life.same_life_as(target.incarnation)):
+        if life is None or (not runs_on and _is_planned(target, life)):
             return Judgement(Seen.NOT_YET, "the old incarnation still answers")
         if not worker.answers:
             return Judgement(Seen.NOT_YET, f"is {worker.state}: {worker.says}")
-        return Judgement(Seen.DONE, f"pid {life.pid}, started {life.started_at:%H:%M:%S}")
+        says = f"pid {life.pid}, started {life.started_at:%H:%M:%S}"
+        return Judgement(Seen.DONE, says, runs_on=runs_on)
 
     return judge
 
@@ -183,6 +187,10 @@ class Verification:
     def _bad(self, says: str) -> Judgement:
         self._good_from = None
         return Judgement(Seen.NOT_YET, says)
+
+
+def _is_planned(target: PlannedWorker, life: Incarnation) -> bool:
+    return target.incarnation is not None and life.same_life_as(target.incarnation)
 
 
 def _gone(target: PlannedWorker, worker: Worker | None) -> Judgement | None:

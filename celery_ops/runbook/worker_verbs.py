@@ -91,7 +91,7 @@ class WorkerVerbs:
             case WorkerVerb.STOP:
                 await self._together(self._stop, order, targets)
             case WorkerVerb.START:
-                await self._together(self._start, order, targets)
+                await self._together(self._bring_up, order, targets)
             case WorkerVerb.RESTART:
                 await self._together(self._restart, order, targets)
 
@@ -124,7 +124,7 @@ class WorkerVerbs:
             await self._effects.give_back("service", target.planned)
             target.down = False
             return
-        await self._start(order, target, patient=not stop.silent)
+        await self._start(order, target, anew=False, patient=not stop.silent)
 
     async def _together(
         self,
@@ -233,8 +233,16 @@ class WorkerVerbs:
         await self._effects.give_back("queues", target.planned)
         return True
 
-    async def _start(self, order: Order, target: Target, *, patient: bool = True) -> None:
-        """`patient`: a host that cannot be reached is watched, for it may have got the command."""
+    async def _bring_up(self, order: Order, target: Target) -> None:
+        """What runs already is started: a stop may never have reached it."""
+        await self._start(order, target, anew=False)
+
+    async def _start(
+        self, order: Order, target: Target, *, anew: bool, patient: bool = True
+    ) -> None:
+        """`anew`: it was seen to be down. `patient`: a host that cannot be reached is watched, for
+        it may have got the command.
+        """
         service = _service(target)
         since = self._clock.now()
         action = actions.start(service, self._hosts)
@@ -243,7 +251,7 @@ class WorkerVerbs:
         if not await self._on_host(order, target, action, expect, undo, patient=patient):
             return
         seen = await self._until(
-            judges.started(target.planned, since),
+            judges.started(target.planned, since, anew=anew),
             order,
             target,
             ask=True,
@@ -252,11 +260,15 @@ class WorkerVerbs:
         )
         if seen.seen is not Seen.DONE:
             target.failed = f"did not come back: {seen.says}"
-        self._conclude(order, target, f"started: {seen.says}")
-        if not target.failed:
-            target.down = target.queues_taken = False
+        says = f"runs on: {seen.says}" if seen.runs_on else f"started: {seen.says}"
+        self._conclude(order, target, says)
+        if target.failed:
+            return
+        target.down = False
+        await self._effects.give_back("service", target.planned)
+        if not seen.runs_on:
             target.renewed = True
-            await self._effects.give_back("service", target.planned)
+            target.queues_taken = False
             await self._effects.give_back("queues", target.planned)
 
     async def _restart(self, order: Order, target: Target) -> None:
@@ -264,7 +276,7 @@ class WorkerVerbs:
         if not await self._bring_down(order, target):
             return
         at_stop, target.failed = target.failed, ""
-        await self._start(order, target)
+        await self._start(order, target, anew=True)
         if at_stop:
             target.failed = "; ".join(says for says in (at_stop, target.failed) if says)
 

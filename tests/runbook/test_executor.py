@@ -143,6 +143,14 @@ async def test_a_host_that_is_gone_for_good_is_waited_for_once(operation: Operat
     assert "celery-ops worker start w1@web1" in [owed.mend for owed in ran.end.report.owed]
     assert operation.clock.monotonic() - began < 60 + 120 + GIVE_BACK_TIMEOUT + 5
 
+    operation.hosts.unreachable.clear()
+    for owed in ran.end.report.owed:
+        *_, verb, name = owed.mend.split()
+        mended = await operation.run(f"{verb}-worker", workers=name)
+        assert mended.ending is Ending.DONE, mended.told()
+    assert worker.consuming
+    assert await operation.broker.taken() == ()
+
 
 async def test_the_way_out_is_told_with_what_a_supervisor_refused(operation: Operation) -> None:
     four_workers(operation)
