@@ -326,7 +326,7 @@ def test_a_masked_unit_is_not_stopped(tmp_path: Path) -> None:
 def test_a_unit_that_starts_and_dies_needs_a_human_and_the_named_command_mends_it(
     tmp_path: Path,
 ) -> None:
-    with incident(tmp_path) as it:
+    with incident(tmp_path, unit={"RestartSec": "100ms"}) as it:
         fault = it.host.root / "srv/rig/faults/w1.dies"
         fault.touch()
         said = it.restart()

@@ -122,6 +122,7 @@ class HostFleet:
                 "keys": [str(self.key)],
                 "known_hosts": str(self.known_hosts),
                 "sudo": True,
+                "connect_timeout": "5s",
             },
             "hosts": hosts,
             "services": [
