@@ -101,6 +101,12 @@ class Incident:
     def start(self) -> Running:
         return self.ann.start(*QUICK, "-p", f"workers={VICTIM.node}")
 
+    def abort_twice(self, running: Running) -> None:
+        """As two Ctrl-C do: the second ends even the undo."""
+        running.interrupt()
+        wait_until(lambda: "Ctrl-C again" in running.said, what="the first one was heard")
+        running.interrupt()
+
     def until_result(self, step: str) -> Event:
         return self.ann.until(
             lambda event: event["event"] == "result" and event["step"] == step, f"the end of {step}"
@@ -209,15 +215,23 @@ def test_a_frozen_host_is_given_up_and_the_named_command_mends_it(tmp_path: Path
         assert not it.lives_anew()
 
 
-def test_a_host_that_loses_its_power_is_given_up_and_both_debts_are_named(tmp_path: Path) -> None:
+def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
+    tmp_path: Path,
+) -> None:
     with incident(tmp_path) as it:
         running = it.start()
         it.until_result("2.1")
         power_off(it.host)
+        it.ann.until(
+            lambda event: event["event"] == "progress" and event["step"] == "2 undo", "an undo"
+        )
+        it.abort_twice(running)
         said = running.wait()
         assert said.code == 4, said.all
-        assert "its supervisor: ops@" in said.out
-        assert f"celery-ops -c hosts worker start {VICTIM.node}" in said.out
+        assert "did not stop: not within 10s: its supervisor: ops@" in said.out
+        for verb, debt in {"resume": "drained", "start": "stopped"}.items():
+            assert f"owed: {VICTIM.node} is {debt}" in said.out
+            assert f"celery-ops -c hosts worker {verb} {VICTIM.node}" in said.out
         it.consumers_are({"common": 2, "mail": 1})
 
 
