@@ -232,5 +232,9 @@ def _reason(target: Target, error: Exception, stage: str) -> str:
             return f"{target} cannot be reached: {error.strerror or error}."
         case EOFError():
             return f"{target} closed the connection before it did {stage}."
+        # paramiko wraps what happens while it waits for the first line; its text does not tell.
+        case paramiko.SSHException() if isinstance(error.__context__, EOFError | ConnectionError):
+            why = "too many log in there at once (MaxStartups of sshd), or it speaks no SSH"
+            return f"{target} closed the connection before it did {stage}: {why}."
         case _:
             return f"{target} did not {stage}: {error}."

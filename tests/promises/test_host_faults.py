@@ -295,7 +295,8 @@ def test_an_sshd_that_takes_no_more_logins_is_told(tmp_path: Path) -> None:
         with crowd(it.host, 2):
             said = it.restart()
         assert said.code == 7, said.all
-        assert f"the supervisor of {VICTIM.node} did not answer: ops@" in said.err
+        assert f"the supervisor of {VICTIM.node} did not answer: ops@{it.host.address}" in said.err
+        assert "too many log in there at once (MaxStartups of sshd)" in said.err
         assert it.ann.journals() == []
         said = it.restart()
         assert said.code == 0, said.all
