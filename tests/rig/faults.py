@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.rig import wait_until
+from tests.rig.missing import missing
+from tests.rig.systemd_hosts import freeze
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,8 +201,6 @@ def _link(host: SystemdHost, state: str) -> None:
 
 
 def _freeze(host: SystemdHost, *, frozen: bool) -> None:
-    """With version 1 of control groups the freezer is a hierarchy of its own."""
-    for group in host.groups:
-        for name, words in (("cgroup.freeze", "01"), ("freezer.state", ("THAWED", "FROZEN"))):
-            if (group / name).exists():
-                (group / name).write_text(words[frozen])
+    # With version 1 of control groups the freezer is a hierarchy of its own.
+    if not any(freeze(group, frozen=frozen) for group in host.groups):
+        missing("a freezer: control groups of version 2, or that controller of version 1")

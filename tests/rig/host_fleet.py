@@ -22,7 +22,7 @@ from tests.rig.operator import Operators
 from tests.rig.poller import Poller
 from tests.rig.redis import RedisServer
 from tests.rig.sshd import make_key
-from tests.rig.systemd_hosts import base_file_system, host_network, systemd_hosts
+from tests.rig.systemd_hosts import ENDS_WITH_US, base_file_system, host_network, systemd_hosts
 from tests.rig.workers import Fleet
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ def host_fleet(
     layer = celery_layer(base_file_system())
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(host_network())
-        server = RedisServer(folder / "redis", arguments=LOGIN, address=network.here)
+        server = RedisServer(
+            folder / "redis", arguments=LOGIN, address=network.here, wrapper=ENDS_WITH_US
+        )
         stack.callback(server.stop)
         # What runs in a host knows no other address, and neither does who sends.
         fleet = Fleet(folder / "app", broker_url(server), server.url(1), CONF)

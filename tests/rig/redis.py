@@ -39,6 +39,7 @@ class RedisServer:
     """A running server. It keeps nothing on disk unless `arguments` say so.
 
     It listens on `address` and lets in whoever can reach it, unless `arguments` say otherwise.
+    `wrapper` is a command that becomes the server.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RedisServer:
         arguments: Sequence[str] = (),
         certificates: Certificates | None = None,
         address: str = "127.0.0.1",
+        wrapper: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -56,6 +58,7 @@ class RedisServer:
         self.socket = directory / "redis.sock"
         self.certificates = certificates
         self._arguments = tuple(arguments)
+        self._wrapper = tuple(wrapper)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -79,6 +82,7 @@ class RedisServer:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._wrapper,
                     server_program(tls=self.certificates is not None),
                     *port,
                     *(

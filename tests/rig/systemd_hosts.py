@@ -56,6 +56,8 @@ touch /etc/machine-id
 ENTER_GROUPS = (
     'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
 )
+ENDS_WITH_US = ("setpriv", "--pdeathsig=KILL")
+"""Put before a command: it does not outlive tests that are killed."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -131,13 +133,16 @@ def host_network() -> Iterator[Network]:
     """A network for hosts, where it has to be known before they boot."""
     _require()
     LOCKS.mkdir(exist_ok=True)
+    for left in LOCKS.iterdir():
+        with left.open("w") as lock:
+            if _locked(lock):
+                _sweep(left.name)
     first = os.getpid() % 200
     for third in (*range(first, 250), *range(first)):
         network = Network(f"cops{third}", f"10.213.{third}")
         with (LOCKS / network.bridge).open("w") as lock:
             if not _locked(lock):
                 continue
-            _sweep(network.bridge)
             if f"{network.prefix}." not in _ip("-4", "route", "show", "table", "all"):
                 with _bridge(network):
                     yield network
@@ -251,7 +256,12 @@ def _bridge(network: Network) -> Iterator[None]:
 
 
 def _sweep(bridge: str) -> None:
-    """Clear what tests that were killed have left; their hosts ended with them."""
+    """Clear what tests that were killed have left; their hosts ended with them, or do now: what is
+    frozen does not die.
+    """
+    groups = [group for place in _our_groups() for group in place.glob(f"{bridge}-*")]
+    for group in groups:
+        freeze(group, frozen=False)
     mounts = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
     for target in [mount[1] for mount in reversed(mounts) if mount[0] == bridge]:
         _call("umount", "-l", target)
@@ -263,9 +273,8 @@ def _sweep(bridge: str) -> None:
         _ip("netns", "del", namespace.name)
     if Path(f"/sys/class/net/{bridge}").exists():
         _ip("link", "del", bridge)
-    for place in _our_groups():
-        for group in place.glob(f"{bridge}-*"):
-            _remove_group(group)
+    for group in groups:
+        _remove_group(group)
 
 
 def _make(bridge: str) -> None:
@@ -391,6 +400,15 @@ def _our_groups() -> list[Path]:
     return found
 
 
+def freeze(group: Path, *, frozen: bool) -> bool:
+    """Stop all that runs in a group, or let it go on; whether this group can do that."""
+    for name, words in (("cgroup.freeze", "01"), ("freezer.state", ("THAWED", "FROZEN"))):
+        if (group / name).exists():
+            (group / name).write_text(words[frozen])
+            return True
+    return False
+
+
 def _remove_group(group: Path) -> None:
     """The kernel lets go of a group some time after its last process ended."""
     deadline = time.monotonic() + END_DEADLINE
@@ -409,9 +427,8 @@ def _booting(
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         *("sh", "-c", ENTER_GROUPS, "sh", *map(str, groups), "--"),
-        # So a host does not outlive tests that are killed.
-        *("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount-proc", "--fork"),
-        *("--kill-child", "--"),
+        *ENDS_WITH_US,
+        *("unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--"),
         *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"),
         *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off"),
         *("--timezone=off", "--console=passive", f"--network-namespace-path={namespace}"),
