@@ -152,6 +152,27 @@ async def test_a_host_that_is_gone_for_good_is_waited_for_once(operation: Operat
     assert await operation.broker.taken() == ()
 
 
+async def test_workers_that_failed_together_are_put_right_together(operation: Operation) -> None:
+    worker, *_ = four_workers(operation)
+    shipped = await operation.plan("rolling-restart")
+    in_pairs = shipped.source.replace("name: rolling-restart", "name: in-pairs")
+    operation.write_runbook("in-pairs", in_pairs.replace("canary: 1 ", "canary: 2 "))
+
+    async def the_host_goes() -> None:
+        while worker.consuming:
+            await operation.clock.sleep(0.1)
+        operation.hosts.unreachable.add("web1")
+
+    began = operation.clock.monotonic()
+    ran = await operation.run_while(
+        "in-pairs", the_host_goes, drain_timeout="1m", batch="2", keep_available="50%"
+    )
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    assert len(ran.end.report.failed) == 2, ran.told()
+    assert operation.clock.monotonic() - began < 120 + GIVE_BACK_TIMEOUT + 30
+
+
 async def test_the_way_out_is_told_with_what_a_supervisor_refused(operation: Operation) -> None:
     four_workers(operation)
     operation.hosts.refuses = CommandFailed("sudo was refused.", fix="Allow it with visudo.")
