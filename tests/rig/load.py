@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from tests.rig.workers import Fleet
 
@@ -36,19 +38,20 @@ class Load:
         self._every = every
         self._tasks = tasks
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self._fallen: list[Exception] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._sending: Future[None] | None = None
         self.sent = 0
 
     def __enter__(self) -> Load:
-        self._thread.start()
+        self._sending = self._thread.submit(self._send)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Raise what ended the sending too early."""
         self._over.set()
-        self._thread.join()
-        if self._fallen:
-            raise self._fallen[0]
+        self._thread.shutdown()
+        assert self._sending is not None
+        self._sending.result()
 
     @property
     def numbers(self) -> range:
@@ -68,14 +71,11 @@ class Load:
         return [number for number in self.numbers if any(one.get(number, 0) > 1 for one in counts)]
 
     def _send(self) -> None:
-        try:
-            while not self._over.wait(self._every):
-                seconds = SECONDS[self.sent % len(SECONDS)]
-                late = {} if self.sent % 7 else {"countdown": 3}
-                task = self._tasks[self.sent // len(SECONDS) % len(self._tasks)]
-                queue = self._queues[self.sent % len(self._queues)]
-                number = self._first + self.sent
-                self._fleet.send(number, seconds, task=task, queue=queue, **late)
-                self.sent += 1
-        except Exception as error:  # noqa: BLE001 - raised again by whoever waits for the thread
-            self._fallen.append(error)
+        while not self._over.wait(self._every):
+            number = self._first + self.sent
+            seconds = SECONDS[self.sent % len(SECONDS)]
+            late = {} if self.sent % 7 else {"countdown": 3}
+            task = self._tasks[self.sent // len(SECONDS) % len(self._tasks)]
+            queue = self._queues[self.sent % len(self._queues)]
+            self._fleet.send(number, seconds, task=task, queue=queue, **late)
+            self.sent += 1
