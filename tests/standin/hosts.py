@@ -105,9 +105,10 @@ class StandinShell:
         clock = hosts.fleet.clock
         if self._name in hosts.unreachable:
             raise HostUnreachable(f"{self._name}: no route to host")
-        if hosts.refuses is not None and command.argv[1] != "status":
+        is_effect = command.argv[1:2] in {("start",), ("stop",)}
+        if hosts.refuses is not None and is_effect:
             raise hosts.refuses
-        if self._name in hosts.swallowing and command.argv[1] != "status":
+        if self._name in hosts.swallowing and is_effect:
             raise HostUnreachable(f"{self._name}: the connection was lost")
         if self._name in hosts.hanging:
             await clock.sleep(timeout)
