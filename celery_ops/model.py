@@ -46,6 +46,13 @@ class ServiceState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Role(StrEnum):
+    """What a Celery process is there for."""
+
+    WORKER = "worker"
+    BEAT = "beat"
+
+
 class Level(StrEnum):
     """How bad a finding is. `ERROR`: tasks are lost or not processed, now or at the next change."""
 
@@ -274,6 +281,43 @@ class Unproven:
     vouch_for: tuple[str, ...] = ()
     settles: bool = False
     expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CeleryProcess:
+    """A process of Celery's that was found on a host, and the service that owns it.
+
+    `role` and `node` are what its command line tells; None: it does not. `age` is in seconds.
+    Without a `service`, `says` is why, and `fix` what helps.
+    """
+
+    pid: int
+    role: Role | None
+    node: str | None
+    age: float | None
+    service: ServiceRef | None
+    says: str = ""
+    fix: str = ""
+    inner_pid: int | None = None
+    """Its pid in its own container, which is the one its worker tells."""
+    has_beat: bool = False
+    """A worker that is a scheduler too (`-B`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What was found on a host.
+
+    `hostname` is what it calls itself. `idle` are services that would run Celery and do not run
+    now, with the node names their command lines tell; `notes` say what could not be seen.
+    """
+
+    host: str
+    hostname: str
+    is_root: bool
+    processes: tuple[CeleryProcess, ...]
+    idle: tuple[ServiceRef, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
-from celery_ops.hosts import facts, processes
+from celery_ops.hosts import facts, listing, owners, processes
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
     from celery_ops.hosts.ssh import SshHosts
     from celery_ops.hosts.ssh_keys import AskPassphrase
+    from celery_ops.hosts.supervisord import Listed
+    from celery_ops.model import Discovered
     from celery_ops.ports import HostReading, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
 FACTS_TIMEOUT = 10.0
+DISCOVERY_TIMEOUT = 20.0
 
 
 class HostPool:
@@ -79,6 +82,34 @@ class HostPool:
         """How a host is doing. Raise HostUnreachable, CommandFailed or UsageError."""
         completed = await self.shell(host).run(facts.ask(pids), timeout=FACTS_TIMEOUT)
         return facts.read(completed)
+
+    async def discover(self, host: str, pids: Collection[int]) -> Discovered:
+        """What of Celery's is on a host; processes of these pids are looked at in any case.
+
+        Raise HostUnreachable or CommandFailed.
+        """
+        shell = self.shell(host)
+        completed = await shell.run(listing.command(pids), timeout=DISCOVERY_TIMEOUT)
+        seen = listing.read(completed)
+        programs: dict[int, tuple[Listed, ...]] = {}
+        silent: dict[int, tuple[str, str]] = {}
+        for pid, server in owners.supervisords(seen).items():
+            try:
+                programs[pid] = await self._listed(host, server)
+            except CommandFailed as error:
+                silent[pid] = (f"supervisord (pid {pid}) runs it: {error.says}", error.fix or "")
+        return owners.discovered(owners.Found(host, seen, programs, silent))
+
+    async def _listed(self, host: str, server: str | None) -> tuple[Listed, ...]:
+        if server is None:
+            raise CommandFailed(
+                "it listens on no unix socket that can be seen.",
+                fix="Write the service by hand, with server: http://127.0.0.1:9001.",
+            )
+        supervisord = Supervisord()
+        command = supervisord.listing(host, server)
+        completed = await self.shell(host).run(command, timeout=DISCOVERY_TIMEOUT)
+        return supervisord.read_listing(host, completed)
 
     def _remote(self) -> SshHosts:
         if self._ssh is None:

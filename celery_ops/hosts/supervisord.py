@@ -21,7 +21,7 @@ from celery_ops.errors import CommandFailed
 from celery_ops.hosts import relay_log, rpc
 from celery_ops.hosts.programs import Program, Programs
 from celery_ops.machine import Retry
-from celery_ops.model import ServiceState, ServiceStatus
+from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from celery_ops.config.secret import Secret
     from celery_ops.errors import StreamFailed
-    from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
 USUAL_SERVERS = ("unix:///var/run/supervisor.sock", "unix:///run/supervisor/supervisor.sock")
@@ -49,6 +48,15 @@ _STATES = {
     _FATAL: ServiceState.FAILED,
 }
 _RETRIES = {_BACKOFF: Retry.AGAIN, _FATAL: Retry.GAVE_UP}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A process that a supervisord looks after; `pid` is 0 where it does not run."""
+
+    name: str
+    pid: int
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,31 @@ class Supervisord:
             )
             for service, info in zip(services, infos, strict=True)
         }
+
+    def listing(self, host: str, server: str) -> Command:
+        """One command for all processes of the supervisord that listens at `server`."""
+        anything = ServiceRef(host, "supervisord", "all", server=server)
+        requests = self._requests(anything)
+        job = rpc.job(
+            _places(anything),
+            requests.call("supervisor.getAllProcessInfo"),
+            requests.call("supervisor.getAllConfigInfo"),
+        )
+        return _command(anything, "status", [], job)
+
+    def read_listing(self, host: str, completed: Completed) -> tuple[Listed, ...]:
+        """Raise CommandFailed with the reason if it did not tell."""
+        parts = rpc.parts(completed)
+        failed = next((part for part in parts if part.kind == "failed"), None)
+        if failed is not None:
+            raise rpc.failure(failed.content, host)
+        infos, config = (rpc.values(part.content) for part in parts)
+        settings = _by_process(config)
+        known = infos if isinstance(infos, list) else []
+        return tuple(
+            Listed(name, _integer(info, "pid"), str(settings.get(_split(name), {}).get("command")))
+            for info, name in zip(known, _names(infos), strict=False)
+        )
 
     def start(self, service: ServiceRef) -> Command:
         """Start it; already started is fine. Refused while it stops: that would be ignored."""
@@ -186,8 +219,12 @@ def _name(service: ServiceRef) -> str:
 
 
 def _process(service: ServiceRef) -> tuple[str, str]:
+    return _split(service.name)
+
+
+def _split(name: str) -> tuple[str, str]:
     """(group, process), as supervisor.options.split_namespec."""
-    group, colon, process = service.name.partition(":")
+    group, colon, process = name.partition(":")
     return (group, process) if colon else (group, group)
 
 

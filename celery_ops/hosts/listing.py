@@ -1,0 +1,208 @@
+"""One look at a Linux host: its Celery processes, what they descend from, and systemd's services.
+
+The command is POSIX sh with grep, and reads what every user may read. Each line of its answer
+begins with where it was read, so that no command line can pass for something else.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from celery_ops.errors import CommandFailed
+from celery_ops.hosts import units
+from celery_ops.ports import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from celery_ops.ports import Completed
+
+LIST = r"""
+printf 'hostname=%s\nuid=%s\nticks=%s\n' "$(uname -n)" "$(id -u)" "$(getconf CLK_TCK)"
+read -r uptime rest < /proc/uptime
+printf 'uptime=%s\n' "$uptime"
+grep -s ' /proc proc ' /proc/self/mounts | sed 's/^/mount=/'
+grep -s '@*/.*[.][0-9][0-9]*$' /proc/net/unix | sed 's/^/socket=/'
+seen=' '
+climb() {
+    one=$1
+    while [ "$one" -gt 1 ]; do
+        case $seen in *" $one "*) return ;; esac
+        { read -r line < "/proc/$one/stat"; } 2>/dev/null || return
+        seen="$seen$one "
+        set -- ${line##*) }
+        one=$2
+    done
+}
+for pid in "$@"; do climb "$pid"; done
+for file in $(grep -slaE '[c]elery|[s]upervisord' /proc/[0-9]*/cmdline); do
+    file=${file%/cmdline}
+    climb "${file#/proc/}"
+done
+set -- /proc/1/cgroup
+for pid in $seen; do
+    set -- "$@" "/proc/$pid/cmdline" "/proc/$pid/stat" "/proc/$pid/cgroup" "/proc/$pid/status"
+done
+grep -saHE '' "$@" | grep -aE '^/proc/[0-9]+/((cmdline|stat|cgroup):|status:NSpid:)'
+echo services=
+command -v systemctl >/dev/null 2>&1 || exit 0
+cd /
+names=$(grep -lsE '^Exec.*[c]elery' /etc/systemd/system/*.service /run/systemd/system/*.service \
+    /usr/local/lib/systemd/system/*.service /usr/lib/systemd/system/*.service \
+    /lib/systemd/system/*.service | sed 's,.*/,,' | grep -v '@[.]service$' | sort -u)
+systemctl show -p Id,LoadState,ActiveState,Type,MainPID,ExecStart -- '*.service' $names 2>/dev/null
+exit 0
+"""
+"""Arguments: pids to look at whatever their command lines are."""
+
+_LINE = re.compile(r"/proc/(?P<pid>\d+)/(?P<file>cmdline|stat|cgroup|status):(?P<text>.*)")
+_SOCKET = re.compile(r" (?P<path>/\S+)\.(?P<pid>\d+)$")
+_LISTENS = "00010000"
+_ARGV = re.compile(r"argv\[\]=(.*?) ; ignore_errors=")
+_HIDDEN = re.compile(r"\bhidepid=(?:[1-9]|noaccess|invisible|ptraceable)")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as /proc shows it. `age` in seconds; `groups` is its cgroup file."""
+
+    pid: int
+    parent: int
+    age: float | None
+    arguments: tuple[str, ...]
+    groups: str
+    inner_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A service as systemd knows it; `arguments` is its ExecStart."""
+
+    name: str
+    main_pid: int | None
+    is_active: bool
+    is_forking: bool
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What was seen. `sockets` are where supervisords listen, by their pids."""
+
+    hostname: str
+    is_root: bool
+    hides_processes: bool
+    truncated: bool
+    root_groups: str
+    processes: Mapping[int, Process] = field(default_factory=dict)
+    units: Mapping[str, Unit] = field(default_factory=dict)
+    sockets: Mapping[int, str] = field(default_factory=dict)
+
+
+def command(pids: Collection[int]) -> Command:
+    """The look; these pids are looked at too."""
+    numbers = [str(pid) for pid in sorted(set(pids)) if pid > 0]
+    return Command(
+        argv=("sh", "-c", LIST, "sh", *numbers),
+        env=(("LC_ALL", "C"), ("TZ", "UTC")),
+        shown="look at the Celery processes in /proc, and systemctl show '*.service'",
+    )
+
+
+def read(completed: Completed) -> Listing:
+    """What the command printed. Raise CommandFailed if it is no answer of it."""
+    head, mark, services = completed.out.partition(b"\nservices=\n")
+    lines = head.decode("utf-8", "replace").split("\n")
+    facts = dict(line.split("=", 1) for line in lines[:4] if "=" in line)
+    if completed.code or "hostname" not in facts or not (mark or completed.truncated):
+        said = " ".join(completed.err.decode("utf-8", "replace").split())[:200]
+        why = said or f"exit code {completed.code}"
+        raise CommandFailed(f"The host's processes cannot be listed: {why}.")
+    files = _files(lines)
+    is_root = facts.get("uid") == "0"
+    return Listing(
+        hostname=facts["hostname"],
+        is_root=is_root,
+        hides_processes=not is_root
+        and any(line.startswith("mount=") and _HIDDEN.search(line) for line in lines),
+        truncated=completed.truncated,
+        root_groups="\n".join(files.get((1, "cgroup"), ())),
+        processes=_processes(files, facts),
+        units={unit.name: unit for unit in map(_unit, units.blocks(services)) if unit.name},
+        sockets=_sockets(lines),
+    )
+
+
+def _files(lines: list[str]) -> dict[tuple[int, str], list[str]]:
+    found: dict[tuple[int, str], list[str]] = {}
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match is not None:
+            found.setdefault((int(match["pid"]), match["file"]), []).append(match["text"])
+    return found
+
+
+def _processes(
+    files: Mapping[tuple[int, str], list[str]], facts: Mapping[str, str]
+) -> dict[int, Process]:
+    found = {}
+    for (pid, file), text in files.items():
+        # The name in parentheses may hold anything, parentheses too: proc(5).
+        stat = "\n".join(text).rpartition(")")[2].split()
+        if file != "stat" or len(stat) < 20 or not stat[1].isdecimal():
+            continue
+        words = "\n".join(files.get((pid, "cmdline"), ())).split("\0")
+        while words and not words[-1]:
+            words.pop()
+        found[pid] = Process(
+            pid=pid,
+            parent=int(stat[1]),
+            age=_age(stat[19], facts),
+            arguments=tuple(words),
+            groups="\n".join(files.get((pid, "cgroup"), ())),
+            inner_pid=_inner_pid(files.get((pid, "status"), [""])[0]),
+        )
+    return found
+
+
+def _age(ticks: str, facts: Mapping[str, str]) -> float | None:
+    try:
+        return float(facts["uptime"]) - int(ticks) / int(facts["ticks"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _inner_pid(status: str) -> int | None:
+    """`NSpid: 4123 7`: the pid here, and in each namespace within."""
+    pids = status.split()[1:]
+    return int(pids[-1]) if len(pids) > 1 and pids[-1].isdecimal() else None
+
+
+def _unit(properties: Mapping[str, str]) -> Unit:
+    argv = _ARGV.search(properties.get("ExecStart", ""))
+    try:
+        words = shlex.split(argv[1]) if argv else []
+    except ValueError:
+        words = argv[1].split() if argv else []
+    pid = properties.get("MainPID", "0")
+    is_loaded = properties.get("LoadState") in {"loaded", "masked"}
+    return Unit(
+        name=properties.get("Id", "") if is_loaded else "",
+        main_pid=int(pid) if pid.isdecimal() and pid != "0" else None,
+        is_active=properties.get("ActiveState") not in {"inactive", "failed"},
+        is_forking=properties.get("Type") == "forking",
+        arguments=tuple(words),
+    )
+
+
+def _sockets(lines: list[str]) -> dict[int, str]:
+    """supervisord binds its socket as PATH.PID and links it to PATH: supervisor.http."""
+    found = {}
+    for line in lines:
+        match = _SOCKET.search(line)
+        if line.startswith("socket=") and match is not None and f" {_LISTENS} " in line:
+            found[int(match["pid"])] = f"unix://{match['path']}"
+    return found
