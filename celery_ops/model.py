@@ -302,6 +302,8 @@ class CeleryProcess:
     """Its pid in its own container, which is the one its worker tells."""
     has_beat: bool = False
     """A worker that is a scheduler too (`-B`)."""
+    app: str | None = None
+    """The application it was started with (`-A`), as written."""
 
 
 @dataclass(frozen=True, slots=True)

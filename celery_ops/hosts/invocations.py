@@ -33,13 +33,14 @@ class Invocation:
     """What a command line runs.
 
     `node` is None where it does not tell, as with a variable in it. `is_child`: a process of a
-    worker's pool, by its title. `has_beat`: a worker that is a scheduler too (`-B`).
+    worker's pool, by its title. `has_beat`: a worker that is a scheduler too (`-B`). `app` is its `-A`.
     """
 
     role: Role
     node: str | None = None
     is_child: bool = False
     has_beat: bool = False
+    app: str | None = None
 
 
 def read(arguments: Sequence[str], hostname: str) -> Invocation | None:
@@ -55,11 +56,12 @@ def read(arguments: Sequence[str], hostname: str) -> Invocation | None:
     position = _subcommand(words)
     if position is None:
         return None
-    role = _SUBCOMMANDS[words[position]]
+    role, options = _SUBCOMMANDS[words[position]], words[position + 1 :]
+    app = _option(words, "-A", "--app")
     if role is Role.BEAT:
-        return Invocation(role)
-    given = _option(words[position + 1 :], "-n", "--hostname")
-    return Invocation(role, node_name(given, hostname), has_beat=_has_beat(words[position + 1 :]))
+        return Invocation(role, app=app)
+    name = node_name(_option(options, "-n", "--hostname"), hostname)
+    return Invocation(role, name, has_beat=_has_beat(options), app=app)
 
 
 def node_name(given: str | None, hostname: str) -> str | None:

@@ -30,11 +30,13 @@ _HIDDEN = (
 class Found:
     """A look at one host, and what its supervisords told, by their pids.
 
-    `silent` says of those that could not be asked why not, and what helps.
+    `asked` are pids that matter whatever they run; `silent` says of supervisords that could not be
+    asked why not, and what helps.
     """
 
     host: str
     seen: Listing
+    asked: frozenset[int] = frozenset()
     programs: Mapping[int, tuple[Listed, ...]] = field(default_factory=dict)
     silent: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ def supervisords(seen: Listing) -> dict[int, str | None]:
 def discovered(found: Found) -> Discovered:
     """Every Celery process of the host with its owner, and the services that stand idle."""
     seen = found.seen
-    mains = dict(_mains(seen))
+    mains = dict(_mains(seen, found.asked))
     shared = Counter(_place(seen, seen.processes[pid]).name for pid in mains)
     processes = [
         _process(found, seen.processes[pid], invocation, shared)
@@ -82,7 +84,7 @@ def discovered(found: Found) -> Discovered:
     )
 
 
-def _mains(seen: Listing) -> Iterator[tuple[int, Invocation | None]]:
+def _mains(seen: Listing, asked: frozenset[int]) -> Iterator[tuple[int, Invocation | None]]:
     """Main processes. The pool's children have the command line of their parent, or a title."""
     read = {
         pid: invocations.read(process.arguments, seen.hostname)
@@ -91,7 +93,7 @@ def _mains(seen: Listing) -> Iterator[tuple[int, Invocation | None]]:
     for pid, invocation in read.items():
         process = seen.processes[pid]
         if invocation is None:
-            if not any(child.parent == pid for child in seen.processes.values()):
+            if pid in asked:
                 yield pid, None
             continue
         above = read.get(process.parent)
@@ -118,6 +120,7 @@ def _process(
         fix=owner.fix,
         inner_pid=process.inner_pid,
         has_beat=invocation is not None and invocation.has_beat,
+        app=None if invocation is None else invocation.app,
     )
 
 
@@ -190,6 +193,7 @@ def _by_units(found: Found) -> Iterator[CeleryProcess]:
                 age=None,
                 service=ServiceRef(found.host, "systemd", unit.name),
                 has_beat=invocation.has_beat,
+                app=invocation.app,
             )
 
 

@@ -98,7 +98,7 @@ class HostPool:
                 programs[pid] = await self._listed(host, server)
             except CommandFailed as error:
                 silent[pid] = (f"supervisord (pid {pid}) runs it: {error.says}", error.fix or "")
-        return owners.discovered(owners.Found(host, seen, programs, silent))
+        return owners.discovered(owners.Found(host, seen, frozenset(pids), programs, silent))
 
     async def _listed(self, host: str, server: str | None) -> tuple[Listed, ...]:
         if server is None:

@@ -1,0 +1,192 @@
+"""Writes a `celery-ops.yaml` as a person would: one line a host and a service, equal ones folded.
+
+Pure: what is written is text that the loader reads back as what was meant.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from celery_ops.model import ServiceRef
+
+SCHEMA_FILE = "celery-ops.schema.json"
+_PLAIN = re.compile(r"[A-Za-z0-9/_.](?:[A-Za-z0-9/_.@+-]|:(?=[A-Za-z0-9/_.@+-]))*")
+_WORDS = {"null", "true", "false"}
+_NUMBER = re.compile(r"[-+]?[0-9][0-9_.eE]*")
+_MANY = 5
+"""From so many hosts on a glob reads better than their list."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftHost:
+    """A host's entry. `hostname` is what node names call it; None where that is its name."""
+
+    name: str
+    address: str | None = None
+    hostname: str | None = None
+    user: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to be written.
+
+    `broker` is written as it is, so it holds `${NAME}` and no password. `settings` are further
+    plain keys of the context. `maybe` are services that are written as comments, `remarks` what the
+    reader must know.
+    """
+
+    context: str
+    broker: str
+    settings: tuple[tuple[str, str], ...] = ()
+    broker_options: Mapping[str, object] = field(default_factory=dict)
+    user: str | None = None
+    sudo: bool = False
+    hosts: tuple[DraftHost, ...] = ()
+    services: tuple[ServiceRef, ...] = ()
+    maybe: tuple[ServiceRef, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def text(draft: Draft) -> str:
+    """The file."""
+    return "\n".join([*_head(draft), *_context(draft)]) + "\n"
+
+
+def scalar(value: str) -> str:
+    """A string as YAML, quoted only where it must be; also between { } and [ ]."""
+    is_plain = _PLAIN.fullmatch(value) and not _NUMBER.fullmatch(value)
+    if is_plain and value.lower() not in _WORDS:
+        return value
+    return f'"{"".join(_escaped(one) for one in value)}"'
+
+
+def _head(draft: Draft) -> Iterator[str]:
+    yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
+    yield f"# (for your editor: celery-ops config schema > {SCHEMA_FILE})"
+    yield f"default: {scalar(draft.context)}"
+    yield "contexts:"
+
+
+def _context(draft: Draft) -> Iterator[str]:
+    yield f"  {scalar(draft.context)}:"
+    broker = draft.broker if draft.broker.startswith("${") else scalar(draft.broker)
+    yield f"    broker: {broker}"
+    if draft.broker_options:
+        yield f"    broker_options: {_mapping(draft.broker_options.items())}"
+    for key, value in draft.settings:
+        yield f"    {key}: {scalar(value)}"
+    ssh = _pairs(user=draft.user, sudo=draft.sudo or None)
+    if ssh:
+        yield f"    ssh: {_mapping(ssh)}"
+    if draft.hosts:
+        yield "    hosts:"
+        for host in draft.hosts:
+            yield f"      {scalar(host.name)}: {_mapping(_host(host))}"
+    if draft.services:
+        yield "    services:"
+        for entry in _folded(draft.services, draft.hosts):
+            yield f"      - {entry}"
+    if draft.maybe:
+        yield "      # These do not run now. Remove the # of those that belong to this deployment:"
+        for entry in _folded(draft.maybe, draft.hosts):
+            yield f"      # - {entry}"
+    for remark in draft.remarks:
+        yield f"    # {_one_line(remark)}"
+
+
+def _host(host: DraftHost) -> list[tuple[str, object]]:
+    ssh = dict(_pairs(user=host.user, port=host.port))
+    return _pairs(address=host.address, hostname=host.hostname, ssh=ssh or None)
+
+
+def _folded(services: Sequence[ServiceRef], hosts: Sequence[DraftHost]) -> Iterator[str]:
+    """Services that only differ in their host become one entry."""
+    hostnames = {host.name: host.hostname or host.name for host in hosts}
+    alike: dict[ServiceRef, list[ServiceRef]] = {}
+    for one in services:
+        name, at, host = (one.worker or "").rpartition("@")
+        is_named_after = bool(at) and host == hostnames.get(one.host)
+        worker = f"{_literal(name)}@%h" if is_named_after else one.worker and _literal(one.worker)
+        alike.setdefault(replace(one, host="", worker=worker), []).append(one)
+    for entry, members in alike.items():
+        if len(members) == 1:
+            worker = members[0].worker
+            where: tuple[str, object] = ("host", members[0].host)
+            yield _service(where, replace(entry, worker=worker and _literal(worker)))
+        else:
+            yield _service(("hosts", _selection(members, hosts)), entry)
+
+
+def _service(where: tuple[str, object], entry: ServiceRef) -> str:
+    pairs = _pairs(
+        **{entry.supervisor: _literal(entry.name)},
+        worker=entry.worker,
+        beat=entry.beat or None,
+        server=entry.server,
+    )
+    return _mapping([where, *pairs])
+
+
+def _selection(members: Sequence[ServiceRef], hosts: Sequence[DraftHost]) -> list[str]:
+    """The hosts, or the one glob that means exactly these."""
+    names = [one.host for one in members]
+    if len(names) >= _MANY:
+        first, last = min(names), max(names)
+        same = next((i for i, one in enumerate(first) if last[i : i + 1] != one), len(first))
+        glob = f"{first[:same]}*"
+        everywhere = [*(host.name for host in hosts), "local"]
+        meant = [name for name in everywhere if fnmatch.fnmatchcase(name, glob)]
+        if sorted(set(meant)) == sorted(names):
+            return [glob]
+    return names
+
+
+def _literal(name: str) -> str:
+    """A name in which `%h` stands for nothing else."""
+    return name.replace("%", "%%")
+
+
+def _pairs(**values: object) -> list[tuple[str, object]]:
+    return [(key, value) for key, value in values.items() if value is not None]
+
+
+def _mapping(pairs: Iterable[tuple[str, object]]) -> str:
+    inner = ", ".join(f"{scalar(key)}: {_value(value)}" for key, value in pairs)
+    return f"{{{inner}}}"
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            return scalar(value)
+        case list() | tuple():
+            return f"[{', '.join(_value(one) for one in value)}]"
+        case dict():
+            return _mapping((str(key), one) for key, one in value.items())
+        case _:
+            return "null"
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    number = ord(char)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\U{number:08x}"
+
+
+def _one_line(text_: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text_)

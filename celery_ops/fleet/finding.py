@@ -1,0 +1,208 @@
+"""Joins the workers that answer with what was found on the hosts: who is run by which service.
+
+A pid alone proves nothing: other hosts have the same one, and containers number their own. What
+counts is the node name in the process's command line together with the pid the worker tells; where
+the command line does not tell a name, the pid and the age, if only one process has both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from celery_ops.model import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from celery_ops.model import CeleryProcess, Discovered, ServiceRef, Worker
+
+START_TAKES = 60.0
+"""Seconds between a process's start and the moment its worker counts its uptime from, at most."""
+_CLOCK = 3.0
+"""Seconds by which a process may seem younger than its worker says: uptime is rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A worker, the process that it is, and its service."""
+
+    worker: str
+    host: str
+    pid: int
+    service: ServiceRef
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A worker or beat for which no service can be written: why, and what helps."""
+
+    subject: str
+    says: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found. `idle` are services that do not run now, and may be another deployment's.
+
+    `foreign` says what runs there and does not seem to be this deployment's; `embedded` are workers that are schedulers as well (`-B`): not services of their own.
+    """
+
+    matched: tuple[Matched, ...]
+    beats: tuple[ServiceRef, ...]
+    idle: tuple[ServiceRef, ...]
+    unmatched: tuple[Unmatched, ...]
+    foreign: tuple[str, ...] = ()
+    embedded: tuple[str, ...] = ()
+
+    @property
+    def services(self) -> tuple[ServiceRef, ...]:
+        """Those that run, beat's too."""
+        running = (replace(one.service, worker=one.worker) for one in self.matched)
+        return (*running, *self.beats)
+
+
+_Seen = tuple["Discovered", "CeleryProcess"]
+
+
+def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) -> Findings:
+    """Every worker with its service, or with the reason why there is none."""
+    seen = [(host, one) for host in hosts for one in host.processes]
+    matched: list[Matched] = []
+    unmatched: list[Unmatched] = []
+    embedded, apps = [], set()
+    for worker in workers:
+        found = _process_of(worker, seen, [host.host for host in hosts], now)
+        if isinstance(found, Unmatched):
+            unmatched.append(found)
+            continue
+        host, process = found
+        apps.add(process.app)
+        if process.has_beat:
+            embedded.append(worker.name)
+        if process.service is None:
+            says = f"pid {process.pid} on {host.host}: {process.says}"
+            unmatched.append(Unmatched(worker.name, says, process.fix))
+        else:
+            matched.append(Matched(worker.name, host.host, process.pid, process.service))
+    matched, shared = _one_each(matched)
+    beats = list(_beats(seen, apps))
+    named = {one.worker for one in matched} | {one.subject for one in unmatched}
+    return Findings(
+        matched=tuple(matched),
+        beats=tuple(one for one in beats if not isinstance(one, Unmatched)),
+        idle=tuple(_idle(hosts, named)),
+        unmatched=(
+            *unmatched,
+            *shared,
+            *(one for one in beats if isinstance(one, Unmatched)),
+        ),
+        foreign=tuple(_foreign(seen, workers, apps)),
+        embedded=tuple(embedded),
+    )
+
+
+def _process_of(
+    worker: Worker, seen: Sequence[_Seen], hosts: Sequence[str], now: datetime
+) -> _Seen | Unmatched:
+    if len(worker.pids) > 1:
+        pids = ", ".join(map(str, worker.pids))
+        says = f"several processes answer to this name (pids {pids})"
+        return Unmatched(worker.name, says, "Give each its own name: celery worker -n NAME@%h.")
+    if worker.pid is None:
+        return Unmatched(worker.name, "it did not tell its pid", "Look again when it answers.")
+    named = [one for one in seen if one[1].role is Role.WORKER and one[1].node == worker.name]
+    proven = [one for one in named if worker.pid in (one[1].pid, one[1].inner_pid)]
+    if len(proven) > 1:
+        proven = [one for one in proven if _same_age(one[1], worker, now)]
+    if not proven:
+        proven = [
+            one
+            for one in seen
+            if one[1].pid == worker.pid
+            and one[1].node is None
+            and one[1].role is not Role.BEAT
+            and _same_age(one[1], worker, now)
+        ]
+    if len(proven) == 1:
+        return proven[0]
+    if proven:
+        places = " and ".join(f"pid {one.pid} on {host.host}" for host, one in proven)
+        says = f"it could be {places}: nothing tells them apart"
+        return Unmatched(worker.name, says, "Start it with -n NAME@%h, so that its name is seen.")
+    if named:
+        host, process = named[0]
+        says = f"pid {process.pid} on {host.host} bears its name, but it answers as {worker.pid}"
+        return Unmatched(worker.name, says, "If it was restarted just now, look again.")
+    return _nowhere(worker, hosts)
+
+
+def _nowhere(worker: Worker, hosts: Sequence[str]) -> Unmatched:
+    where = worker.name.partition("@")[2]
+    says = f"no process of it was found on {', '.join(hosts)}"
+    return Unmatched(worker.name, says, f"Name its host too: by its name that is {where}.")
+
+
+def _same_age(process: CeleryProcess, worker: Worker, now: datetime) -> bool:
+    if process.age is None or worker.started_at is None:
+        return False
+    older_by = process.age - (now - worker.started_at).total_seconds()
+    return -_CLOCK <= older_by <= START_TAKES
+
+
+def _one_each(matched: list[Matched]) -> tuple[list[Matched], list[Unmatched]]:
+    """A service is one worker's: of several none is known to be the one it restarts."""
+    counted = Counter(one.service for one in matched)
+    shared = [
+        Unmatched(
+            one.worker,
+            f"{one.service} runs {counted[one.service]} workers, which can only be restarted"
+            " together",
+            "Give each a service of its own.",
+        )
+        for one in matched
+        if counted[one.service] > 1
+    ]
+    return [one for one in matched if counted[one.service] == 1], shared
+
+
+def _beats(seen: Sequence[_Seen], apps: set[str | None]) -> Iterator[ServiceRef | Unmatched]:
+    for host, process in seen:
+        if process.role is not Role.BEAT or _is_others(process, apps):
+            continue
+        if process.service is not None:
+            yield replace(process.service, beat=True)
+        else:
+            says = f"pid {process.pid}: {process.says}"
+            yield Unmatched(f"beat on {host.host}", says, process.fix)
+
+
+def _is_others(process: CeleryProcess, apps: set[str | None]) -> bool:
+    """It names an application, all our workers do, and it is none of theirs."""
+    return process.app is not None and None not in apps and process.app not in apps
+
+
+def _idle(hosts: Sequence[Discovered], named: set[str]) -> Iterator[ServiceRef]:
+    """Each once, and none for a worker that runs elsewhere or is expected twice."""
+    expected = set(named)
+    for ref in (one for host in hosts for one in host.idle):
+        if ref.worker in expected:
+            continue
+        if ref.worker is not None:
+            expected.add(ref.worker)
+        yield ref
+
+
+def _foreign(
+    seen: Sequence[_Seen], workers: Sequence[Worker], apps: set[str | None]
+) -> Iterator[str]:
+    known = {worker.name for worker in workers}
+    for host, process in seen:
+        where = f"pid {process.pid} on {host.host}"
+        if process.role is Role.BEAT and _is_others(process, apps):
+            yield f"{where} is a beat of another application ({process.app})"
+        elif process.role is Role.WORKER and process.node and process.node not in known:
+            yield f"{where} is {process.node}, which does not answer on this broker"
