@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.machine import HostFacts, Restarts, Retry, Usage
 
 T = TypeVar("T")
@@ -320,6 +322,16 @@ class Discovered:
     processes: tuple[CeleryProcess, ...]
     idle: tuple[ServiceRef, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Who we are on a host. `refused`: services that we may not start and stop there, why not, and
+    what helps.
+    """
+
+    user: str
+    refused: Mapping[ServiceRef, tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

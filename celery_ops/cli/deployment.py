@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from celery_ops.config.contexts import Context
-    from celery_ops.ports import Broker, Clock, Hosts
+    from celery_ops.ports import Broker, Clock
 
 
 CONTROL_EXCHANGE = "control_exchange"
@@ -33,7 +33,7 @@ class Deployment:
 
     context: Context
     broker: Broker
-    hosts: Hosts
+    hosts: HostPool
     surveyor: Surveyor
     clock: Clock
     passphrases: Passphrases

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCHEMA_FILE = "celery-ops.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9/_.](?:[A-Za-z0-9/_.@+-]|:(?=[A-Za-z0-9/_.@+-]))*")
 _WORDS = {"null", "true", "false"}
-_NUMBER = re.compile(r"[-+]?[0-9][0-9_.eE]*")
+_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][0-9]+)?")
 _MANY = 5
 """From so many hosts on a glob reads better than their list."""
 
@@ -95,6 +95,8 @@ def _context(draft: Draft) -> Iterator[str]:
         for entry in _folded(draft.services, draft.hosts):
             yield f"      - {entry}"
     if draft.maybe:
+        if not draft.services:
+            yield "    # services:"
         yield "      # These do not run now. Remove the # of those that belong to this deployment:"
         for entry in _folded(draft.maybe, draft.hosts):
             yield f"      # - {entry}"

@@ -46,9 +46,11 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was found. `idle` are services that do not run now, and may be another deployment's.
+    """What was found.
 
-    `foreign` says what runs there and does not seem to be this deployment's; `embedded` are workers that are schedulers as well (`-B`): not services of their own.
+    `idle` are services that do not run now, and may be another deployment's. `foreign` says what
+    runs there and does not seem to be this one's. `embedded` are workers that are schedulers too
+    (`-B`): no services of their own.
     """
 
     matched: tuple[Matched, ...]

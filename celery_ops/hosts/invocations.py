@@ -33,7 +33,8 @@ class Invocation:
     """What a command line runs.
 
     `node` is None where it does not tell, as with a variable in it. `is_child`: a process of a
-    worker's pool, by its title. `has_beat`: a worker that is a scheduler too (`-B`). `app` is its `-A`.
+    worker's pool, by its title. `has_beat`: a worker that is a scheduler too (`-B`). `app` is its
+    `-A`, as written.
     """
 
     role: Role

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, cast
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
-from celery_ops.hosts import facts, listing, owners, processes
+from celery_ops.hosts import facts, listing, owners, processes, rights
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from celery_ops.config.contexts import Context
     from celery_ops.hosts.ssh import SshHosts
     from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.hosts.supervisord import Listed
-    from celery_ops.model import Discovered
+    from celery_ops.model import Discovered, Rights, ServiceRef
     from celery_ops.ports import HostReading, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
 FACTS_TIMEOUT = 10.0
 DISCOVERY_TIMEOUT = 20.0
+RIGHTS_TIMEOUT = 20.0
 
 
 class HostPool:
@@ -99,6 +100,17 @@ class HostPool:
             except CommandFailed as error:
                 silent[pid] = (f"supervisord (pid {pid}) runs it: {error.says}", error.fix or "")
         return owners.discovered(owners.Found(host, seen, frozenset(pids), programs, silent))
+
+    async def rights(self, host: str, services: Sequence[ServiceRef]) -> Rights:
+        """Who we are on a host, and which of these services we may not start and stop there.
+
+        Nothing is started or stopped. Raise HostUnreachable or CommandFailed.
+        """
+        systemd = [one for one in services if one.supervisor == "systemd"]
+        entry = self._context.host(host)
+        command = rights.command(systemd, sudo=entry is not None and entry.ssh.sudo)
+        completed = await self.shell(host).run(command, timeout=RIGHTS_TIMEOUT)
+        return rights.read(systemd, completed)
 
     async def _listed(self, host: str, server: str | None) -> tuple[Listed, ...]:
         if server is None:

@@ -1,0 +1,388 @@
+"""Finds a fleet from its broker and its hosts, and writes the `celery-ops.yaml` that describes it.
+
+Changes nothing but that one file, and writes no secret into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import ipaddress
+import os
+import re
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_ops.cli import context, terminal
+from celery_ops.cli.boundary import complain
+from celery_ops.cli.deployment import opened
+from celery_ops.config import contexts, draft
+from celery_ops.config.contexts import LOCAL, Context, HostEntry, SshSettings
+from celery_ops.config.document import shown
+from celery_ops.config.draft import Draft, DraftHost
+from celery_ops.config.secret import masked
+from celery_ops.errors import HostUnreachable, OpsError, UsageError
+from celery_ops.fleet.collector import look
+from celery_ops.fleet.finding import join
+from celery_ops.hosts import HostPool
+from celery_ops.model import WorkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from celery_ops.cli.choice import Choice
+    from celery_ops.fleet.finding import Findings
+    from celery_ops.model import Discovered, FleetSnapshot, ServiceRef, Worker
+
+BROKER_VARIABLE = "CELERY_BROKER_URL"
+_HOST = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9a-fA-F:.%]+\]|[^@:\[\]\s]+)(?::(?P<port>\d{1,5}))?"
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for. `output` is None for stdout."""
+
+    choice: Choice
+    hosts: tuple[str, ...]
+    name: str
+    ssh_user: str | None
+    output: Path | None
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The broker, and what is written of it."""
+
+    context: Context
+    written: str
+    settings: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+async def init(wanted: Wanted) -> bool:
+    """Find, write, and say so; whether nothing is missing in what was written.
+
+    Raise UsageError, BrokerUnreachable, or HostUnreachable with everything that is wrong with any
+    host: then nothing is written.
+    """
+    if not _NAME.fullmatch(wanted.name):
+        raise UsageError(f"{shown(wanted.name)} cannot name a context.")
+    _may_write(wanted)
+    source = _source(wanted.choice)
+    async with opened(source.context) as deployment:
+        snapshot = await look(deployment.surveyor)
+    workers = [one for one in snapshot.workers if one.answers or one.state is WorkerState.CONFLICT]
+    entries = _entries(wanted.hosts or _asked_hosts(workers), wanted.ssh_user)
+    hosts = await _discover(source.context, entries, workers)
+    findings = join(workers, hosts, snapshot.at)
+    described = _described(wanted, source, entries, hosts, findings, workers)
+    content = draft.text(described)
+    _prove(content, source)
+    _tell(snapshot, hosts, findings)
+    _write(wanted, content)
+    _tell_next(wanted, source, described)
+    return bool(findings.matched) and not findings.unmatched
+
+
+# --- the broker ----------------------------------------------------------------------------------
+
+
+def _source(choice: Choice) -> Source:
+    if choice.app is not None:
+        return _of_app(choice)
+    if choice.broker is not None or choice.context is not None:
+        chosen = context.resolve(choice).context
+        return _of_context(replace(chosen, hosts=chosen.hosts[:1], services=()))
+    url = os.environ.get(BROKER_VARIABLE)
+    if url:
+        return replace(_of_context(contexts.only_broker(url)), written=f"${{{BROKER_VARIABLE}}}")
+    if terminal.can_ask():
+        typed = terminal.ask("Which broker do the workers use? (redis://HOST:6379/0)")
+        if typed:
+            return _of_context(contexts.only_broker(typed))
+    raise UsageError(
+        "No broker is known.",
+        fix=f"Name the one that the workers use: -b redis://HOST:6379/0, -A PROJECT, or"
+        f" ${BROKER_VARIABLE}.",
+    )
+
+
+def _of_context(found: Context) -> Source:
+    """A URL with a password is not written, only where to find it."""
+    url = found.broker.reveal()
+    has_secret = masked(url) != url or "${" in url
+    return Source(found, f"${{{BROKER_VARIABLE}}}" if has_secret else url)
+
+
+def _of_app(choice: Choice) -> Source:
+    module = importlib.import_module("celery_ops.broker.from_app")
+    found: Context = module.context_of(choice.app)
+    settings = []
+    if isinstance(choice.app, str):
+        settings.append(("app", choice.app))
+    if found.control_exchange != "celery":
+        settings.append(("control_exchange", found.control_exchange))
+    if found.event_exchange != "celeryev":
+        settings.append(("event_exchange", found.event_exchange))
+    options = {key: value for key, value in found.broker_options.items() if _is_plain(value)}
+    return replace(
+        _of_context(found),
+        settings=tuple(settings),
+        options=options,
+        left_out=tuple(str(key) for key in found.broker_options if key not in options),
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Numbers and flags. Text may be a password."""
+    return isinstance(value, bool | int | float)
+
+
+# --- the hosts -----------------------------------------------------------------------------------
+
+
+def _asked_hosts(workers: Sequence[Worker]) -> tuple[str, ...]:
+    places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
+    guess = " ".join(places) or LOCAL
+    if not terminal.can_ask():
+        fix = f"By their names the workers run on: celery-ops config init {guess}"
+        raise UsageError("No hosts were named.", fix=fix)
+    typed = terminal.ask(f"Which hosts do the workers run on? [{guess}]")
+    return tuple((typed or guess).replace(",", " ").split())
+
+
+def _entries(words: Sequence[str], user: str | None) -> tuple[HostEntry, ...]:
+    """The hosts that are named. Raise UsageError with all that are no hosts."""
+    entries, wrong = [], []
+    for word in dict.fromkeys(words):
+        match = _HOST.fullmatch(word)
+        port = int(match["port"]) if match and match["port"] else None
+        if match is None or (port is not None and not 0 < port < 65536):
+            wrong.append(shown(word))
+            continue
+        address = match["host"].strip("[]")
+        ssh = SshSettings(match["user"] or user, port)
+        entries.append(HostEntry(address, address, address, ssh))
+    if wrong:
+        raise UsageError(
+            f"{', '.join(wrong)} cannot be a host.",
+            fix="Write web1, deploy@web1, web1:2222, local.",
+        )
+    twice = [name for name, count in Counter(one.name for one in entries).items() if count > 1]
+    if twice:
+        raise UsageError(f"{', '.join(twice)} is named twice.")
+    return tuple(entries)
+
+
+async def _discover(
+    found: Context, entries: Sequence[HostEntry], workers: Sequence[Worker]
+) -> list[Discovered]:
+    """What is on the hosts. Raise HostUnreachable for all that could not be looked at."""
+    remote = tuple(one for one in entries if one.name != LOCAL)
+    pool = HostPool(replace(found, hosts=(*found.hosts, *remote)))
+    pids = [pid for worker in workers for pid in (worker.pid, *worker.pids) if pid is not None]
+    try:
+        looks = (pool.discover(one.name, pids) for one in entries)
+        results = await asyncio.gather(*looks, return_exceptions=True)
+    finally:
+        await pool.close()
+    failed = []
+    for entry, result in zip(entries, results, strict=True):
+        if isinstance(result, OpsError):
+            failed.append(f"{entry.name}: {result}")
+        elif isinstance(result, BaseException):
+            raise result
+    if failed:
+        raise HostUnreachable(
+            "\n".join(failed), fix="Nothing was written. Mend it, or leave the host out."
+        )
+    return [one for one in results if not isinstance(one, BaseException)]
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def _described(
+    wanted: Wanted,
+    source: Source,
+    entries: Sequence[HostEntry],
+    hosts: Sequence[Discovered],
+    findings: Findings,
+    workers: Sequence[Worker],
+) -> Draft:
+    names = _names(entries, hosts)
+    in_names = {worker.name.partition("@")[2] for worker in workers}
+    ours, maybe = _idle(findings)
+    logins = {one.ssh.user for one in entries if one.name != LOCAL}
+    common = next(iter(logins)) if len(logins) == 1 else None
+    written = [
+        DraftHost(
+            name=names[entry.name],
+            address=entry.address if entry.address != names[entry.name] else None,
+            hostname=host.hostname
+            if host.hostname in in_names and host.hostname != names[entry.name]
+            else None,
+            user=None if entry.ssh.user == common else entry.ssh.user,
+            port=entry.ssh.port,
+        )
+        for entry, host in zip(entries, hosts, strict=True)
+        if entry.name != LOCAL
+    ]
+    unprivileged = {host.host for host in hosts if not host.is_root}
+    services = (*findings.services, *ours)
+    return Draft(
+        context=wanted.name,
+        broker=source.written,
+        settings=source.settings,
+        broker_options=source.options,
+        user=common,
+        sudo=any(one.supervisor == "systemd" and one.host in unprivileged for one in services),
+        hosts=tuple(written),
+        services=_renamed(services, names),
+        maybe=_renamed(maybe, names),
+        remarks=tuple(_remarks(source, findings)),
+    )
+
+
+def _names(entries: Sequence[HostEntry], hosts: Sequence[Discovered]) -> dict[str, str]:
+    """What to call each host: as it was named, but an address by what the host calls itself."""
+    shorts = [host.hostname.partition(".")[0] for host in hosts]
+    names = {}
+    for entry, short in zip(entries, shorts, strict=True):
+        is_address = not _NAME.fullmatch(entry.name)
+        with suppress(ValueError):
+            is_address = bool(ipaddress.ip_address(entry.name))
+        fits = _NAME.fullmatch(short) and short != LOCAL and shorts.count(short) == 1
+        taken = any(short == other.name for other in entries)
+        usual = re.sub(r"[^A-Za-z0-9._-]", "-", entry.name).lstrip("._-") or "host"
+        names[entry.name] = short if is_address and fits and not taken else usual
+    return names
+
+
+def _renamed(services: Sequence[ServiceRef], names: Mapping[str, str]) -> tuple[ServiceRef, ...]:
+    return tuple(replace(one, host=names[one.host]) for one in services)
+
+
+def _idle(findings: Findings) -> tuple[list[ServiceRef], list[ServiceRef]]:
+    """Those that do not run: siblings of what runs, and those that may be somebody else's."""
+    families = {_family(one) for one in findings.services}
+    ours = [one for one in findings.idle if _family(one) in families]
+    return ours, [one for one in findings.idle if one not in ours]
+
+
+def _family(ref: ServiceRef) -> tuple[str, str]:
+    """A template unit's instances, or the programs of one supervisord, are of one deployment."""
+    if ref.supervisor == "systemd":
+        template, at, _ = ref.name.partition("@")
+        return "systemd", template if at else ref.name
+    return f"{ref.supervisor} {ref.host} {ref.server}", ref.name.partition(":")[0]
+
+
+def _remarks(source: Source, findings: Findings) -> Iterator[str]:
+    if source.left_out:
+        yield "broker_options that the application has and that are not written here, for they"
+        yield f"may be secret: {', '.join(source.left_out)}"
+    for one in findings.unmatched:
+        yield f"Not found: {one.subject}: {one.says}"
+    for name in findings.embedded:
+        yield f"{name} is a scheduler too (-B): it is no service of its own."
+
+
+def _prove(content: str, source: Source) -> None:
+    """Read it with our own loader before anybody else does. Raise InvalidDocument."""
+    environ = {**os.environ, BROKER_VARIABLE: source.context.broker.reveal()}
+    with tempfile.TemporaryDirectory(prefix="celery-ops-") as folder:
+        path = Path(folder) / contexts.FILE_NAME
+        path.write_text(content, encoding="utf-8")
+        contexts.load(path, environ)
+
+
+def _may_write(wanted: Wanted) -> None:
+    if wanted.output is not None and wanted.output.exists() and not wanted.force:
+        raise UsageError(
+            f"{wanted.output} is there already, and was not touched.",
+            fix="Write over it with --force, or elsewhere with --output FILE (- is stdout).",
+        )
+
+
+def _write(wanted: Wanted, content: str) -> None:
+    """All of it or nothing, and for nobody else to read. Raise UsageError if it cannot be."""
+    if wanted.output is None:
+        click.echo(content, nl=False)
+        return
+    path = wanted.output
+    made: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        made = Path(name)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        if wanted.force:
+            made.replace(path)
+        else:
+            path.hardlink_to(made)  # unlike a rename it never writes over what is there
+    except FileExistsError:
+        _may_write(wanted)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        if made is not None:
+            made.unlink(missing_ok=True)
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def _tell(snapshot: FleetSnapshot, hosts: Sequence[Discovered], findings: Findings) -> None:
+    for host in hosts:
+        mine = [one for one in findings.matched if one.host == host.host]
+        complain(f"{host.host}: {', '.join(_found_on(host, mine, findings)) or 'nothing found'}")
+        for one in mine:
+            complain(f"  {one.worker} is {one.service.supervisor} {one.service.name}")
+        for note in host.notes:
+            complain(f"  {note}")
+    if findings.unmatched:
+        complain("Not found:")
+    for lost in findings.unmatched:
+        complain(f"  {lost.subject}: {lost.says}")
+        if lost.fix:
+            complain(f"    {lost.fix}")
+    for says in findings.foreign:
+        complain(f"Left out: {says}.")
+    if not any(worker.answers for worker in snapshot.workers):
+        complain(f"No worker answers on {snapshot.broker}: is it the right one, and its database?")
+
+
+def _found_on(host: Discovered, mine: Sequence[object], findings: Findings) -> Iterator[str]:
+    beats = sum(one.host == host.host for one in findings.beats)
+    idle = sum(one.host == host.host for one in findings.idle)
+    for count, one, many in (
+        (len(mine), "worker with its service", "workers with their services"),
+        (beats, "beat", "beats"),
+        (idle, "service that does not run", "services that do not run"),
+    ):
+        if count:
+            yield f"{count} {one if count == 1 else many}"
+
+
+def _tell_next(wanted: Wanted, source: Source, written: Draft) -> None:
+    if wanted.output is None:
+        return
+    complain(f"{wanted.output} is written.")
+    if written.sudo:
+        complain("It uses `sudo -n` to start and stop units; config check says what is allowed.")
+    is_set = os.environ.get(BROKER_VARIABLE) == source.context.broker.reveal()
+    if written.broker.startswith("${") and not is_set:
+        complain(f"The broker's password is not in it: export {BROKER_VARIABLE}=… first.")
+    complain("Next: celery-ops config check")
