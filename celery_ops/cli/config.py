@@ -30,9 +30,7 @@ def config() -> None:
     "-o",
     "--output",
     metavar="FILE",
-    default=contexts.FILE_NAME,
-    show_default=True,
-    help="What to write; - is stdout.",
+    help=f"What to write: {contexts.FILE_NAME} here, or what --config names; - is stdout.",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.pass_context
@@ -44,7 +42,7 @@ def init(
     app: str | None,
     name: str,
     ssh_user: str | None,
-    output: str,
+    output: str | None,
     force: bool,
 ) -> None:
     """Find the workers and the services that run them, and write celery-ops.yaml.
@@ -53,6 +51,7 @@ def init(
     is never written down: the file names $CELERY_BROKER_URL instead.
     """
     chosen = ctx.ensure_object(Choice)
+    named = chosen.config
     if broker is not None or app is not None:
         chosen = Choice(broker=None if broker is None else Secret(broker), app=app)
     module = importlib.import_module("celery_ops.cli.config_init")
@@ -61,7 +60,7 @@ def init(
         hosts=hosts,
         name=name,
         ssh_user=ssh_user,
-        output=None if output == "-" else Path(output),
+        output=None if output == "-" else Path(output or named or contexts.FILE_NAME),
         force=force,
     )
     if not run(module.init(wanted)):

@@ -10,6 +10,7 @@ import importlib
 import ipaddress
 import os
 import re
+import shlex
 import tempfile
 from collections import Counter
 from contextlib import suppress
@@ -24,20 +25,19 @@ from celery_ops.cli.boundary import complain
 from celery_ops.cli.deployment import opened
 from celery_ops.config import contexts, draft
 from celery_ops.config.contexts import LOCAL, Context, HostEntry, SshSettings
-from celery_ops.config.document import shown
+from celery_ops.config.document import did_you_mean, shown
 from celery_ops.config.draft import Draft, DraftHost
 from celery_ops.config.secret import masked
 from celery_ops.errors import HostUnreachable, OpsError, UsageError
 from celery_ops.fleet.collector import look
 from celery_ops.fleet.finding import join
-from celery_ops.hosts import HostPool
 from celery_ops.model import WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from celery_ops.cli.choice import Choice
-    from celery_ops.fleet.finding import Findings
+    from celery_ops.fleet.finding import Findings, Unmatched
     from celery_ops.model import Discovered, FleetSnapshot, ServiceRef, Worker
 
 BROKER_VARIABLE = "CELERY_BROKER_URL"
@@ -83,10 +83,11 @@ async def init(wanted: Wanted) -> bool:
     async with opened(source.context) as deployment:
         snapshot = await look(deployment.surveyor)
     workers = [one for one in snapshot.workers if one.answers or one.state is WorkerState.CONFLICT]
-    entries = _entries(wanted.hosts or _asked_hosts(workers), wanted.ssh_user)
-    hosts = await _discover(source.context, entries, workers)
+    places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
+    entries = _entries(wanted.hosts or _asked_hosts(places), wanted.ssh_user)
+    hosts = await _discover(source.context, entries, workers, places)
     findings = join(workers, hosts, snapshot.at)
-    described = _described(wanted, source, entries, hosts, findings, workers)
+    described = _described(wanted, source, _written_hosts(entries, hosts, places), hosts, findings)
     content = draft.text(described)
     _prove(content, source)
     _tell(snapshot, hosts, findings)
@@ -152,8 +153,7 @@ def _is_plain(value: object) -> bool:
 # --- the hosts -----------------------------------------------------------------------------------
 
 
-def _asked_hosts(workers: Sequence[Worker]) -> tuple[str, ...]:
-    places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
+def _asked_hosts(places: Sequence[str]) -> tuple[str, ...]:
     guess = " ".join(places) or LOCAL
     if not terminal.can_ask():
         fix = f"By their names the workers run on: celery-ops config init {guess}"
@@ -186,28 +186,34 @@ def _entries(words: Sequence[str], user: str | None) -> tuple[HostEntry, ...]:
 
 
 async def _discover(
-    found: Context, entries: Sequence[HostEntry], workers: Sequence[Worker]
+    found: Context,
+    entries: Sequence[HostEntry],
+    workers: Sequence[Worker],
+    places: Sequence[str],
 ) -> list[Discovered]:
-    """What is on the hosts. Raise HostUnreachable for all that could not be looked at."""
+    """What is on the hosts, by the names they get in the file.
+
+    Raise HostUnreachable for all that could not be looked at. `places` are the hosts of the
+    workers' names: what may have been meant.
+    """
     remote = tuple(one for one in entries if one.name != LOCAL)
-    pool = HostPool(replace(found, hosts=(*found.hosts, *remote)))
     pids = [pid for worker in workers for pid in (worker.pid, *worker.pids) if pid is not None]
-    try:
-        looks = (pool.discover(one.name, pids) for one in entries)
+    async with opened(replace(found, hosts=(*found.hosts, *remote))) as deployment:
+        looks = (deployment.hosts.discover(one.name, pids) for one in entries)
         results = await asyncio.gather(*looks, return_exceptions=True)
-    finally:
-        await pool.close()
     failed = []
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, OpsError):
-            failed.append(f"{entry.name}: {result}")
+            failed.append(f"{entry.name}{did_you_mean(entry.name, places)}: {result}")
         elif isinstance(result, BaseException):
             raise result
     if failed:
         raise HostUnreachable(
             "\n".join(failed), fix="Nothing was written. Mend it, or leave the host out."
         )
-    return [one for one in results if not isinstance(one, BaseException)]
+    found_on = [one for one in results if not isinstance(one, BaseException)]
+    names = _names(entries, found_on)
+    return [_called(names[one.host], one) for one in found_on]
 
 
 # --- the file ------------------------------------------------------------------------------------
@@ -216,31 +222,15 @@ async def _discover(
 def _described(
     wanted: Wanted,
     source: Source,
-    entries: Sequence[HostEntry],
+    written: Sequence[DraftHost],
     hosts: Sequence[Discovered],
     findings: Findings,
-    workers: Sequence[Worker],
 ) -> Draft:
-    names = _names(entries, hosts)
-    in_names = {worker.name.partition("@")[2] for worker in workers}
     ours, maybe = _idle(findings)
-    logins = {one.ssh.user for one in entries if one.name != LOCAL}
-    common = next(iter(logins)) if len(logins) == 1 else None
-    written = [
-        DraftHost(
-            name=names[entry.name],
-            address=entry.address if entry.address != names[entry.name] else None,
-            hostname=host.hostname
-            if host.hostname in in_names and host.hostname != names[entry.name]
-            else None,
-            user=None if entry.ssh.user == common else entry.ssh.user,
-            port=entry.ssh.port,
-        )
-        for entry, host in zip(entries, hosts, strict=True)
-        if entry.name != LOCAL
-    ]
-    unprivileged = {host.host for host in hosts if not host.is_root}
     services = (*findings.services, *ours)
+    users = {host.user for host in written}
+    common = next(iter(users)) if len(users) == 1 else None
+    unprivileged = {host.host for host in hosts if not host.is_root}
     return Draft(
         context=wanted.name,
         broker=source.written,
@@ -248,11 +238,28 @@ def _described(
         broker_options=source.options,
         user=common,
         sudo=any(one.supervisor == "systemd" and one.host in unprivileged for one in services),
-        hosts=tuple(written),
-        services=_renamed(services, names),
-        maybe=_renamed(maybe, names),
+        hosts=tuple(replace(one, user=None) if common else one for one in written),
+        services=services,
+        maybe=tuple(maybe),
         remarks=tuple(_remarks(source, findings)),
     )
+
+
+def _written_hosts(
+    entries: Sequence[HostEntry], hosts: Sequence[Discovered], places: Sequence[str]
+) -> list[DraftHost]:
+    """`hostname` is written where node names call a host otherwise than the file does."""
+    return [
+        DraftHost(
+            name=host.host,
+            address=entry.address if entry.address != host.host else None,
+            hostname=host.hostname if host.hostname in set(places) - {host.host} else None,
+            user=entry.ssh.user,
+            port=entry.ssh.port,
+        )
+        for entry, host in zip(entries, hosts, strict=True)
+        if entry.name != LOCAL
+    ]
 
 
 def _names(entries: Sequence[HostEntry], hosts: Sequence[Discovered]) -> dict[str, str]:
@@ -270,8 +277,17 @@ def _names(entries: Sequence[HostEntry], hosts: Sequence[Discovered]) -> dict[st
     return names
 
 
-def _renamed(services: Sequence[ServiceRef], names: Mapping[str, str]) -> tuple[ServiceRef, ...]:
-    return tuple(replace(one, host=names[one.host]) for one in services)
+def _called(name: str, host: Discovered) -> Discovered:
+    """The same under another name."""
+
+    def moved(ref: ServiceRef) -> ServiceRef:
+        return replace(ref, host=name)
+
+    processes = (
+        one if one.service is None else replace(one, service=moved(one.service))
+        for one in host.processes
+    )
+    return replace(host, host=name, processes=tuple(processes), idle=tuple(map(moved, host.idle)))
 
 
 def _idle(findings: Findings) -> tuple[list[ServiceRef], list[ServiceRef]]:
@@ -293,8 +309,8 @@ def _remarks(source: Source, findings: Findings) -> Iterator[str]:
     if source.left_out:
         yield "broker_options that the application has and that are not written here, for they"
         yield f"may be secret: {', '.join(source.left_out)}"
-    for one in findings.unmatched:
-        yield f"Not found: {one.subject}: {one.says}"
+    for subjects, one in _alike(findings.unmatched):
+        yield f"Not found: {subjects}: {one.says}"
     for name in findings.embedded:
         yield f"{name} is a scheduler too (-B): it is no service of its own."
 
@@ -354,14 +370,25 @@ def _tell(snapshot: FleetSnapshot, hosts: Sequence[Discovered], findings: Findin
             complain(f"  {note}")
     if findings.unmatched:
         complain("Not found:")
-    for lost in findings.unmatched:
-        complain(f"  {lost.subject}: {lost.says}")
+    for subjects, lost in _alike(findings.unmatched):
+        complain(f"  {subjects}: {lost.says}")
         if lost.fix:
             complain(f"    {lost.fix}")
+    if not findings.beats and not findings.embedded:
+        complain("No beat was found.")
     for says in findings.foreign:
         complain(f"Left out: {says}.")
     if not any(worker.answers for worker in snapshot.workers):
         complain(f"No worker answers on {snapshot.broker}: is it the right one, and its database?")
+
+
+def _alike(unmatched: Sequence[Unmatched]) -> Iterator[tuple[str, Unmatched]]:
+    """Those of which the same is said, together."""
+    groups: dict[tuple[str, str], list[Unmatched]] = {}
+    for one in unmatched:
+        groups.setdefault((one.says, one.fix), []).append(one)
+    for members in groups.values():
+        yield ", ".join(one.subject for one in members), members[0]
 
 
 def _found_on(host: Discovered, mine: Sequence[object], findings: Findings) -> Iterator[str]:
@@ -385,4 +412,6 @@ def _tell_next(wanted: Wanted, source: Source, written: Draft) -> None:
     is_set = os.environ.get(BROKER_VARIABLE) == source.context.broker.reveal()
     if written.broker.startswith("${") and not is_set:
         complain(f"The broker's password is not in it: export {BROKER_VARIABLE}=… first.")
-    complain("Next: celery-ops config check")
+    usual = wanted.output == Path(contexts.FILE_NAME)
+    option = "" if usual else f"--config {shlex.quote(str(wanted.output))} "
+    complain(f"Next: celery-ops {option}config check")

@@ -66,7 +66,7 @@ def fleet_checks(
                 worker.name,
                 ok=False,
                 says="no service of this configuration runs it: it cannot be restarted",
-                fix="Add its service (celery-ops config init finds it), or set a `scope` without it.",
+                fix="Add its service (celery-ops config init finds it), or set `scope` without it.",
             )
     for finding in snapshot.problems:
         if finding.rule in DANGERS:
