@@ -7,7 +7,6 @@ begins with where it was read, so that no command line can pass for something el
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -182,11 +181,6 @@ def _inner_pid(status: str) -> int | None:
 
 
 def _unit(properties: Mapping[str, str]) -> Unit:
-    argv = _ARGV.search(properties.get("ExecStart", ""))
-    try:
-        words = shlex.split(argv[1]) if argv else []
-    except ValueError:
-        words = argv[1].split() if argv else []
     pid = properties.get("MainPID", "0")
     is_loaded = properties.get("LoadState") in {"loaded", "masked"}
     return Unit(
@@ -194,8 +188,16 @@ def _unit(properties: Mapping[str, str]) -> Unit:
         main_pid=int(pid) if pid.isdecimal() and pid != "0" else None,
         is_active=properties.get("ActiveState") not in {"inactive", "failed"},
         is_forking=properties.get("Type") == "forking",
-        arguments=tuple(words),
+        arguments=_arguments(properties.get("ExecStart", "")),
     )
+
+
+def _arguments(exec_start: str) -> tuple[str, ...]:
+    """systemctl shows them without quotes: what `sh -c` is given may be one, or several."""
+    argv = _ARGV.search(exec_start)
+    words = argv[1].split() if argv else []
+    is_script = [one for one in words[1:2] if re.fullmatch(r"-\w*c", one)]
+    return (*words[:2], " ".join(words[2:])) if is_script else tuple(words)
 
 
 def _sockets(lines: list[str]) -> dict[int, str]:

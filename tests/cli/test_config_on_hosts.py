@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig import wait_until
 from tests.rig.host_fleet import MEMBERS, host_fleet
 from tests.rig.operations import PIECES, broker_url
 from tests.rig.operator import Operators
@@ -201,18 +202,19 @@ def test_what_else_runs_there_is_told_apart(fleet: HostFleet, ann: Operator) -> 
     by_hand = (
         "cd /srv/rig; set -a; . ./environment; export PYTHONPATH=/opt/celery HOME=/home/celery;"
         " exec runuser -u celery -- python3 -m celery -A rigapp worker -n hand@web1 -Q other"
-        " -P solo >/dev/null 2>&1 &"
+        " -P solo --pidfile /tmp/hand.pid >/dev/null 2>&1 &"
     )
     host.run("sh", "-c", by_hand)
     try:
-        fleet.wait_until_answers("hand@web1")
+        wait_until(lambda: "hand@web1" in fleet.poller.consuming(), what="hand@web1")
         said = ann.do("config", "init", *hosts(fleet, *fleet.hosts), **url(fleet))
     finally:
-        host.run("pkill", "-f", "worker -n hand@web1", check=False)
+        host.run("sh", "-c", "kill $(cat /tmp/hand.pid)", check=False)
         host.run("systemctl", "stop", "celery-beat.service")
         for name in ("celery-beat", "celery-old"):
             (units / f"{name}.service").unlink()
         host.run("systemctl", "daemon-reload")
+        wait_until(lambda: "hand@web1" not in fleet.poller.consuming(), what="its end")
     assert said.code == 1
     assert "hand@web1: pid" in said.err
     assert "no supervisor of it is known" in said.err
