@@ -54,6 +54,11 @@ class Services:
         worker = entry.get(layout.WORKER)
         if name is None:
             return
+        if supervisor == "systemd" and _GLOB.search(name.text):
+            says = (
+                f"{shown(name.text)} means many units: write an entry for each (globs: hosts only)"
+            )
+            self.source.reader.wrong(name.place, says)
         for host in self._hosts(entry):
             hostname = self.hostnames[host]
             ref = ServiceRef(

@@ -70,10 +70,11 @@ def node_name(given: str | None, hostname: str) -> str | None:
 
     `-n foo` is celery@foo, as Celery reads it.
     """
-    name, at, host = (given or "").rpartition("@")
     if "$" in (given or ""):
         return None
-    whole = f"{(name if at else '') or _DEFAULT_NAME}@{host or hostname}"
+    before, at, after = (given or "").partition("@")
+    name, host = (before, after) if at else ("", before)
+    whole = f"{name or _DEFAULT_NAME}@{host or hostname}"
     first, _, domain = hostname.partition(".")
     # The main process has no index: %i is 0, %I nothing.
     values = {"h": hostname, "n": first, "d": domain, "i": "0", "I": "", "%": "%"}
