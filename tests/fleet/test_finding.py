@@ -1,0 +1,142 @@
+"""Workers joined with processes: what proves that they are the same, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from celery_ops.fleet.finding import Findings, join
+from celery_ops.model import (
+    CeleryProcess,
+    Discovered,
+    Reading,
+    Role,
+    ServiceRef,
+    Worker,
+    WorkerState,
+    WorkerStats,
+)
+
+NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+
+
+def worker(name: str, pid: int, age: float = 100.0) -> Worker:
+    stats = WorkerStats(
+        pid=pid,
+        started_at=NOW - timedelta(seconds=age),
+        pool="prefork",
+        concurrency=1,
+        prefetch=None,
+        processed=0,
+        pool_pids=(),
+        autoscale=None,
+        visibility_timeout=None,
+    )
+    return Worker(name, WorkerState.ONLINE, stats=Reading(stats, NOW), pids=(pid,))
+
+
+def process(pid: int, node: str | None, host: str = "web1", age: float = 101.0) -> CeleryProcess:
+    service = ServiceRef(host, "systemd", f"unit-{pid}.service")
+    return CeleryProcess(pid, Role.WORKER, node, age, service)
+
+
+def host(name: str, *processes: CeleryProcess, idle: tuple[ServiceRef, ...] = ()) -> Discovered:
+    return Discovered(name, name, is_root=False, processes=processes, idle=idle)
+
+
+def workers_of(found: Findings) -> dict[str, str]:
+    return {one.worker: str(one.service) for one in found.matched}
+
+
+def test_name_and_pid_together_are_the_proof() -> None:
+    hosts = [host("web1", process(40, "w@web1")), host("web2", process(40, "w@web2", "web2"))]
+    found = join([worker("w@web1", 40), worker("w@web2", 40)], hosts, NOW)
+    assert workers_of(found) == {
+        "w@web1": "systemd unit-40.service on web1",
+        "w@web2": "systemd unit-40.service on web2",
+    }
+    assert found.unmatched == ()
+
+
+def test_a_pid_alone_proves_nothing() -> None:
+    found = join([worker("w@web9", 40)], [host("web1", process(40, "other@web1"))], NOW)
+    assert found.matched == ()
+    (lost,) = found.unmatched
+    assert lost.says == "no process of it was found on web1"
+    assert "web9" in lost.fix
+    assert found.foreign == ("pid 40 on web1 is other@web1, which does not answer on this broker",)
+
+
+def test_a_name_with_another_pid_is_another_life() -> None:
+    found = join([worker("w@web1", 41)], [host("web1", process(40, "w@web1"))], NOW)
+    assert "pid 40 on web1 bears its name, but it answers as 41" in found.unmatched[0].says
+
+
+def test_without_a_name_pid_and_age_are_believed_if_only_one_has_both() -> None:
+    nameless = process(40, None)
+    same = [worker("w@x", 40)]
+    assert workers_of(join(same, [host("web1", nameless)], NOW))
+    assert not join(same, [host("web1", process(40, None, age=5.0))], NOW).matched
+    assert not join(same, [host("web1", process(40, None, age=900.0))], NOW).matched
+    two = join(same, [host("web1", nameless), host("web2", process(40, None, "web2"))], NOW)
+    assert "nothing tells them apart" in two.unmatched[0].says
+
+
+def test_two_hosts_that_bear_one_name_are_told_apart_by_age() -> None:
+    hosts = [
+        host("web1", process(40, "w@x")),
+        host("web2", process(40, "w@x", "web2", age=5000.0)),
+    ]
+    assert workers_of(join([worker("w@x", 40)], hosts, NOW)) == {
+        "w@x": "systemd unit-40.service on web1"
+    }
+
+
+def test_in_a_container_the_pid_it_knows_itself_by_counts() -> None:
+    inside = replace(
+        process(4000, "w@c1"), inner_pid=7, service=None, says="it runs in the container c1"
+    )
+    found = join([worker("w@c1", 7)], [host("web1", inside)], NOW)
+    assert found.unmatched[0].says == "pid 4000 on web1: it runs in the container c1"
+
+
+def test_two_processes_under_one_name_are_nobodys() -> None:
+    twice = replace(worker("w@web1", 40), pids=(40, 41))
+    found = join([twice], [host("web1", process(40, "w@web1"))], NOW)
+    assert "several processes answer to this name (pids 40, 41)" in found.unmatched[0].says
+
+
+def test_a_service_with_two_workers_is_written_for_neither() -> None:
+    shared = ServiceRef("web1", "systemd", "celery.service")
+    processes = [replace(process(pid, f"w{pid}@web1"), service=shared) for pid in (40, 41)]
+    workers = [worker("w40@web1", 40), worker("w41@web1", 41)]
+    found = join(workers, [host("web1", *processes)], NOW)
+    assert found.matched == ()
+    assert {one.subject for one in found.unmatched} == {"w40@web1", "w41@web1"}
+
+
+def test_beat_is_a_service_unless_it_is_another_applications() -> None:
+    mine = replace(process(40, "w@web1"), app="shop")
+    beat = replace(process(50, None), role=Role.BEAT, app="shop")
+    other = replace(process(51, None), role=Role.BEAT, app="blog")
+    by_hand = replace(process(52, None), role=Role.BEAT, app="shop", service=None, says="by hand")
+    found = join([worker("w@web1", 40)], [host("web1", mine, beat, other, by_hand)], NOW)
+    assert [str(one) for one in found.beats] == ["systemd unit-50.service on web1"]
+    assert all(one.beat for one in found.beats)
+    assert "beat of another application (blog)" in found.foreign[0]
+    assert [one.subject for one in found.unmatched] == ["beat on web1"]
+
+
+def test_a_worker_that_is_a_scheduler_too_is_named() -> None:
+    both = replace(process(40, "w@web1"), has_beat=True)
+    assert join([worker("w@web1", 40)], [host("web1", both)], NOW).embedded == ("w@web1",)
+
+
+def test_idle_services_are_none_for_workers_that_run() -> None:
+    idle = (
+        ServiceRef("web1", "systemd", "old.service", "w@web1"),
+        ServiceRef("web1", "systemd", "new.service", "v@web1"),
+        ServiceRef("web1", "systemd", "also.service", "v@web1"),
+    )
+    found = join([worker("w@web1", 40)], [host("web1", process(40, "w@web1"), idle=idle)], NOW)
+    assert [one.name for one in found.idle] == ["new.service"]
