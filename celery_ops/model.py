@@ -309,18 +309,27 @@ class CeleryProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Discovered:
-    """What was found on a host.
+class IdleService:
+    """A service that would run Celery and does not run now; `app` is the application's name.
 
-    `hostname` is what it calls itself. `idle` are services that would run Celery and do not run
-    now, with the node names their command lines tell; `notes` say what could not be seen.
+    `service.worker` is the node name that its command line tells.
+    """
+
+    service: ServiceRef
+    app: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What was found on a host: `hostname` is what it calls itself, `notes` say what could not be
+    seen.
     """
 
     host: str
     hostname: str
     is_root: bool
     processes: tuple[CeleryProcess, ...]
-    idle: tuple[ServiceRef, ...] = ()
+    idle: tuple[IdleService, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -136,18 +136,13 @@ def _of_app(choice: Choice) -> Source:
         settings.append(("control_exchange", found.control_exchange))
     if found.event_exchange != "celeryev":
         settings.append(("event_exchange", found.event_exchange))
-    options = {key: value for key, value in found.broker_options.items() if _is_plain(value)}
+    options, left_out = draft.without_secrets(found.broker_options)
     return replace(
         _of_context(found),
         settings=tuple(settings),
         options=options,
-        left_out=tuple(str(key) for key in found.broker_options if key not in options),
+        left_out=left_out,
     )
-
-
-def _is_plain(value: object) -> bool:
-    """Numbers and flags. Text may be a password."""
-    return isinstance(value, bool | int | float)
 
 
 # --- the hosts -----------------------------------------------------------------------------------
@@ -226,8 +221,7 @@ def _described(
     hosts: Sequence[Discovered],
     findings: Findings,
 ) -> Draft:
-    ours, maybe = _idle(findings)
-    services = (*findings.services, *ours)
+    services = findings.services
     users = {host.user for host in written}
     common = next(iter(users)) if len(users) == 1 else None
     unprivileged = {host.host for host in hosts if not host.is_root}
@@ -240,7 +234,7 @@ def _described(
         sudo=any(one.supervisor == "systemd" and one.host in unprivileged for one in services),
         hosts=tuple(replace(one, user=None) if common else one for one in written),
         services=services,
-        maybe=tuple(maybe),
+        maybe=findings.maybe,
         remarks=tuple(_remarks(source, findings)),
     )
 
@@ -287,28 +281,13 @@ def _called(name: str, host: Discovered) -> Discovered:
         one if one.service is None else replace(one, service=moved(one.service))
         for one in host.processes
     )
-    return replace(host, host=name, processes=tuple(processes), idle=tuple(map(moved, host.idle)))
-
-
-def _idle(findings: Findings) -> tuple[list[ServiceRef], list[ServiceRef]]:
-    """Those that do not run: siblings of what runs, and those that may be somebody else's."""
-    families = {_family(one) for one in findings.services}
-    ours = [one for one in findings.idle if _family(one) in families]
-    return ours, [one for one in findings.idle if one not in ours]
-
-
-def _family(ref: ServiceRef) -> tuple[str, str]:
-    """A template unit's instances, or the programs of one supervisord, are of one deployment."""
-    if ref.supervisor == "systemd":
-        template, at, _ = ref.name.partition("@")
-        return "systemd", template if at else ref.name
-    return f"{ref.supervisor} {ref.host} {ref.server}", ref.name.partition(":")[0]
+    idle = (replace(one, service=moved(one.service)) for one in host.idle)
+    return replace(host, host=name, processes=tuple(processes), idle=tuple(idle))
 
 
 def _remarks(source: Source, findings: Findings) -> Iterator[str]:
     if source.left_out:
-        yield "broker_options that the application has and that are not written here, for they"
-        yield f"may be secret: {', '.join(source.left_out)}"
+        yield f"Not written, for they may be secret: broker_options {', '.join(source.left_out)}"
     for subjects, one in _alike(findings.unmatched):
         yield f"Not found: {subjects}: {one.says}"
     for name in findings.embedded:
@@ -393,7 +372,7 @@ def _alike(unmatched: Sequence[Unmatched]) -> Iterator[tuple[str, Unmatched]]:
 
 def _found_on(host: Discovered, mine: Sequence[object], findings: Findings) -> Iterator[str]:
     beats = sum(one.host == host.host for one in findings.beats)
-    idle = sum(one.host == host.host for one in findings.idle)
+    idle = sum(one.host == host.host for one in (*findings.idle, *findings.maybe))
     for count, one, many in (
         (len(mine), "worker with its service", "workers with their services"),
         (beats, "beat", "beats"),

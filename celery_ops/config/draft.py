@@ -8,7 +8,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING
+
+from celery_ops.config.secret import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMA_FILE = "celery-ops.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9/_.](?:[A-Za-z0-9/_.@+-]|:(?=[A-Za-z0-9/_.@+-]))*")
 _WORDS = {"null", "true", "false"}
+_SECRET = re.compile(r"passw|pwd|secret|token|credential", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][0-9]+)?")
 _MANY = 5
 """From so many hosts on a glob reads better than their list."""
@@ -58,6 +62,17 @@ class Draft:
 def text(draft: Draft) -> str:
     """The file."""
     return "\n".join([*_head(draft), *_context(draft)]) + "\n"
+
+
+def without_secrets(
+    options: Mapping[str, object],
+) -> tuple[dict[str, object], tuple[str, ...]]:
+    """What can be written of a broker's options, and the names of what cannot: it may be secret, or
+    it is nothing that YAML knows.
+    """
+    left_out: list[str] = []
+    kept = {key: _writable(value, key, left_out) for key, value in options.items()}
+    return {key: value for key, value in kept.items() if value is not None}, tuple(left_out)
 
 
 def scalar(value: str) -> str:
@@ -179,6 +194,30 @@ def _value(value: object) -> str:
             return _mapping((str(key), one) for key, one in value.items())
         case _:
             return "null"
+
+
+def _writable(value: object, name: str, left_out: list[str]) -> object:
+    match value:
+        case _ if _SECRET.search(name):
+            left_out.append(name)
+        case dict():
+            found = {key: _writable(one, f"{name}.{key}", left_out) for key, one in value.items()}
+            return {key: one for key, one in found.items() if one is not None}
+        case list() | tuple():
+            return [_writable(one, name, left_out) for one in value]
+        case bool() | float():
+            return value
+        case Enum():
+            return value.name  # ssl.CERT_NONE
+        case int():
+            return value
+        case str() if masked(value) == value and "${" not in value:
+            return value
+        case None:
+            return None
+        case _:
+            left_out.append(name)
+    return None
 
 
 def _escaped(char: str) -> str:

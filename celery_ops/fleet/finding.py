@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from celery_ops.model import CeleryProcess, Discovered, ServiceRef, Worker
+    from celery_ops.model import CeleryProcess, Discovered, IdleService, ServiceRef, Worker
 
 START_TAKES = 60.0
 """Seconds between a process's start and the moment its worker counts its uptime from, at most."""
@@ -48,23 +48,24 @@ class Unmatched:
 class Findings:
     """What was found.
 
-    `idle` are services that do not run now, and may be another deployment's. `foreign` says what
-    runs there and does not seem to be this one's. `embedded` are workers that are schedulers too
-    (`-B`): no services of their own.
+    `idle` are services of the same application that do not run now, `maybe` those of another or of
+    one that cannot be told. `foreign` says what runs there and does not seem to be ours. `embedded`
+    are workers that are schedulers too (`-B`): no services of their own.
     """
 
     matched: tuple[Matched, ...]
     beats: tuple[ServiceRef, ...]
     idle: tuple[ServiceRef, ...]
+    maybe: tuple[ServiceRef, ...]
     unmatched: tuple[Unmatched, ...]
     foreign: tuple[str, ...] = ()
     embedded: tuple[str, ...] = ()
 
     @property
     def services(self) -> tuple[ServiceRef, ...]:
-        """Those that run, beat's too."""
+        """All that are ours: those that run, beat's, and those that do not run now."""
         running = (replace(one.service, worker=one.worker) for one in self.matched)
-        return (*running, *self.beats)
+        return (*running, *self.beats, *self.idle)
 
 
 _Seen = tuple["Discovered", "CeleryProcess"]
@@ -93,10 +94,12 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
     matched, shared = _one_each(matched)
     beats = list(_beats(seen, apps))
     named = {one.worker for one in matched} | {one.subject for one in unmatched}
+    idle = list(_idle(hosts, named))
     return Findings(
         matched=tuple(matched),
         beats=tuple(one for one in beats if not isinstance(one, Unmatched)),
-        idle=tuple(_idle(hosts, named)),
+        idle=tuple(one.service for one in idle if one.app is not None and one.app in apps),
+        maybe=tuple(one.service for one in idle if one.app is None or one.app not in apps),
         unmatched=(
             *unmatched,
             *shared,
@@ -187,15 +190,16 @@ def _is_others(process: CeleryProcess, apps: set[str | None]) -> bool:
     return process.app is not None and None not in apps and process.app not in apps
 
 
-def _idle(hosts: Sequence[Discovered], named: set[str]) -> Iterator[ServiceRef]:
+def _idle(hosts: Sequence[Discovered], named: set[str]) -> Iterator[IdleService]:
     """Each once, and none for a worker that runs elsewhere or is expected twice."""
     expected = set(named)
-    for ref in (one for host in hosts for one in host.idle):
-        if ref.worker in expected:
+    for one in (one for host in hosts for one in host.idle):
+        worker = one.service.worker
+        if worker in expected:
             continue
-        if ref.worker is not None:
-            expected.add(ref.worker)
-        yield ref
+        if worker is not None:
+            expected.add(worker)
+        yield one
 
 
 def _foreign(

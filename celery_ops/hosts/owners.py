@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celery_ops.hosts import cgroups, invocations
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.supervisord import USUAL_SERVERS
-from celery_ops.model import CeleryProcess, Discovered, Role, ServiceRef
+from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, ServiceRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def discovered(found: Found) -> Discovered:
         known = {process.pid for process in processes}
         processes += [one for one in _by_units(found) if one.pid not in known]
     owned = {process.service for process in processes}
-    idle = [one for one in _idle(found) if _plain(one) not in owned]
+    idle = [one for one in _idle(found) if _plain(one.service) not in owned]
     notes = [_HIDDEN] if seen.hides_processes else []
     if seen.truncated:
         notes.append("its list of processes and units is too long and was cut: some are missing")
@@ -197,7 +197,7 @@ def _by_units(found: Found) -> Iterator[CeleryProcess]:
             )
 
 
-def _idle(found: Found) -> Iterator[ServiceRef]:
+def _idle(found: Found) -> Iterator[IdleService]:
     """Services that would run a worker or beat, and run nothing."""
     hostname = found.seen.hostname
     for unit in found.seen.units.values():
@@ -214,10 +214,11 @@ def _idle(found: Found) -> Iterator[ServiceRef]:
                 yield _expecting(ref, invocation)
 
 
-def _expecting(ref: ServiceRef, invocation: Invocation) -> ServiceRef:
+def _expecting(ref: ServiceRef, invocation: Invocation) -> IdleService:
     is_beat = invocation.role is Role.BEAT
     worker = None if is_beat else invocation.node
-    return ServiceRef(ref.host, ref.supervisor, ref.name, worker, is_beat, ref.server)
+    service = ServiceRef(ref.host, ref.supervisor, ref.name, worker, is_beat, ref.server)
+    return IdleService(service, invocation.app)
 
 
 def _plain(ref: ServiceRef) -> ServiceRef:

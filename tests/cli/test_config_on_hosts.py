@@ -196,7 +196,7 @@ def test_what_else_runs_there_is_told_apart(fleet: HostFleet, ann: Operator) -> 
     template = (units / "celery@.service").read_text()
     beat = template.replace("worker -n %i@%H --queues $QUEUES_%i", "beat -s /tmp/beat #")
     (units / "celery-beat.service").write_text(beat)
-    (units / "celery-old.service").write_text(template)
+    (units / "celery-old.service").write_text(template.replace("-A rigapp", "-A blog"))
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", "celery-beat.service")
     by_hand = (

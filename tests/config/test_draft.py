@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tempfile
 import textwrap
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_ops.config.contexts import Context, load, schema, select
-from celery_ops.config.draft import Draft, DraftHost, scalar, text
+from celery_ops.config.draft import Draft, DraftHost, scalar, text, without_secrets
 from celery_ops.model import ServiceRef
 
 URL = "redis://10.0.0.5/0"
@@ -96,8 +97,32 @@ def test_services_that_are_only_comments_leave_a_valid_file() -> None:
     assert read_back(text(draft)).services == ()
 
 
+def test_options_that_may_be_secret_are_left_out_and_named() -> None:
+    options = {
+        "visibility_timeout": 7200,
+        "global_keyprefix": "shop:",
+        "sentinel_kwargs": {"password": "hush", "db": 1},
+        "AuthToken": "hush",
+        "fallback": ["redis://:hush@h/0", "redis://h/1"],
+        "ssl": {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_keyfile": "/k"},
+        "callback": print,
+    }
+    kept, left_out = without_secrets(options)
+    assert kept == {
+        "visibility_timeout": 7200,
+        "global_keyprefix": "shop:",
+        "sentinel_kwargs": {"db": 1},
+        "fallback": [None, "redis://h/1"],
+        "ssl": {"ssl_cert_reqs": "CERT_NONE", "ssl_keyfile": "/k"},
+    }
+    assert set(left_out) == {"sentinel_kwargs.password", "AuthToken", "fallback", "callback"}
+    written = text(Draft("p", URL, broker_options=kept, remarks=left_out))
+    assert "hush" not in written
+    assert "ssl_cert_reqs: CERT_NONE," in written
+
+
 hostile = st.text(
-    st.characters(exclude_categories=("Cs",)) | st.sampled_from("%h{}[],:#&*!|>'\"@`- \n\t\\$~?="),
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("%h{}[],:#&*!|>'\"@`- \n\t\\$~?="),
     min_size=1,
     max_size=12,
 )

@@ -9,6 +9,7 @@ from celery_ops.fleet.finding import Findings, join
 from celery_ops.model import (
     CeleryProcess,
     Discovered,
+    IdleService,
     Reading,
     Role,
     ServiceRef,
@@ -40,7 +41,7 @@ def process(pid: int, node: str | None, host: str = "web1", age: float = 101.0) 
     return CeleryProcess(pid, Role.WORKER, node, age, service)
 
 
-def host(name: str, *processes: CeleryProcess, idle: tuple[ServiceRef, ...] = ()) -> Discovered:
+def host(name: str, *processes: CeleryProcess, idle: tuple[IdleService, ...] = ()) -> Discovered:
     return Discovered(name, name, is_root=False, processes=processes, idle=idle)
 
 
@@ -134,9 +135,22 @@ def test_a_worker_that_is_a_scheduler_too_is_named() -> None:
 
 def test_idle_services_are_none_for_workers_that_run() -> None:
     idle = (
-        ServiceRef("web1", "systemd", "old.service", "w@web1"),
-        ServiceRef("web1", "systemd", "new.service", "v@web1"),
-        ServiceRef("web1", "systemd", "also.service", "v@web1"),
+        idle_service("old.service", "w@web1", "shop"),
+        idle_service("new.service", "v@web1", "shop"),
+        idle_service("also.service", "v@web1", "shop"),
     )
-    found = join([worker("w@web1", 40)], [host("web1", process(40, "w@web1"), idle=idle)], NOW)
+    mine = replace(process(40, "w@web1"), app="shop")
+    found = join([worker("w@web1", 40)], [host("web1", mine, idle=idle)], NOW)
     assert [one.name for one in found.idle] == ["new.service"]
+
+
+def test_idle_services_of_other_applications_are_only_maybe_ours() -> None:
+    idle = (idle_service("a.service", "a@web1", "blog"), idle_service("b.service", "b@web1", None))
+    mine = replace(process(40, "w@web1"), app="shop")
+    found = join([worker("w@web1", 40)], [host("web1", mine, idle=idle)], NOW)
+    assert found.idle == ()
+    assert [one.name for one in found.maybe] == ["a.service", "b.service"]
+
+
+def idle_service(name: str, node: str, app: str | None) -> IdleService:
+    return IdleService(ServiceRef("web1", "systemd", name, node), app)

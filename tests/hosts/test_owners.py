@@ -179,7 +179,7 @@ def test_services_that_stand_idle_are_found_with_the_names_they_would_have() -> 
     host.unit("wrapped.service", 0, f"/bin/sh -c exec {WORKER.format('w3')}", active="inactive")
     programs = {30: (Listed("w1", 40, ""), Listed("w9", 0, WORKER.format("w9")))}
     found = discovered(Found("web1", host.seen(), programs=programs))
-    assert set(found.idle) == {
+    assert {one.service for one in found.idle} == {
         ServiceRef("web1", "systemd", "celery@2.service", "w2@web1"),
         ServiceRef("web1", "systemd", "wrapped.service", "w3@web1"),
         ServiceRef("web1", "systemd", "celery-beat.service", beat=True),
