@@ -290,7 +290,7 @@ class CeleryProcess:
     """A process of Celery's that was found on a host, and the service that owns it.
 
     `role` and `node` are what its command line tells; None: it does not. `age` is in seconds.
-    Without a `service`, `says` is why, and `fix` what helps.
+    `says` is why there is no `service`, or what is wrong with it, and `fix` what helps.
     """
 
     pid: int

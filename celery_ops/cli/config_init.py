@@ -93,7 +93,7 @@ async def init(wanted: Wanted) -> bool:
     _tell(snapshot, hosts, findings)
     _write(wanted, content)
     _tell_next(wanted, source, described)
-    return bool(findings.matched) and not findings.unmatched
+    return bool(findings.matched) and not (findings.unmatched or findings.doubts)
 
 
 # --- the broker ----------------------------------------------------------------------------------
@@ -347,12 +347,13 @@ def _tell(snapshot: FleetSnapshot, hosts: Sequence[Discovered], findings: Findin
             complain(f"  {one.worker} is {one.service.supervisor} {one.service.name}")
         for note in host.notes:
             complain(f"  {note}")
-    if findings.unmatched:
-        complain("Not found:")
-    for subjects, lost in _alike(findings.unmatched):
-        complain(f"  {subjects}: {lost.says}")
-        if lost.fix:
-            complain(f"    {lost.fix}")
+    for title, found in (("Not found:", findings.unmatched), ("Not right:", findings.doubts)):
+        if found:
+            complain(title)
+        for subjects, lost in _alike(found):
+            complain(f"  {subjects}: {lost.says}")
+            if lost.fix:
+                complain(f"    {lost.fix}")
     if not findings.beats and not findings.embedded:
         complain("No beat was found.")
     for says in findings.foreign:

@@ -37,7 +37,7 @@ class Matched:
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """A worker or beat for which no service can be written: why, and what helps."""
+    """A worker or beat for which no service can be written, or no good one: why, and what helps."""
 
     subject: str
     says: str
@@ -58,6 +58,8 @@ class Findings:
     idle: tuple[ServiceRef, ...]
     maybe: tuple[ServiceRef, ...]
     unmatched: tuple[Unmatched, ...]
+    doubts: tuple[Unmatched, ...] = ()
+    """Workers that have a service, but not as they should."""
     foreign: tuple[str, ...] = ()
     embedded: tuple[str, ...] = ()
 
@@ -76,6 +78,7 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
     seen = [(host, one) for host in hosts for one in host.processes]
     matched: list[Matched] = []
     unmatched: list[Unmatched] = []
+    doubts: list[Unmatched] = []
     embedded, apps = [], set()
     for worker in workers:
         found = _process_of(worker, seen, [host.host for host in hosts], now)
@@ -86,10 +89,11 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
         apps.add(process.app)
         if process.has_beat:
             embedded.append(worker.name)
-        if process.service is None:
+        if process.says:
             says = f"pid {process.pid} on {host.host}: {process.says}"
-            unmatched.append(Unmatched(worker.name, says, process.fix))
-        else:
+            doubt = Unmatched(worker.name, says, process.fix)
+            (unmatched if process.service is None else doubts).append(doubt)
+        if process.service is not None:
             matched.append(Matched(worker.name, host.host, process.pid, process.service))
     matched, shared = _one_each(matched)
     beats = list(_beats(seen, apps))
@@ -105,6 +109,7 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
             *shared,
             *(one for one in beats if isinstance(one, Unmatched)),
         ),
+        doubts=tuple(doubts),
         foreign=tuple(_foreign(seen, workers, apps)),
         embedded=tuple(embedded),
     )

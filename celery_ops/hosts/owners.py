@@ -129,13 +129,13 @@ def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
     for pid in line[1:]:
         if pid in found.programs:
             mine = [one for one in found.programs[pid] if one.pid in line]
-            return _program(found, pid, mine)
+            return _program(found, pid, mine, process)
         if pid in found.silent:
             return _Owner(None, *found.silent[pid])
     place = _place(found.seen, process)
     match place.home:
         case Home.UNIT:
-            return _unit(found, place.name, line, shared)
+            return _unit(found, place.name, process, shared)
         case Home.USER_UNIT:
             return _Owner(
                 None,
@@ -156,17 +156,17 @@ def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
             return _Owner(None, "it runs, and no supervisor of it is known", _OWN_UNIT)
 
 
-def _program(found: Found, pid: int, mine: list[Listed]) -> _Owner:
+def _program(found: Found, pid: int, mine: list[Listed], process: Process) -> _Owner:
     if len(mine) != 1:
         return _Owner(None, f"supervisord (pid {pid}) is above it, but no program of it is it")
     server = found.seen.sockets.get(pid)
     usual = server in USUAL_SERVERS
-    return _Owner(
-        ServiceRef(found.host, "supervisord", mine[0].name, server=None if usual else server)
-    )
+    ref = ServiceRef(found.host, "supervisord", mine[0].name, server=None if usual else server)
+    return _wrapped(ref, mine[0].pid, process)
 
 
-def _unit(found: Found, name: str, line: list[int], shared: Counter[str]) -> _Owner:
+def _unit(found: Found, name: str, process: Process, shared: Counter[str]) -> _Owner:
+    line = list(_line(found.seen, process.pid))
     unit = found.seen.units.get(name)
     if shared[name] > 1:
         return _Owner(
@@ -177,8 +177,16 @@ def _unit(found: Found, name: str, line: list[int], shared: Counter[str]) -> _Ow
     if unit is None:
         return _Owner(None, f"it is in the group of {name}, which systemd does not tell of")
     if unit.main_pid in line or (unit.main_pid is None and unit.is_forking):
-        return _Owner(ServiceRef(found.host, "systemd", name))
+        return _wrapped(ServiceRef(found.host, "systemd", name), unit.main_pid, process)
     return _Owner(None, f"it was started below {name}, whose own process is another", _OWN_UNIT)
+
+
+def _wrapped(ref: ServiceRef, main_pid: int | None, process: Process) -> _Owner:
+    """A shell that waits for its worker keeps the stop signal to itself."""
+    if main_pid in (None, process.pid):
+        return _Owner(ref)
+    says = f"its service's own process is {main_pid}, a program around it that gets the signals"
+    return _Owner(ref, says, "Start celery without a shell around it: exec celery … worker.")
 
 
 def _by_units(found: Found) -> Iterator[CeleryProcess]:

@@ -116,6 +116,14 @@ def test_a_service_with_two_workers_is_written_for_neither() -> None:
     assert {one.subject for one in found.unmatched} == {"w40@web1", "w41@web1"}
 
 
+def test_a_service_with_a_shell_around_its_worker_is_written_and_doubted() -> None:
+    wrapped = replace(process(40, "w@web1"), says="its service's own process is 39")
+    found = join([worker("w@web1", 40)], [host("web1", wrapped)], NOW)
+    assert workers_of(found) == {"w@web1": "systemd unit-40.service on web1"}
+    assert found.doubts[0].says == "pid 40 on web1: its service's own process is 39"
+    assert found.unmatched == ()
+
+
 def test_beat_is_a_service_unless_it_is_another_applications() -> None:
     mine = replace(process(40, "w@web1"), app="shop")
     beat = replace(process(50, None), role=Role.BEAT, app="shop")

@@ -96,6 +96,7 @@ def test_a_shell_around_a_worker_is_not_the_worker_but_may_be_the_units_process(
     process = host.unit("celery.service", 40).only()
     assert process.pid == 41
     assert process.service == ServiceRef("web1", "systemd", "celery.service")
+    assert "own process is 40" in process.says
 
 
 @pytest.mark.parametrize(
