@@ -28,7 +28,7 @@ from celery_ops.config.contexts import LOCAL, Context, HostEntry, SshSettings
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.config.draft import Draft, DraftHost
 from celery_ops.config.secret import masked
-from celery_ops.errors import HostUnreachable, OpsError, UsageError
+from celery_ops.errors import CommandFailed, HostUnreachable, OpsError, UsageError
 from celery_ops.fleet.collector import look
 from celery_ops.fleet.finding import join
 from celery_ops.model import WorkerState
@@ -91,6 +91,8 @@ async def init(wanted: Wanted) -> bool:
     content = draft.text(described)
     _prove(content, source)
     _tell(snapshot, hosts, findings)
+    if not (findings.services or findings.maybe):
+        raise CommandFailed("No service was found that could be written, so nothing was.")
     _write(wanted, content)
     _tell_next(wanted, source, described)
     return bool(findings.matched) and not (findings.unmatched or findings.doubts)
@@ -304,7 +306,11 @@ def _prove(content: str, source: Source) -> None:
 
 
 def _may_write(wanted: Wanted) -> None:
-    if wanted.output is not None and wanted.output.exists() and not wanted.force:
+    if wanted.output is None:
+        return
+    if not wanted.output.parent.is_dir():
+        raise UsageError(f"{wanted.output} cannot be written: {wanted.output.parent} is not there.")
+    if wanted.output.exists() and not wanted.force:
         raise UsageError(
             f"{wanted.output} is there already, and was not touched.",
             fix="Write over it with --force, or elsewhere with --output FILE (- is stdout).",
@@ -340,6 +346,8 @@ def _write(wanted: Wanted, content: str) -> None:
 
 
 def _tell(snapshot: FleetSnapshot, hosts: Sequence[Discovered], findings: Findings) -> None:
+    if not any(worker.answers for worker in snapshot.workers):
+        complain(f"No worker answers on {snapshot.broker}: is it the right one, and its database?")
     for host in hosts:
         mine = [one for one in findings.matched if one.host == host.host]
         complain(f"{host.host}: {', '.join(_found_on(host, mine, findings)) or 'nothing found'}")
@@ -358,8 +366,6 @@ def _tell(snapshot: FleetSnapshot, hosts: Sequence[Discovered], findings: Findin
         complain("No beat was found.")
     for says in findings.foreign:
         complain(f"Left out: {says}.")
-    if not any(worker.answers for worker in snapshot.workers):
-        complain(f"No worker answers on {snapshot.broker}: is it the right one, and its database?")
 
 
 def _alike(unmatched: Sequence[Unmatched]) -> Iterator[tuple[str, Unmatched]]:

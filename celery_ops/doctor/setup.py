@@ -129,8 +129,8 @@ def _right(
     status = service.status.value if service.status is not None else None
     parts = []
     if status is not None and status.state is not ServiceState.RUNNING:
-        expected = f", so {service.ref.worker} is not proven" if service.ref.worker else ""
-        parts.append(f"{status.state.value}{expected}")
+        expected = f" (so {service.ref.worker} is not proven)" if service.ref.worker else ""
+        parts.append(f"{status.says}{expected}")
     elif service.ref.beat:
         parts.append("beat runs")
     elif worker is not None:

@@ -49,9 +49,18 @@ grep -saHE '' "$@" | grep -aE '^/proc/[0-9]+/((cmdline|stat|cgroup):|status:NSpi
 echo services=
 command -v systemctl >/dev/null 2>&1 || exit 0
 cd /
-names=$(grep -lsE '^Exec.*[c]elery' /etc/systemd/system/*.service /run/systemd/system/*.service \
-    /usr/local/lib/systemd/system/*.service /usr/lib/systemd/system/*.service \
-    /lib/systemd/system/*.service | sed 's,.*/,,' | grep -v '@[.]service$' | sort -u)
+names=
+for unit in $(grep -lsE '^Exec.*[c]elery' /etc/systemd/system/*.service \
+    /run/systemd/system/*.service /usr/local/lib/systemd/system/*.service \
+    /usr/lib/systemd/system/*.service /lib/systemd/system/*.service | sed 's,.*/,,' | sort -u); do
+    case $unit in
+    *@.service)
+        for link in /etc/systemd/system/*.wants/"${unit%.service}"*.service; do
+            [ -L "$link" ] && names="$names ${link##*/}"
+        done ;;
+    *) names="$names $unit" ;;
+    esac
+done
 systemctl show -p Id,LoadState,ActiveState,Type,MainPID,ExecStart -- '*.service' $names 2>/dev/null
 exit 0
 """

@@ -124,7 +124,7 @@ def test_programs_of_a_supervisord_are_found_by_its_socket(
         assert "a stop waits 30s" in one["says"]
     off = mine["supervisord off on local"]
     assert off["ok"]
-    assert "stopped, so off@rig is not proven" in off["says"]
+    assert "never started (so off@rig is not proven)" in off["says"]
 
 
 @pytest.mark.rig
@@ -156,11 +156,19 @@ def test_an_application_tells_its_broker_and_its_options(
     (ops.home / "proj.py").write_text(
         "from celery import Celery\n"
         f"app = Celery('proj', broker={fleet.url!r})\n"
-        "app.conf.broker_transport_options = {'visibility_timeout': 7200, 'sep': ':'}\n"
-        "app.conf.control_exchange = 'celery'\n"
+        "app.conf.broker_transport_options = {'visibility_timeout': 7200, 'max_retries': 3}\n"
     )
     done = ops("config", "init", "local", "-A", "proj")
     text = (ops.home / "celery-ops.yaml").read_text()
-    assert '    broker_options: {visibility_timeout: 7200, sep: ":"}\n    app: proj\n' in text
-    assert "No worker answers" in done.err  # on keys that are separated so
+    assert "    broker_options: {visibility_timeout: 7200, max_retries: 3}\n    app: proj\n" in text
+    assert not done.code, done.err
+
+
+@pytest.mark.rig
+def test_a_broker_without_workers_is_told_and_nothing_is_written(
+    fleet: Operations, ops: OpsCommand
+) -> None:
+    done = ops("config", "init", "local", "-b", f"{fleet.url.removesuffix('/0')}/7")
     assert done.code == 1
+    assert "No worker answers on redis://ops:***@127.0.0.1" in done.err
+    assert "is solo@rig, which does not answer on this broker" in done.err

@@ -189,6 +189,23 @@ def test_a_stop_that_would_lose_tasks_is_a_problem(fleet: HostFleet, ann: Operat
     assert "KillMode=mixed" in problem["fix"]
 
 
+def test_an_instance_that_stands_still_is_found_by_what_wants_it(
+    fleet: HostFleet, ann: Operator
+) -> None:
+    """systemd forgets a stopped unit that nobody asks for: then only a link tells of it."""
+    host = fleet.hosts["web3"]
+    host.run("systemctl", "stop", "celery@w2.service")
+    try:
+        said = ann.do("config", "init", *hosts(fleet, *fleet.hosts), **url(fleet))
+    finally:
+        host.run("systemctl", "start", "celery@w2.service")
+        fleet.wait_until_ready()
+    assert said.code == 0, said.err
+    assert "web3: 1 worker with its service, 1 service that does not run" in said.err
+    text = (ann.home / "celery-ops.yaml").read_text()
+    assert '- {hosts: [web1, web2, web3], systemd: celery@w2.service, worker: "w2@%h"}' in text
+
+
 def test_what_else_runs_there_is_told_apart(fleet: HostFleet, ann: Operator) -> None:
     """Beat, a service that stands idle, a worker that nobody supervises, and another's."""
     host = fleet.hosts["web1"]

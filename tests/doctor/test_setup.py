@@ -86,7 +86,7 @@ def test_a_service_whose_worker_does_not_answer_is_a_problem_unless_it_just_bega
 def test_a_stopped_service_is_as_written_but_proves_nothing() -> None:
     (one,) = checks(fleet(services=(service(STOPPED),)))
     assert one.ok
-    assert one.says.startswith("stopped, so a@web1 is not proven")
+    assert one.says.startswith("stopped cleanly (so a@web1 is not proven)")
 
 
 def test_beat_needs_no_worker() -> None:
