@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from celery_ops.cli.choice import Choice
     from celery_ops.fleet.finding import Findings, Unmatched
-    from celery_ops.model import Discovered, FleetSnapshot, ServiceRef, Worker
+    from celery_ops.model import FleetSnapshot, ServiceRef, Worker
+    from celery_ops.ports import Discovered
 
 BROKER_VARIABLE = "CELERY_BROKER_URL"
 _HOST = re.compile(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from celery_ops.errors import OpsError
-    from celery_ops.model import FleetSnapshot, Rights, Service, ServiceStatus, Worker
+    from celery_ops.model import FleetSnapshot, Service, ServiceStatus, Worker
+    from celery_ops.ports import Rights
 
 DANGERS = {"stop-loses-tasks", "purges-on-start", "worker-conflict", "worker-unreadable"}
 """The doctor's rules that speak of how services are set up; the others are about today."""
@@ -95,6 +96,8 @@ def _wrong(
         return service.error or "its supervisor did not answer", ""
     if status.state in {ServiceState.UNKNOWN, ServiceState.FAILED}:
         return status.says, "Correct its name, or leave it out if it is gone."
+    if status.startable is False:
+        return f"{status.says}: once stopped, it could not be started again", ""
     if status.state is not ServiceState.RUNNING or service.ref.beat:
         return None
     if worker is None or worker.pid is None:

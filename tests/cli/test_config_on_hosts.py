@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.rig import wait_until
-from tests.rig.host_fleet import MEMBERS, host_fleet
+from tests.rig.host_fleet import host_fleet
 from tests.rig.operations import PIECES, broker_url
 from tests.rig.operator import Operators
 
@@ -90,7 +90,7 @@ def test_three_commands_lead_from_bare_hosts_to_a_plan(
 
     plan = ann.do("runbook", "rolling-restart", "--plan", **url(fleet))
     assert plan.code == 0, plan.err
-    assert all(f"{one.host}: sudo -n systemctl stop celery@" in plan.out for one in MEMBERS)
+    assert all(f"{one.host}: sudo -n systemctl stop celery@" in plan.out for one in fleet.members)
     assert fleet.incarnations() == lives
     assert operators.leaks() == []
 

@@ -11,15 +11,8 @@ import pytest
 from celery_ops.doctor import examine
 from celery_ops.doctor.setup import Check, fleet_checks, host_checks
 from celery_ops.errors import HostUnreachable
-from celery_ops.model import (
-    FleetSnapshot,
-    Reading,
-    Rights,
-    ServiceState,
-    ServiceStatus,
-    Task,
-    WorkerState,
-)
+from celery_ops.model import FleetSnapshot, Reading, ServiceState, ServiceStatus, Task, WorkerState
+from celery_ops.ports import Rights
 from tests.doctor.test_rules import AT, REF, RUNNING, STATS, fleet, service, worker
 
 MAY = {"web1": Rights("ops", {})}
@@ -62,6 +55,10 @@ def test_what_is_not_known_of_a_stop_is_not_made_up() -> None:
         (worker(service=None), "no service of this configuration runs it"),
         (worker(stats=Reading(replace(STATS, pid=8), AT)), "but a@web1 answers as pid 8"),
         (worker(service=service(GONE)), "systemd finds no unit 'x'"),
+        (
+            worker(service=service(replace(RUNNING, startable=False, says="masked"))),
+            "masked: once stopped, it could not be started again",
+        ),
         (worker(service=service(None)), "its supervisor did not answer"),
         (
             worker(service=service(ref=replace(REF, worker="b@web1"))),
