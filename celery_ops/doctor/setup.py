@@ -56,7 +56,8 @@ def fleet_checks(
     owners = {
         worker.service.ref: worker for worker in snapshot.workers if worker.service is not None
     }
-    for service in snapshot.services:
+    order = {name: place for place, name in enumerate(reached)}
+    for service in sorted(snapshot.services, key=lambda one: order.get(one.ref.host, len(order))):
         host = reached.get(service.ref.host)
         if not isinstance(host, Exception):
             yield _service(service, owners.get(service.ref), host, snapshot)
