@@ -87,7 +87,7 @@ async def init(wanted: Wanted) -> bool:
     places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
     entries = _entries(wanted.hosts or _asked_hosts(places), wanted.ssh_user)
     hosts = await _discover(source.context, entries, workers, places)
-    findings = join(workers, hosts, snapshot.at)
+    findings = join(workers, hosts, snapshot.at, bound=snapshot.bound_but_silent)
     described = _described(wanted, source, _written_hosts(entries, hosts, places), hosts, findings)
     content = draft.text(described)
     _prove(content, source)
@@ -202,7 +202,8 @@ async def _discover(
     failed = []
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, OpsError):
-            failed.append(f"{entry.name}{did_you_mean(entry.name, places)}: {result}")
+            hint = "" if entry.name in places else did_you_mean(entry.name, places)
+            failed.append(f"{entry.name}{hint}: {result}")
         elif isinstance(result, BaseException):
             raise result
     if failed:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from celery_ops.ports import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
     from celery_ops.model import ServiceRef, Worker
@@ -74,8 +74,18 @@ class Findings:
 _Seen = tuple["Discovered", "CeleryProcess"]
 
 
-def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) -> Findings:
-    """Every worker with its service, or with the reason why there is none."""
+def join(
+    workers: Sequence[Worker],
+    hosts: Sequence[Discovered],
+    now: datetime,
+    *,
+    bound: Collection[str] = (),
+) -> Findings:
+    """Every worker with its service, or with the reason why there is none.
+
+    `bound` are names that the broker knows and that do not answer: a worker that is too busy to, or
+    dead. Where a process bears such a name it is believed to be it, and that is said.
+    """
     seen = [(host, one) for host in hosts for one in host.processes]
     matched: list[Matched] = []
     unmatched: list[Unmatched] = []
@@ -96,6 +106,10 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
             (unmatched if process.service is None else doubts).append(doubt)
         if process.service is not None:
             matched.append(Matched(worker.name, host.host, process.pid, process.service))
+    for host, process in seen:
+        if process.role is Role.WORKER and process.node in bound:
+            _believe(host, process, matched, unmatched, doubts)
+            apps.add(process.app)
     matched, shared = _one_each(matched)
     beats = list(_beats(seen, apps))
     named = {one.worker for one in matched} | {one.subject for one in unmatched}
@@ -111,9 +125,25 @@ def join(workers: Sequence[Worker], hosts: Sequence[Discovered], now: datetime) 
             *(one for one in beats if isinstance(one, Unmatched)),
         ),
         doubts=tuple(doubts),
-        foreign=tuple(_foreign(seen, workers, apps)),
+        foreign=tuple(_foreign(seen, {*bound, *(one.name for one in workers)}, apps)),
         embedded=tuple(embedded),
     )
+
+
+def _believe(
+    host: Discovered,
+    process: CeleryProcess,
+    matched: list[Matched],
+    unmatched: list[Unmatched],
+    doubts: list[Unmatched],
+) -> None:
+    name = process.node or ""
+    says = f"pid {process.pid} on {host.host} bears its name, but it does not answer"
+    if process.service is None:
+        unmatched.append(Unmatched(name, f"{says}; {process.says}", process.fix))
+    else:
+        doubts.append(Unmatched(name, says, "config check proves it when it answers."))
+        matched.append(Matched(name, host.host, process.pid, process.service))
 
 
 def _process_of(
@@ -133,7 +163,7 @@ def _process_of(
         proven = [
             one
             for one in seen
-            if one[1].pid == worker.pid
+            if worker.pid in (one[1].pid, one[1].inner_pid)
             and one[1].node is None
             and one[1].role is not Role.BEAT
             and _same_age(one[1], worker, now)
@@ -208,10 +238,7 @@ def _idle(hosts: Sequence[Discovered], named: set[str]) -> Iterator[IdleService]
         yield one
 
 
-def _foreign(
-    seen: Sequence[_Seen], workers: Sequence[Worker], apps: set[str | None]
-) -> Iterator[str]:
-    known = {worker.name for worker in workers}
+def _foreign(seen: Sequence[_Seen], known: set[str], apps: set[str | None]) -> Iterator[str]:
     for host, process in seen:
         where = f"pid {process.pid} on {host.host}"
         if process.role is Role.BEAT and _is_others(process, apps):

@@ -44,8 +44,11 @@ class Invocation:
     app: str | None = None
 
 
-def read(arguments: Sequence[str], hostname: str) -> Invocation | None:
-    """What these arguments run on a machine of that name; None if it is no worker and no beat."""
+def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
+    """What these arguments run on a machine of that name; None if it is no worker and no beat.
+
+    Without a hostname (a container has one of its own) names that are made of it are not told.
+    """
     title = " ".join(arguments).strip()
     named = _TITLE.match(title)
     if named is not None:
@@ -65,7 +68,7 @@ def read(arguments: Sequence[str], hostname: str) -> Invocation | None:
     return Invocation(role, name, has_beat=_has_beat(options), app=app)
 
 
-def node_name(given: str | None, hostname: str) -> str | None:
+def node_name(given: str | None, hostname: str | None) -> str | None:
     """The node name that `-n` makes on a machine; None where the shell or systemd would fill in.
 
     `-n foo` is celery@foo, as Celery reads it.
@@ -74,6 +77,9 @@ def node_name(given: str | None, hostname: str) -> str | None:
         return None
     before, at, after = (given or "").partition("@")
     name, host = (before, after) if at else ("", before)
+    if hostname is None and (not host or re.search("%[hnd]", given or "")):
+        return None
+    hostname = hostname or ""
     whole = f"{name or _DEFAULT_NAME}@{host or hostname}"
     first, _, domain = hostname.partition(".")
     # The main process has no index: %i is 0, %I nothing.

@@ -88,7 +88,7 @@ def discovered(found: Found) -> Discovered:
 def _mains(seen: Listing, asked: frozenset[int]) -> Iterator[tuple[int, Invocation | None]]:
     """Main processes. The pool's children have the command line of their parent, or a title."""
     read = {
-        pid: invocations.read(process.arguments, seen.hostname)
+        pid: invocations.read(process.arguments, _hostname(seen, process))
         for pid, process in seen.processes.items()
     }
     for pid, invocation in read.items():
@@ -105,6 +105,11 @@ def _mains(seen: Listing, asked: frozenset[int]) -> Iterator[tuple[int, Invocati
         is_child = above is not None and not _is_shell(seen.processes[process.parent])
         if not (invocation.is_child or is_child or is_wrapped):
             yield pid, invocation
+
+
+def _hostname(seen: Listing, process: Process) -> str | None:
+    is_inside = process.inner_pid is not None or _place(seen, process).home is Home.CONTAINER
+    return None if is_inside else seen.hostname
 
 
 def _process(

@@ -92,6 +92,22 @@ def test_in_a_container_the_pid_it_knows_itself_by_counts() -> None:
     assert found.unmatched[0].says == "pid 4000 on web1: it runs in the container c1"
 
 
+def test_in_a_container_its_name_may_not_be_told_but_pid_and_age_are() -> None:
+    inside = replace(process(4000, None), inner_pid=7, service=None, says="it is in c1")
+    other = replace(process(4001, None, age=7000.0), inner_pid=7, service=None, says="it is in c2")
+    found = join([worker("w@0123", 7)], [host("web1", inside, other)], NOW)
+    assert found.unmatched[0].says == "pid 4000 on web1: it is in c1"
+
+
+def test_a_worker_too_busy_to_answer_is_written_by_its_name_and_doubted() -> None:
+    busy, bare = process(40, "w@web1"), replace(process(41, "v@web1"), service=None, says="by hand")
+    found = join([], [host("web1", busy, bare)], NOW, bound=["w@web1", "v@web1"])
+    assert workers_of(found) == {"w@web1": "systemd unit-40.service on web1"}
+    assert "bears its name, but it does not answer" in found.doubts[0].says
+    assert found.unmatched[0].says.endswith("does not answer; by hand")
+    assert found.foreign == ()
+
+
 def test_two_processes_under_one_name_are_nobodys() -> None:
     twice = replace(worker("w@web1", 40), pids=(40, 41))
     found = join([twice], [host("web1", process(40, "w@web1"))], NOW)

@@ -213,6 +213,12 @@ def test_a_pid_of_a_container_is_told_beside_its_own() -> None:
     assert Host().process(40, WORKER.format("w1"), inner="\t7").only().inner_pid == 7
 
 
+def test_a_container_has_a_hostname_of_its_own() -> None:
+    assert Host().process(40, WORKER.format("w1"), inner="\t7").only().node is None
+    named = Host().process(40, "celery -A p worker -n w1@db9", inner="\t7").only()
+    assert named.node == "w1@db9"
+
+
 def test_a_command_line_cannot_pass_for_anything_else() -> None:
     """An argument may hold line ends, and lines that look like those of other files."""
     host = Host().process(
