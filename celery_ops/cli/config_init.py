@@ -87,7 +87,8 @@ async def init(wanted: Wanted) -> bool:
     places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
     entries = _entries(wanted.hosts or _asked_hosts(places), wanted.ssh_user)
     hosts = await _discover(source.context, entries, workers, places)
-    findings = join(workers, hosts, snapshot.at, bound=snapshot.bound_but_silent)
+    quiet = {one.name for one in snapshot.workers if one not in workers}
+    findings = join(workers, hosts, snapshot.at, bound=quiet | set(snapshot.bound_but_silent))
     described = _described(wanted, source, _written_hosts(entries, hosts, places), hosts, findings)
     content = draft.text(described)
     _prove(content, source)
@@ -225,7 +226,10 @@ def _described(
     hosts: Sequence[Discovered],
     findings: Findings,
 ) -> Draft:
-    services = findings.services
+    order = [host.host for host in hosts]
+    services = sorted(
+        findings.services, key=lambda one: (one.beat, order.index(one.host), _natural(one.name))
+    )
     users = {host.user for host in written}
     common = next(iter(users)) if len(users) == 1 else None
     unprivileged = {host.host for host in hosts if not host.is_root}
@@ -237,10 +241,15 @@ def _described(
         user=common,
         sudo=any(one.supervisor == "systemd" and one.host in unprivileged for one in services),
         hosts=tuple(replace(one, user=None) if common else one for one in written),
-        services=services,
+        services=tuple(services),
         maybe=findings.maybe,
         remarks=tuple(_remarks(source, findings)),
     )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """As people count: worker2 before worker10."""
+    return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _written_hosts(

@@ -206,6 +206,37 @@ def test_an_instance_that_stands_still_is_found_by_what_wants_it(
     assert '- {hosts: [web1, web2, web3], systemd: celery@w2.service, worker: "w2@%h"}' in text
 
 
+def test_a_worker_that_does_not_answer_is_written_by_its_name_and_doubted(
+    fleet: HostFleet, ann: Operator
+) -> None:
+    host = fleet.hosts["web1"]
+    host.run("systemctl", "kill", "--signal=STOP", "celery@w1.service")
+    try:
+        said = ann.do("config", "init", *hosts(fleet, *fleet.hosts), **url(fleet))
+    finally:
+        host.run("systemctl", "kill", "--signal=CONT", "celery@w1.service")
+        fleet.wait_until_ready()
+    assert said.code == 1
+    assert "w1@web1: pid" in said.err
+    assert "bears its name, but it does not answer" in said.err
+    text = (ann.home / "celery-ops.yaml").read_text()
+    assert '- {hosts: [web1, web2, web3], systemd: celery@w1.service, worker: "w1@%h"}' in text
+
+
+def test_a_host_that_hides_processes_is_asked_through_systemd(
+    fleet: HostFleet, ann: Operator
+) -> None:
+    host = fleet.hosts["web1"]
+    host.run("mount", "-o", "remount,hidepid=2", "/proc")
+    try:
+        said = ann.do("config", "init", *hosts(fleet, *fleet.hosts), **url(fleet))
+    finally:
+        host.run("mount", "-o", "remount,hidepid=0", "/proc")
+    assert said.code == 0, said.err
+    assert "it hides other users' processes (hidepid on /proc)" in said.err
+    assert "w1@web1 is systemd celery@w1.service" in said.err
+
+
 def test_what_else_runs_there_is_told_apart(fleet: HostFleet, ann: Operator) -> None:
     """Beat, a service that stands idle, a worker that nobody supervises, and another's."""
     host = fleet.hosts["web1"]

@@ -153,7 +153,7 @@ programs = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     services=st.lists(programs, max_size=8, unique_by=lambda one: (one.host, one.name, one.server)),
     remark=hostile,
