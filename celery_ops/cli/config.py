@@ -20,11 +20,18 @@ def config() -> None:
     """Find a fleet and write it down; prove that what is written is so."""
 
 
-@config.command()
+@config.command(short_help="Find a fleet and write celery-ops.yaml.")
 @click.argument("hosts", nargs=-1, metavar="[[USER@]HOST[:PORT]]...")
 @click.option("-b", "--broker", metavar="URL", help="The workers' broker; else $CELERY_BROKER_URL.")
 @click.option("-A", "--app", metavar="APP", help="A Celery application: its broker is taken.")
-@click.option("-n", "--name", default="production", show_default=True, help="The context's name.")
+@click.option(
+    "-n",
+    "--name",
+    metavar="CONTEXT",
+    default="production",
+    show_default=True,
+    help="The context's name.",
+)
 @click.option("--ssh-user", metavar="USER", help="Who to log in as, where USER@ does not say.")
 @click.option(
     "-o",
@@ -67,7 +74,7 @@ def init(
         raise click.exceptions.Exit(ExitCode.STOPPED)
 
 
-@config.command()
+@config.command(short_help="Prove that what is written is so.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.pass_context
 def check(ctx: click.Context, *, as_json: bool) -> None:

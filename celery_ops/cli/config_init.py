@@ -6,7 +6,6 @@ Changes nothing but that one file, and writes no secret into it.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ipaddress
 import os
 import re
@@ -14,34 +13,35 @@ import shlex
 import tempfile
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from celery_ops.cli import context, terminal
+from celery_ops.cli import terminal
 from celery_ops.cli.boundary import complain
+from celery_ops.cli.config_source import BROKER_VARIABLE, source_of
 from celery_ops.cli.deployment import opened
 from celery_ops.config import contexts, draft
-from celery_ops.config.contexts import LOCAL, Context, HostEntry, SshSettings
+from celery_ops.config.contexts import LOCAL, HostEntry, SshSettings
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.config.draft import Draft, DraftHost
-from celery_ops.config.secret import masked
 from celery_ops.errors import CommandFailed, HostUnreachable, OpsError, UsageError
 from celery_ops.fleet.collector import look
 from celery_ops.fleet.finding import join
 from celery_ops.model import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from celery_ops.cli.choice import Choice
+    from celery_ops.cli.config_source import Source
+    from celery_ops.config.contexts import Context
     from celery_ops.fleet.finding import Findings, Unmatched
     from celery_ops.model import FleetSnapshot, ServiceRef, Worker
     from celery_ops.ports import Discovered
 
-BROKER_VARIABLE = "CELERY_BROKER_URL"
 _HOST = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9a-fA-F:.%]+\]|[^@:\[\]\s]+)(?::(?P<port>\d{1,5}))?"
 )
@@ -60,17 +60,6 @@ class Wanted:
     force: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The broker, and what is written of it."""
-
-    context: Context
-    written: str
-    settings: tuple[tuple[str, str], ...] = ()
-    left_out: tuple[str, ...] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
 async def init(wanted: Wanted) -> bool:
     """Find, write, and say so; whether nothing is missing in what was written.
 
@@ -80,7 +69,7 @@ async def init(wanted: Wanted) -> bool:
     if not _NAME.fullmatch(wanted.name):
         raise UsageError(f"{shown(wanted.name)} cannot name a context.")
     _may_write(wanted)
-    source = _source(wanted.choice)
+    source = source_of(wanted.choice)
     async with opened(source.context) as deployment:
         snapshot = await look(deployment.surveyor)
     workers = [one for one in snapshot.workers if one.answers or one.state is WorkerState.CONFLICT]
@@ -98,55 +87,6 @@ async def init(wanted: Wanted) -> bool:
     _write(wanted, content)
     _tell_next(wanted, source, described)
     return bool(findings.matched) and not (findings.unmatched or findings.doubts)
-
-
-# --- the broker ----------------------------------------------------------------------------------
-
-
-def _source(choice: Choice) -> Source:
-    if choice.app is not None:
-        return _of_app(choice)
-    if choice.broker is not None or choice.context is not None:
-        chosen = context.resolve(choice).context
-        return _of_context(replace(chosen, hosts=chosen.hosts[:1], services=()))
-    url = os.environ.get(BROKER_VARIABLE)
-    if url:
-        return replace(_of_context(contexts.only_broker(url)), written=f"${{{BROKER_VARIABLE}}}")
-    if terminal.can_ask():
-        typed = terminal.ask("Which broker do the workers use? (redis://HOST:6379/0)")
-        if typed:
-            return _of_context(contexts.only_broker(typed))
-    raise UsageError(
-        "No broker is known.",
-        fix=f"Name the one that the workers use: -b redis://HOST:6379/0, -A PROJECT, or"
-        f" ${BROKER_VARIABLE}.",
-    )
-
-
-def _of_context(found: Context) -> Source:
-    """A URL with a password is not written, only where to find it."""
-    url = found.broker.reveal()
-    has_secret = masked(url) != url or "${" in url
-    return Source(found, f"${{{BROKER_VARIABLE}}}" if has_secret else url)
-
-
-def _of_app(choice: Choice) -> Source:
-    module = importlib.import_module("celery_ops.broker.from_app")
-    found: Context = module.context_of(choice.app)
-    settings = []
-    if isinstance(choice.app, str):
-        settings.append(("app", choice.app))
-    if found.control_exchange != "celery":
-        settings.append(("control_exchange", found.control_exchange))
-    if found.event_exchange != "celeryev":
-        settings.append(("event_exchange", found.event_exchange))
-    options, left_out = draft.without_secrets(found.broker_options)
-    return replace(
-        _of_context(found),
-        settings=tuple(settings),
-        options=options,
-        left_out=left_out,
-    )
 
 
 # --- the hosts -----------------------------------------------------------------------------------

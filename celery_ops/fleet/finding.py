@@ -8,7 +8,7 @@ the command line does not tell a name, the pid and the age, if only one process 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.ports import Role
@@ -87,63 +87,69 @@ def join(
     dead. Where a process bears such a name it is believed to be it, and that is said.
     """
     seen = [(host, one) for host in hosts for one in host.processes]
-    matched: list[Matched] = []
-    unmatched: list[Unmatched] = []
-    doubts: list[Unmatched] = []
-    embedded, apps = [], set()
+    told = _Told()
     for worker in workers:
         found = _process_of(worker, seen, [host.host for host in hosts], now)
         if isinstance(found, Unmatched):
-            unmatched.append(found)
-            continue
-        host, process = found
-        apps.add(process.app)
-        if process.has_beat:
-            embedded.append(worker.name)
-        if process.says:
-            says = f"pid {process.pid} on {host.host}: {process.says}"
-            doubt = Unmatched(worker.name, says, process.fix)
-            (unmatched if process.service is None else doubts).append(doubt)
-        if process.service is not None:
-            matched.append(Matched(worker.name, host.host, process.pid, process.service))
+            told.unmatched.append(found)
+        else:
+            told.proven(worker.name, *found)
     for host, process in seen:
         if process.role is Role.WORKER and process.node in bound:
-            _believe(host, process, matched, unmatched, doubts)
-            apps.add(process.app)
-    matched, shared = _one_each(matched)
-    beats = list(_beats(seen, apps))
-    named = {one.worker for one in matched} | {one.subject for one in unmatched}
-    idle = list(_idle(hosts, named))
+            told.believed(process.node or "", host, process)
+    matched, shared = _one_each(told.matched)
+    beats = list(_beats(seen, told.apps))
+    idle = list(
+        _idle(hosts, {one.worker for one in matched} | {one.subject for one in told.unmatched})
+    )
+    known = {*bound, *(one.name for one in workers)}
     return Findings(
         matched=tuple(matched),
         beats=tuple(one for one in beats if not isinstance(one, Unmatched)),
-        idle=tuple(one.service for one in idle if one.app is not None and one.app in apps),
-        maybe=tuple(one.service for one in idle if one.app is None or one.app not in apps),
+        idle=tuple(one.service for one in idle if one.app is not None and one.app in told.apps),
+        maybe=tuple(one.service for one in idle if one.app is None or one.app not in told.apps),
         unmatched=(
-            *unmatched,
+            *told.unmatched,
             *shared,
             *(one for one in beats if isinstance(one, Unmatched)),
         ),
-        doubts=tuple(doubts),
-        foreign=tuple(_foreign(seen, {*bound, *(one.name for one in workers)}, apps)),
-        embedded=tuple(embedded),
+        doubts=tuple(told.doubts),
+        foreign=tuple(_foreign(seen, known, told.apps)),
+        embedded=tuple(told.embedded),
     )
 
 
-def _believe(
-    host: Discovered,
-    process: CeleryProcess,
-    matched: list[Matched],
-    unmatched: list[Unmatched],
-    doubts: list[Unmatched],
-) -> None:
-    name = process.node or ""
-    says = f"pid {process.pid} on {host.host} bears its name, but it does not answer"
-    if process.service is None:
-        unmatched.append(Unmatched(name, f"{says}; {process.says}", process.fix))
-    else:
-        doubts.append(Unmatched(name, says, "config check proves it when it answers."))
-        matched.append(Matched(name, host.host, process.pid, process.service))
+@dataclass(slots=True)
+class _Told:
+    """What is found of one worker after the other; `apps` are the applications that they run."""
+
+    matched: list[Matched] = field(default_factory=list)
+    unmatched: list[Unmatched] = field(default_factory=list)
+    doubts: list[Unmatched] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list)
+    apps: set[str | None] = field(default_factory=set)
+
+    def proven(self, worker: str, host: Discovered, process: CeleryProcess) -> None:
+        """The worker is this process; whether it has a service, or a good one, is another thing."""
+        self.apps.add(process.app)
+        if process.has_beat:
+            self.embedded.append(worker)
+        if process.says:
+            says = f"pid {process.pid} on {host.host}: {process.says}"
+            doubt = Unmatched(worker, says, process.fix)
+            (self.unmatched if process.service is None else self.doubts).append(doubt)
+        if process.service is not None:
+            self.matched.append(Matched(worker, host.host, process.pid, process.service))
+
+    def believed(self, worker: str, host: Discovered, process: CeleryProcess) -> None:
+        """A process bears the name of a worker that does not answer."""
+        self.apps.add(process.app)
+        says = f"pid {process.pid} on {host.host} bears its name, but it does not answer"
+        if process.service is None:
+            self.unmatched.append(Unmatched(worker, f"{says}; {process.says}", process.fix))
+        else:
+            self.doubts.append(Unmatched(worker, says, "config check proves it when it answers."))
+            self.matched.append(Matched(worker, host.host, process.pid, process.service))
 
 
 def _process_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from celery_ops.model import ServiceRef
 from tests.cli.terminal import Terminal
 from tests.rig import free_port
 from tests.rig.operations import PIECES, Program, operations
+from tests.rig.sshd import sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,3 +174,23 @@ def test_a_broker_without_workers_is_told_and_nothing_is_written(
     assert done.code == 1
     assert "No worker answers on redis://ops:***@127.0.0.1" in done.err
     assert "is solo@rig, which does not answer on this broker" in done.err
+
+
+@pytest.mark.rig
+def test_a_supervisord_is_found_over_ssh_too(fleet: Operations, ops: OpsCommand) -> None:
+    with sshd() as server:
+        files = ops.home / ".ssh"
+        files.mkdir(mode=0o700)
+        (files / "known_hosts").write_bytes(server.known_hosts.read_bytes())
+        (files / "id_ed25519").write_bytes(server.key.read_bytes())
+        (files / "id_ed25519").chmod(0o600)
+        done = ops("config", "init", f"127.0.0.1:{server.port}", "-b", fleet.url)
+        environ = {"CELERY_BROKER_URL": fleet.url}
+        found = select(load(ops.home / "celery-ops.yaml", environ), None)
+        checked = ops("config", "check", "--json", more=environ)
+    host = next(one for one in found.hosts if not one.is_local)
+    assert (host.address, host.ssh.port) == ("127.0.0.1", server.port)
+    remote = {replace(one, host=host.name) for one in services(fleet)}
+    assert remote <= set(found.services), done.err
+    mine = {one["subject"]: one for one in checked.document["checks"]}
+    assert mine[f"supervisord solo on {host.name}"]["ok"]
