@@ -37,7 +37,7 @@ async def check(choice: Choice, *, as_json: bool) -> int:
     async with opened(chosen.context) as deployment:
         reached, fleet = await asyncio.gather(_hosts(deployment), _fleet(deployment))
     checks = [_broker(deployment, fleet), *host_checks(reached)]
-    if checks[0].ok and not isinstance(fleet, OpsError):
+    if not isinstance(fleet, OpsError):
         checks += fleet_checks(fleet, reached)
     _print(chosen, checks, as_json=as_json)
     if isinstance(fleet, OpsError):
@@ -94,8 +94,8 @@ def _print(chosen: Chosen, checks: Sequence[Check], *, as_json: bool) -> None:
     wrong = sum(not one.ok for one in checks)
     where = f" in {chosen.file}" if chosen.file is not None else ""
     verdict = f"{wrong} {'problem' if wrong == 1 else 'problems'}" if wrong else "all is as written"
-    if not checks[0].ok and chosen.context.services:
-        _say("Which service runs which worker was not looked at: no worker answers.")
+    if len(checks) == 1 + sum(one.kind == "host" for one in checks) and chosen.context.services:
+        _say("Which service runs which worker cannot be told without the broker and the hosts.")
     _say(f"{chosen.context.name}{where}: {verdict}")
 
 

@@ -112,7 +112,7 @@ def _context(draft: Draft) -> Iterator[str]:
     if draft.maybe:
         if not draft.services:
             yield "    # services:"
-        yield "      # These do not run now. Remove the # of those that belong to this deployment:"
+        yield "      # May be of another deployment. Remove the # of those that are of this one:"
         for entry in _folded(draft.maybe, draft.hosts):
             yield f"      # - {entry}"
     for remark in draft.remarks:

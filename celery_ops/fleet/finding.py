@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.model import ServiceRef, Worker
-    from celery_ops.ports import CeleryProcess, Discovered, IdleService
+    from celery_ops.ports import CeleryProcess, Discovered
 
 START_TAKES = 60.0
 """Seconds between a process's start and the moment its worker counts its uptime from, at most."""
@@ -49,9 +49,10 @@ class Unmatched:
 class Findings:
     """What was found.
 
-    `idle` are services of the same application that do not run now, `maybe` those of another or of
-    one that cannot be told. `foreign` says what runs there and does not seem to be ours. `embedded`
-    are workers that are schedulers too (`-B`): no services of their own.
+    `idle` are services of the same application that do not run now; `maybe` those of another, or of
+    one that cannot be told, and beats below a supervisord that runs none of the workers. `foreign`
+    says what runs there and does not seem to be ours. `embedded` are workers that are schedulers
+    too (`-B`): no services of their own.
     """
 
     matched: tuple[Matched, ...]
@@ -97,22 +98,16 @@ def join(
     for host, process in seen:
         if process.role is Role.WORKER and process.node in bound:
             told.believed(process.node or "", host, process)
-    matched, shared = _one_each(told.matched)
-    beats = list(_beats(seen, told.apps))
-    idle = list(
-        _idle(hosts, {one.worker for one in matched} | {one.subject for one in told.unmatched})
-    )
+    told.part_shared()
+    told.beats_of(seen)
+    told.idle_of(hosts)
     known = {*bound, *(one.name for one in workers)}
     return Findings(
-        matched=tuple(matched),
-        beats=tuple(one for one in beats if not isinstance(one, Unmatched)),
-        idle=tuple(one.service for one in idle if one.app is not None and one.app in told.apps),
-        maybe=tuple(one.service for one in idle if one.app is None or one.app not in told.apps),
-        unmatched=(
-            *told.unmatched,
-            *shared,
-            *(one for one in beats if isinstance(one, Unmatched)),
-        ),
+        matched=tuple(told.matched),
+        beats=tuple(told.beats),
+        idle=tuple(told.idle),
+        maybe=tuple(told.maybe),
+        unmatched=tuple(told.unmatched),
         doubts=tuple(told.doubts),
         foreign=tuple(_foreign(seen, known, told.apps)),
         embedded=tuple(told.embedded),
@@ -121,9 +116,12 @@ def join(
 
 @dataclass(slots=True)
 class _Told:
-    """What is found of one worker after the other; `apps` are the applications that they run."""
+    """What is found, one after the other; `apps` are the applications that our workers run."""
 
     matched: list[Matched] = field(default_factory=list)
+    beats: list[ServiceRef] = field(default_factory=list)
+    idle: list[ServiceRef] = field(default_factory=list)
+    maybe: list[ServiceRef] = field(default_factory=list)
     unmatched: list[Unmatched] = field(default_factory=list)
     doubts: list[Unmatched] = field(default_factory=list)
     embedded: list[str] = field(default_factory=list)
@@ -150,6 +148,42 @@ class _Told:
         else:
             self.doubts.append(Unmatched(worker, says, "config check proves it when it answers."))
             self.matched.append(Matched(worker, host.host, process.pid, process.service))
+
+    def part_shared(self) -> None:
+        """A service is one worker's: of several none is known to be the one it restarts."""
+        counted = Counter(one.service for one in self.matched)
+        shared = [one for one in self.matched if counted[one.service] > 1]
+        self.matched = [one for one in self.matched if counted[one.service] == 1]
+        for one in shared:
+            says = (
+                f"{one.service} runs {counted[one.service]} workers, which can only be restarted"
+                " together"
+            )
+            self.unmatched.append(Unmatched(one.worker, says, "Give each a service of its own."))
+
+    def beats_of(self, seen: Sequence[_Seen]) -> None:
+        """Beats; one below a supervisord that runs none of our workers may be somebody else's."""
+        servers = {_server(one.service) for one in self.matched}
+        for found in _beats(seen, self.apps):
+            if isinstance(found, Unmatched):
+                self.unmatched.append(found)
+            elif _server(found) is None or _server(found) in servers:
+                self.beats.append(found)
+            else:
+                self.maybe.append(found)
+        if len(self.beats) > 1:
+            self.doubts.append(_several(self.beats))
+
+    def idle_of(self, hosts: Sequence[Discovered]) -> None:
+        """Services that stand idle: each once, and none for a worker that runs elsewhere."""
+        expected = {one.worker for one in self.matched} | {one.subject for one in self.unmatched}
+        for one in (one for host in hosts for one in host.idle):
+            worker = one.service.worker
+            if worker is not None and worker in expected:
+                continue
+            expected |= {worker} if worker is not None else set()
+            is_ours = one.app is not None and one.app in self.apps
+            (self.idle if is_ours else self.maybe).append(one.service)
 
 
 def _process_of(
@@ -200,22 +234,6 @@ def _same_age(process: CeleryProcess, worker: Worker, now: datetime) -> bool:
     return -_CLOCK <= older_by <= START_TAKES
 
 
-def _one_each(matched: list[Matched]) -> tuple[list[Matched], list[Unmatched]]:
-    """A service is one worker's: of several none is known to be the one it restarts."""
-    counted = Counter(one.service for one in matched)
-    shared = [
-        Unmatched(
-            one.worker,
-            f"{one.service} runs {counted[one.service]} workers, which can only be restarted"
-            " together",
-            "Give each a service of its own.",
-        )
-        for one in matched
-        if counted[one.service] > 1
-    ]
-    return [one for one in matched if counted[one.service] == 1], shared
-
-
 def _beats(seen: Sequence[_Seen], apps: set[str | None]) -> Iterator[ServiceRef | Unmatched]:
     for host, process in seen:
         if process.role is not Role.BEAT or _is_others(process, apps):
@@ -227,21 +245,20 @@ def _beats(seen: Sequence[_Seen], apps: set[str | None]) -> Iterator[ServiceRef 
             yield Unmatched(f"beat on {host.host}", says, process.fix)
 
 
+def _server(ref: ServiceRef) -> tuple[str, str | None] | None:
+    """Which supervisord it is below; None for a machine's one systemd."""
+    return (ref.host, ref.server) if ref.supervisor == "supervisord" else None
+
+
+def _several(beats: Sequence[ServiceRef]) -> Unmatched:
+    names = ", ".join(map(str, beats))
+    fix = "Leave out what is another deployment's. Two that send are an incident; a standby is not."
+    return Unmatched("beat", f"several run: {names}", fix)
+
+
 def _is_others(process: CeleryProcess, apps: set[str | None]) -> bool:
     """It names an application, all our workers do, and it is none of theirs."""
     return process.app is not None and None not in apps and process.app not in apps
-
-
-def _idle(hosts: Sequence[Discovered], named: set[str]) -> Iterator[IdleService]:
-    """Each once, and none for a worker that runs elsewhere or is expected twice."""
-    expected = set(named)
-    for one in (one for host in hosts for one in host.idle):
-        worker = one.service.worker
-        if worker in expected:
-            continue
-        if worker is not None:
-            expected.add(worker)
-        yield one
 
 
 def _foreign(seen: Sequence[_Seen], known: set[str], apps: set[str | None]) -> Iterator[str]:

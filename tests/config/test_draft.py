@@ -72,7 +72,7 @@ def test_equal_services_over_hosts_become_one_line() -> None:
               - {host: db1, systemd: celery@1.service, worker: mail@db1}
               - {host: db1, systemd: celery-beat.service, beat: true}
               - {host: local, supervisord: bulk:bulk_0, worker: b@x, server: unix:///tmp/s}
-              # These do not run now. Remove the # of those that belong to this deployment:
+              # May be of another deployment. Remove the # of those that are of this one:
               # - {host: web1, systemd: old.service}
             # Not found: w9@web9
         """

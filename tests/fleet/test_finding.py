@@ -143,6 +143,29 @@ def test_beat_is_a_service_unless_it_is_another_applications() -> None:
     assert [one.subject for one in found.unmatched] == ["beat on web1"]
 
 
+def test_a_beat_below_another_supervisord_is_only_maybe_ours() -> None:
+    """Two deployments of one application on a machine, as two demos are."""
+
+    def under(server: str, one: CeleryProcess) -> CeleryProcess:
+        name = f"p{one.pid}"
+        return replace(one, service=ServiceRef("web1", "supervisord", name, server=server))
+
+    beat = replace(process(50, None), role=Role.BEAT)
+    mine, other = replace(beat, pid=51), replace(beat, pid=52)
+    processes = (under("a", process(40, "w@web1")), under("a", mine), under("b", other))
+    found = join([worker("w@web1", 40)], [host("web1", *processes)], NOW)
+    assert [one.name for one in found.beats] == ["p51"]
+    assert [one.name for one in found.maybe] == ["p52"]
+    assert found.doubts == ()
+
+
+def test_several_beats_are_written_and_doubted() -> None:
+    beats = (replace(process(pid, None), role=Role.BEAT) for pid in (50, 51))
+    found = join([worker("w@web1", 40)], [host("web1", process(40, "w@web1"), *beats)], NOW)
+    assert len(found.beats) == 2
+    assert found.doubts[0].says.startswith("several run: systemd unit-50.service on web1, ")
+
+
 def test_a_worker_that_is_a_scheduler_too_is_named() -> None:
     both = replace(process(40, "w@web1"), has_beat=True)
     assert join([worker("w@web1", 40)], [host("web1", both)], NOW).embedded == ("w@web1",)
