@@ -181,7 +181,8 @@ class _Told:
             worker = one.service.worker
             if worker is not None and worker in expected:
                 continue
-            expected |= {worker} if worker is not None else set()
+            if worker is not None:
+                expected.add(worker)
             is_ours = one.app is not None and one.app in self.apps
             (self.idle if is_ours else self.maybe).append(one.service)
 

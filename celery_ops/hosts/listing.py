@@ -129,6 +129,8 @@ def read(completed: Completed) -> Listing:
         said = " ".join(completed.err.decode("utf-8", "replace").split())[:200]
         why = said or f"exit code {completed.code}"
         raise CommandFailed(f"The host's processes cannot be listed: {why}.")
+    if not facts.get("uptime"):
+        raise CommandFailed("It has no /proc: only Linux hosts can be looked at.")
     files = _files(lines)
     is_root = facts.get("uid") == "0"
     return Listing(

@@ -235,6 +235,12 @@ def test_what_is_no_listing_is_refused(out: bytes) -> None:
         listing.read(Completed(0, out, b"sh: not found", 0.0))
 
 
+def test_a_machine_without_proc_says_so() -> None:
+    out = b"hostname=mac\nuid=501\nticks=100\nuptime=\nservices=\n"
+    with pytest.raises(CommandFailed, match="no /proc"):
+        listing.read(Completed(0, out, b"", 0.0))
+
+
 def test_parents_that_go_round_are_followed_once() -> None:
     host = Host().process(40, WORKER.format("w1"), parent=41).process(41, "x celery", parent=40)
     assert host.only().pid == 40
