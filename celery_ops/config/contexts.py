@@ -271,7 +271,9 @@ def _context(source: Source, name: str, values: Values) -> Context:
         source.reader.wrong(values.place_of(layout.BROKER), says)
     ssh = _ssh(values.get(layout.SSH), SshSettings())
     hosts = _hosts(source, values, ssh)
-    services = Services(source, {host.name: host.hostname for host in hosts})
+    # A host whose entry is wrong is no unknown host: it is told once.
+    written = {name: name for name in values.names_in(layout.HOSTS)}
+    services = Services(source, written | {host.name: host.hostname for host in hosts})
     for entry in values.get_or(layout.SERVICES, ()):
         services.read(entry)
     return Context(

@@ -296,6 +296,11 @@ class Values:
         value = self.get(key)
         return default if value is None else value
 
+    def names_in(self, key: Key[Any]) -> tuple[str, ...]:
+        """The keys that a mapping has as it is written, those of refused values too."""
+        node = self._nodes.get(key.name)
+        return tuple(one.key.text for one in node.entries) if isinstance(node, Table) else ()
+
     def place_of(self, key: Key[Any]) -> Place:
         """Where the value stands; the record itself if it is not there."""
         node = self._nodes.get(key.name)

@@ -361,6 +361,17 @@ def test_any_server_is_split_or_refused_without_being_shown(server: str) -> None
         assert place.startswith(("unix://", "http://"))
 
 
+def test_a_host_whose_entry_is_wrong_is_told_once(tmp_path: Path) -> None:
+    text = (
+        "    hosts: {web1: 10.0.0.11}\n"
+        "    services: [{host: web1, systemd: a.service}, {host: wbe1, systemd: b.service}]\n"
+    )
+    problems = problems_of(tmp_path, text)
+    assert len(problems) == 2
+    assert "host web1 must be a mapping" in problems[0]
+    assert "no host is called 'wbe1' (did you mean web1?)" in problems[1]
+
+
 # --- the schema and the loader are one table ----------------------------------------------------
 
 VALIDATOR = jsonschema.Draft202012Validator(schema())
