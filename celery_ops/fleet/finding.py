@@ -163,11 +163,11 @@ class _Told:
 
     def beats_of(self, seen: Sequence[_Seen]) -> None:
         """Beats; one below a supervisord that runs none of our workers may be somebody else's."""
-        servers = {_server(one.service) for one in self.matched}
+        servers = {None, *(_server(one.service) for one in self.matched)}
         for found in _beats(seen, self.apps):
             if isinstance(found, Unmatched):
                 self.unmatched.append(found)
-            elif _server(found) is None or _server(found) in servers:
+            elif _server(found) in servers:
                 self.beats.append(found)
             else:
                 self.maybe.append(found)
@@ -176,6 +176,7 @@ class _Told:
 
     def idle_of(self, hosts: Sequence[Discovered]) -> None:
         """Services that stand idle: each once, and none for a worker that runs elsewhere."""
+        servers = {None, *(_server(one.service) for one in self.matched)}
         expected = {one.worker for one in self.matched} | {one.subject for one in self.unmatched}
         for one in (one for host in hosts for one in host.idle):
             worker = one.service.worker
@@ -183,7 +184,8 @@ class _Told:
                 continue
             if worker is not None:
                 expected.add(worker)
-            is_ours = one.app is not None and one.app in self.apps
+            is_known = one.app is not None and _server(one.service) in servers
+            is_ours = is_known and one.app in self.apps
             (self.idle if is_ours else self.maybe).append(one.service)
 
 
@@ -199,7 +201,9 @@ def _process_of(
     named = [one for one in seen if one[1].role is Role.WORKER and one[1].node == worker.name]
     proven = [one for one in named if worker.pid in (one[1].pid, one[1].inner_pid)]
     if len(proven) > 1:
-        proven = [one for one in proven if _same_age(one[1], worker, now)]
+        # A container is seen from the machine around it too; from within more is known.
+        within = [one for one in proven if one[1].pid == worker.pid]
+        proven = [one for one in within or proven if _same_age(one[1], worker, now)]
     if not proven:
         proven = [
             one

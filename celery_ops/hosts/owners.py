@@ -139,6 +139,8 @@ def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
         if pid in found.silent:
             return _Owner(None, *found.silent[pid])
     place = _place(found.seen, process)
+    if process.inner_pid is not None and place.home in {Home.NOTHING, Home.SESSION}:
+        place = cgroups.Placed(Home.CONTAINER, f"where it is pid {process.inner_pid}")
     match place.home:
         case Home.UNIT:
             return _unit(found, place.name, process, shared)

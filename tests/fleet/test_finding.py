@@ -92,6 +92,14 @@ def test_in_a_container_the_pid_it_knows_itself_by_counts() -> None:
     assert found.unmatched[0].says == "pid 4000 on web1: it runs in the container c1"
 
 
+def test_a_container_that_is_a_host_too_is_believed_before_the_machine_around_it() -> None:
+    outside = replace(process(4000, "w@web1", "big"), inner_pid=40, service=None, says="inside")
+    hosts = [host("big", outside), host("web1", process(40, "w@web1"))]
+    assert workers_of(join([worker("w@web1", 40)], hosts, NOW)) == {
+        "w@web1": "systemd unit-40.service on web1"
+    }
+
+
 def test_in_a_container_its_name_may_not_be_told_but_pid_and_age_are() -> None:
     inside = replace(process(4000, None), inner_pid=7, service=None, says="it is in c1")
     other = replace(process(4001, None, age=7000.0), inner_pid=7, service=None, says="it is in c2")
@@ -183,11 +191,16 @@ def test_idle_services_are_none_for_workers_that_run() -> None:
 
 
 def test_idle_services_of_other_applications_are_only_maybe_ours() -> None:
-    idle = (idle_service("a.service", "a@web1", "blog"), idle_service("b.service", "b@web1", None))
+    elsewhere = ServiceRef("web1", "supervisord", "c", "c@web1", server="unix:///other")
+    idle = (
+        idle_service("a.service", "a@web1", "blog"),
+        idle_service("b.service", "b@web1", None),
+        IdleService(elsewhere, "shop"),
+    )
     mine = replace(process(40, "w@web1"), app="shop")
     found = join([worker("w@web1", 40)], [host("web1", mine, idle=idle)], NOW)
     assert found.idle == ()
-    assert [one.name for one in found.maybe] == ["a.service", "b.service"]
+    assert [one.name for one in found.maybe] == ["a.service", "b.service", "c"]
 
 
 def idle_service(name: str, node: str, app: str | None) -> IdleService:

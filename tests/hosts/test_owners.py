@@ -213,6 +213,11 @@ def test_a_pid_of_a_container_is_told_beside_its_own() -> None:
     assert Host().process(40, WORKER.format("w1"), inner="\t7").only().inner_pid == 7
 
 
+def test_a_process_with_pids_of_its_own_is_in_a_container_whatever_its_group() -> None:
+    says = Host().process(40, WORKER.format("w1"), inner="\t7").only().says
+    assert says == "it runs in the container where it is pid 7"
+
+
 def test_a_container_has_a_hostname_of_its_own() -> None:
     assert Host().process(40, WORKER.format("w1"), inner="\t7").only().node is None
     named = Host().process(40, "celery -A p worker -n w1@db9", inner="\t7").only()
