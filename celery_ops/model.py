@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+if TYPE_CHECKING:
     from celery_ops.machine import HostFacts, Restarts, Retry, Usage
 
 T = TypeVar("T")
