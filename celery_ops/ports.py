@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.errors import CommandFailed, StreamFailed
-    from celery_ops.machine import HostFacts
     from celery_ops.model import (
         ConsumedQueue,
         Heartbeat,
         HeldMessage,
         Holder,
+        HostFacts,
         ServiceRef,
         ServiceStatus,
         TakenRecord,

@@ -8,8 +8,7 @@ from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
-from celery_ops.machine import HostFacts
-from celery_ops.model import Level, ServiceState, WorkerState
+from celery_ops.model import HostFacts, Level, ServiceState, WorkerState
 from celery_ops.tui.text import UNKNOWN, age, number, safe
 
 if TYPE_CHECKING:

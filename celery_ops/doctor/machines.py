@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import as_duration, as_share, as_size
 from celery_ops.doctor.rules import Found, rule
 from celery_ops.doctor.words import count, cut, status_of, time
-from celery_ops.machine import Retry
-from celery_ops.model import Level, ServiceState, WorkerState
+from celery_ops.model import Level, Retry, ServiceState, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from celery_ops.machine import Disk
-    from celery_ops.model import FleetSnapshot, Host, Service, ServiceStatus
+    from celery_ops.model import Disk, FleetSnapshot, Host, Service, ServiceStatus
 
 LOOPS = 3
 """Restarts within some minutes that make a loop."""

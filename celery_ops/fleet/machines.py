@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import HostUnreachable, OpsError
-from celery_ops.machine import Usage
-from celery_ops.model import Host, Reading
+from celery_ops.model import Host, Reading, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from celery_ops.machine import Restarts
+from celery_ops.model import Restarts
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed
-from celery_ops.machine import Disk, HostFacts
+from celery_ops.model import Disk, HostFacts
 from celery_ops.ports import Command, HostReading, ProcessTree
 
 if TYPE_CHECKING:

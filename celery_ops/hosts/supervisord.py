@@ -20,8 +20,7 @@ from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import relay_log, rpc
 from celery_ops.hosts.programs import Program, Programs
-from celery_ops.machine import Retry
-from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model import Retry, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command
 
 if TYPE_CHECKING:

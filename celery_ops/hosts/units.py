@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
-from celery_ops.machine import Retry
-from celery_ops.model import ServiceState, ServiceStatus
+from celery_ops.model import Retry, ServiceState, ServiceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from celery_ops.machine import HostFacts, Usage
     from celery_ops.model import (
         FleetSnapshot,
         Host,
+        HostFacts,
         Reading,
         Service,
         ServiceRef,
         ServiceStatus,
+        Usage,
         Worker,
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from celery_ops.machine import Disk, HostFacts, Usage
 from celery_ops.model import (
     ConsumedQueue,
+    Disk,
     Finding,
     FleetSnapshot,
     Holder,
     Host,
+    HostFacts,
     Level,
     Queue,
     Reading,
@@ -20,6 +21,7 @@ from celery_ops.model import (
     ServiceState,
     ServiceStatus,
     TakenRecord,
+    Usage,
     Worker,
     WorkerState,
     WorkerStats,

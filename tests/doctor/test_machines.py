@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from celery_ops.machine import Disk, HostFacts, Restarts, Retry
-from celery_ops.model import Host, Level, Reading, Service, ServiceRef, ServiceState, WorkerState
+from celery_ops.model import (
+    Disk,
+    Host,
+    HostFacts,
+    Level,
+    Reading,
+    Restarts,
+    Retry,
+    Service,
+    ServiceRef,
+    ServiceState,
+    WorkerState,
+)
 from tests.doctor.test_rules import AT, RECORD, REF, RUNNING, fleet, found, service, worker
 
 GIGA = 1024**3

@@ -15,7 +15,7 @@ import pytest
 from celery_ops.config.contexts import only_broker
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool, facts
-from celery_ops.machine import Disk, HostFacts
+from celery_ops.model import Disk, HostFacts
 from celery_ops.ports import Completed, HostReading, ProcessTree
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.errors import CommandFailed, OpsError
 from celery_ops.hosts import HostPool, units
 from celery_ops.hosts.systemd import START, STOP, Systemd, sudoers_line
-from celery_ops.machine import Retry
-from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model import Retry, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Completed
 
 HOST = "web1"

@@ -14,8 +14,7 @@ from celery_ops.config.contexts import HostEntry, SshSettings, only_broker
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.systemd import Systemd, sudoers_line
-from celery_ops.machine import Retry
-from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model import Retry, ServiceRef, ServiceState, ServiceStatus
 from tests.hosts.contract import TIMEOUT, Program, Supervised, SupervisorContract
 from tests.rig.sshd import make_key
 from tests.rig.systemd_hosts import systemd_hosts

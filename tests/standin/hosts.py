@@ -13,8 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed, HostUnreachable
-from celery_ops.machine import Disk, HostFacts
-from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model import Disk, HostFacts, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command, Completed, HostReading, ProcessTree
 from tests.standin.fleet import SimulatedService, StandinFleet
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from celery_ops.machine import Retry
-from celery_ops.model import ServiceRef, ServiceState
+from celery_ops.model import Retry, ServiceRef, ServiceState
 from celery_ops.ports import Question
 
 if TYPE_CHECKING:

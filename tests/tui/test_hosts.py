@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from celery_ops.machine import Disk, HostFacts, Restarts, Usage
 from celery_ops.model import (
+    Disk,
     Finding,
     FleetSnapshot,
     Host,
+    HostFacts,
     Level,
     Reading,
+    Restarts,
     Service,
     ServiceRef,
     ServiceState,
     ServiceStatus,
+    Usage,
     WorkerState,
 )
 from celery_ops.tui.hosts import HostsView

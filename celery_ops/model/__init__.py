@@ -1,0 +1,55 @@
+"""What a fleet consists of: frozen values, no behaviour but derivation, no I/O.
+
+Unknown is `None`, never zero and never an empty tuple. What a worker told us is a `Reading`: the
+value together with the moment it was read, so that its age can always be shown.
+"""
+
+from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
+from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
+from celery_ops.model.queues import HeldMessage, Queue, Unproven
+from celery_ops.model.records import Holder, TakenRecord
+from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model.told import (
+    INCARNATION_TOLERANCE,
+    ConsumedQueue,
+    Heartbeat,
+    Incarnation,
+    Reading,
+    RegisteredTask,
+    Task,
+    WorkerStats,
+)
+from celery_ops.model.workers import Worker, WorkerState
+
+__all__ = [
+    "INCARNATION_TOLERANCE",
+    "Beat",
+    "ConsumedQueue",
+    "Disk",
+    "Finding",
+    "FleetSnapshot",
+    "Heartbeat",
+    "HeldMessage",
+    "Holder",
+    "Host",
+    "HostFacts",
+    "Incarnation",
+    "Level",
+    "Queue",
+    "Reading",
+    "RegisteredTask",
+    "Restarts",
+    "Retry",
+    "Service",
+    "ServiceRef",
+    "ServiceState",
+    "ServiceStatus",
+    "TakenRecord",
+    "Targets",
+    "Task",
+    "Unproven",
+    "Usage",
+    "Worker",
+    "WorkerState",
+    "WorkerStats",
+]

@@ -1,0 +1,61 @@
+"""What operators leave in the broker for each other: what a run has taken, and who runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from celery_ops.model.services import ServiceRef
+from celery_ops.model.told import ConsumedQueue, Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class TakenRecord:
+    """What a run took from a worker and owes back; kept in the broker, so every operator can see
+    it.
+
+    `kind` is `queues` (consumers cancelled: `queues` says which), or `service` (stopped:
+    `service` says which). A new incarnation of the worker is owed no queues.
+    """
+
+    kind: str
+    worker: str
+    incarnation: Incarnation | None
+    queues: tuple[ConsumedQueue, ...]
+    service: ServiceRef | None
+    run: str
+    operator: str
+    at: datetime
+
+    @property
+    def key(self) -> str:
+        """The field it is stored under: one record a kind and worker."""
+        return f"{self.kind}:{self.worker}"
+
+    @property
+    def what(self) -> str:
+        """What was taken, in words: `queues default, mail`, `stopped (supervisord w1 on web1)`."""
+        if self.kind == "service":
+            return f"stopped ({self.service})"
+        return f"queues {', '.join(queue.name for queue in self.queues) or '(none)'}"
+
+    @property
+    def mend(self) -> str:
+        """The command that gives it back."""
+        verb = "start" if self.kind == "service" else "resume"
+        return f"celery-ops worker {verb} {self.worker}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a context's lease: the operator (`user@machine`), the run, what it runs, since
+    when.
+    """
+
+    operator: str
+    run: str
+    what: str
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"{self.operator} runs {self.what} ({self.run}) since {self.since:%H:%M:%S} UTC"

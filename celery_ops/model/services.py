@@ -1,0 +1,129 @@
+"""Machines, and what supervisors run on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from celery_ops.model.told import Reading
+
+if TYPE_CHECKING:
+    from celery_ops.model.machine import HostFacts, Restarts, Retry, Usage
+
+
+class ServiceState(StrEnum):
+    """A supervisor's own verdict, in one vocabulary for all supervisors."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRef:
+    """What a supervisor runs on a host, as configured.
+
+    `worker` is the node name expected there (`%h` already replaced), `beat` says it is a scheduler,
+    `server` is where the supervisor listens if not at its usual place.
+    """
+
+    host: str
+    supervisor: str
+    name: str
+    worker: str | None = None
+    beat: bool = False
+    server: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.supervisor} {self.name} on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """What a supervisor says of one service, and what it would do to its tasks.
+
+    `identity` is the supervisor's own name for this life of the process (InvocationID, `start`,
+    StartedAt). `clean_exit` tells of the last stop: None while running or when it cannot be known.
+    """
+
+    state: ServiceState
+    pid: int | None
+    identity: str | None
+    started_at: datetime | None
+    clean_exit: bool | None
+    says: str
+    stop_grace: float | None = None
+    """Seconds between the stop signal and SIGKILL. None: not known, or SIGKILL never comes."""
+    restarts_itself: bool | None = None
+    """Started again whenever it ends, cleanly or not (`Restart=always`, `autorestart=true`)."""
+    signals_children: bool | None = None
+    """The stop signal reaches the pool's children too: running tasks are lost (FACTS: even
+    acks_late).
+    """
+    stop_signal: str | None = None
+    startable: bool | None = None
+    """False: once stopped it cannot be started again (masked, its definition gone or broken)."""
+    arguments: tuple[str, ...] | None = None
+    """The main process's command line, where its host could be asked."""
+    restarts: int | None = None
+    """How often its supervisor started it again unasked, since it was last told to start it."""
+    retry: Retry | None = None
+    """Set where it ended though it should run, by what its supervisor does about that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A configured service and the last reading of its status; None: never answered."""
+
+    ref: ServiceRef
+    status: Reading[ServiceStatus] | None
+    error: str | None = None
+    usage: Reading[Usage] | None = None
+    """Of the process that `status` names; None where its host did not tell."""
+    restarted: Restarts | None = None
+    """Within the last minutes, as far as somebody watched."""
+
+    @property
+    def state(self) -> ServiceState:
+        """What its supervisor said last; UNKNOWN if it never answered."""
+        return self.status.value.state if self.status is not None else ServiceState.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine. `error` says why it cannot be reached, `since` from when on.
+
+    `silent_since`: nothing was heard of it since it was asked then, and that may still come.
+    `unread` says why its facts could not be read although it is reached.
+    """
+
+    name: str
+    address: str
+    error: str | None = None
+    since: datetime | None = None
+    reached_at: datetime | None = None
+    """When it last answered anything; None: never yet."""
+    silent_since: datetime | None = None
+    facts: Reading[HostFacts] | None = None
+    unread: str | None = None
+
+    @property
+    def reachable(self) -> bool | None:
+        """None: not known, or not known any more."""
+        if self.error is not None:
+            return False
+        return None if self.reached_at is None or self.silent_since is not None else True
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A scheduler as its supervisor, or its own answer to ping, shows it."""
+
+    name: str
+    service: Service | None
+    running: bool | None
