@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from celery_ops.fleet.known import Asking
 from celery_ops.fleet.memory import Memory
 from celery_ops.fleet.orphans import BETWEEN_ROUNDS
-from celery_ops.fleet.states import Known, join
+from celery_ops.fleet.states import join
 from celery_ops.fleet.statuses import Statuses
+from celery_ops.fleet.verdicts import Known
 from celery_ops.model import FleetSnapshot, Targets
 from celery_ops.ports import Question
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from celery_ops.doctor import examine
 from celery_ops.fleet.known import Asking
 from celery_ops.fleet.memory import Memory
-from celery_ops.fleet.states import Known, join
+from celery_ops.fleet.states import join
+from celery_ops.fleet.verdicts import Known
 from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Question, QueueReading, QueuesReading, Reply, Round
 from tests.standin.fleet import declaration

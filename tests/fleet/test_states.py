@@ -172,6 +172,19 @@ async def test_a_silent_worker_is_not_shown_as_idle(lab: Lab) -> None:
     assert not snapshot.complete
 
 
+async def test_what_a_supervisor_said_before_a_silence_is_not_told_of_it(lab: Lab) -> None:
+    worker = lab.fleet.add_worker("a@web1")
+    await lab.see("a@web1")
+    for second in range(12):
+        worker.faults.hangs = second > 2
+        await lab.clock.sleep(1.0)
+        snapshot = await lab.surveyor.refresh(questions=(Question.PING,), services=())
+    seen = snapshot.worker("a@web1")
+    assert seen is not None
+    assert seen.state is WorkerState.SILENT
+    assert f"its service ran (pid {worker.pid}) when it was last asked, at " in seen.says
+
+
 async def test_one_missed_round_is_not_silence_and_not_completeness(lab: Lab) -> None:
     worker = lab.fleet.add_worker("a@web1")
     await lab.see("a@web1")
