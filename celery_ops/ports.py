@@ -277,8 +277,12 @@ class Lease(Protocol):
         """Seconds a lease stays valid after `acquire` or `renew`."""
         ...
 
-    async def acquire(self, holder: Holder) -> Fence:
-        """Raise LeaseHeld, naming the holder, if somebody else has it."""
+    async def acquire(self, holder: Holder, *, takes_over: bool = False) -> Fence:
+        """Raise LeaseHeld, naming the holder, if somebody else has it.
+
+        With `takes_over` the lease of the same run by the same operator is taken from whoever held
+        it: its journal's lock proves that its executor is gone.
+        """
         ...
 
     async def renew(self, fence: Fence) -> None:

@@ -30,10 +30,13 @@ class RedisLease:
     def ttl(self) -> float:
         return self._ttl
 
-    async def acquire(self, holder: Holder) -> Fence:
+    async def acquire(self, holder: Holder, *, takes_over: bool = False) -> Fence:
         token = secrets.token_hex(16)
         lease = records.encode_lease(holder, token)
-        if await self._wire.write("SET", self._key, lease, "NX", "PX", self._milliseconds):
+        ours = (holder.run, holder.operator) if takes_over else ("", "")
+        if await self._wire.write(
+            "EVAL", scripts.ACQUIRE, 1, self._key, lease, self._milliseconds, *ours
+        ):
             return Fence(token)
         try:
             other = await self.holder()

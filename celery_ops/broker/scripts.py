@@ -76,6 +76,20 @@ return outcomes
 """
 )
 
+ACQUIRE = """
+-- KEYS: the lease. ARGV: the new lease, its ttl in ms, run and operator whose lease may be replaced
+-- (empty: nobody's). Returns whether it was taken.
+local lease = redis.call('GET', KEYS[1])
+if lease then
+  local readable, value = pcall(cjson.decode, lease)
+  local ours = readable and type(value) == 'table' and ARGV[3] ~= ''
+    and value.run == ARGV[3] and value.operator == ARGV[4]
+  if not ours then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
 RENEW = (
     _HOLDS
     + """

@@ -75,6 +75,8 @@ def _says(event: Event) -> str:
             text = f"{word.upper()}: {' '.join(part for part in (said, event.intent) if part)}"
         case (
             EventKind.STARTED
+            | EventKind.RESUMED
+            | EventKind.UNDOING
             | EventKind.WAITING
             | EventKind.LEASED
             | EventKind.CONFIRMED

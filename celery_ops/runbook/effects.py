@@ -53,10 +53,27 @@ class Effects:
         self._clock = clock
         self.made = 0
 
-    def intend(self, step: str, target: str, intent: str, *, expect: str, undo: str | None) -> None:
-        """Put an intent on disk before its effect."""
+    def intend(
+        self,
+        step: str,
+        target: str,
+        intent: str,
+        *,
+        expect: str,
+        undo: str | None,
+        verb: str,
+        worker: PlannedWorker | None = None,
+    ) -> None:
+        """Put an intent on disk before its effect; `worker` is the target as it is now."""
         self._journal.append(
-            EventKind.INTENT, step=step, target=target, intent=intent, expect=expect, undo=undo
+            EventKind.INTENT,
+            step=step,
+            target=target,
+            intent=intent,
+            expect=expect,
+            undo=undo,
+            verb=verb,
+            worker=worker,
         )
 
     def conclude(self, step: str, target: str | None, result: Result, says: str) -> None:

@@ -23,6 +23,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
+from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.inbox import Inbox
@@ -34,11 +35,13 @@ from celery_ops.runbook.journal import (
     Report,
     Result,
     RunState,
+    read,
 )
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
 from celery_ops.runbook.params import parse_params
+from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling, StepFailed, run_on_host
 from celery_ops.runbook.schema import (
@@ -52,6 +55,7 @@ from celery_ops.runbook.schema import (
     WorkerVerb,
 )
 from celery_ops.runbook.stage import Stage
+from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.worker_verbs import Order, WorkerVerbs, all_of
 
@@ -69,7 +73,10 @@ if TYPE_CHECKING:
     from celery_ops.runbook.worker_verbs import Target
 
 
+ABORTED_BY = "aborted by "
 A_BUG = "a bug: "
+UNDO_TIMEOUT = 120.0
+"""Seconds, for one act that is taken back."""
 """How the end of a run begins that ended by a mistake of ours; its details are in the run's log."""
 
 
@@ -83,7 +90,10 @@ class _Course:
 
 
 class Executor:
-    """One run, executed by this process; the journal it holds is the lock."""
+    """One run, executed by this process; the journal it holds is the lock.
+
+    A run that was interrupted is gone on with: see `recall`.
+    """
 
     def __init__(
         self,
@@ -96,35 +106,45 @@ class Executor:
         hosts: Hosts,
         clock: Clock,
         at_once: Callable[[], None],
+        undo: bool = False,
     ) -> None:
-        """`at_once` ends the process: the third abort. Raise InvalidDocument for a bad runbook."""
+        """`at_once` ends the process: the third abort. `undo`: take back what the run has done, in
+        place of going on with it. Raise InvalidDocument for a bad runbook.
+        """
         self._plan = plan
         self._runbook = loads(plan.source, plan.file)
         self._params = parse_params(self._runbook, plan.params)
         self._journal = journal
         self._broker = broker
         self._clock = clock
+        self._undo = undo
+        self._recall = Recall.of(read(journal.path))
         holder = Holder(plan.operator, plan.run, plan.runbook, clock.now())
-        self._keeper = LeaseKeeper(broker.lease, holder, clock)
+        self._keeper = LeaseKeeper(broker.lease, holder, clock, takes_over=self._recall.resumes)
         self.brake = Brake(Inbox(inbox), clock, at_once)
         self._effects = Effects(
             plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
         )
         watch = Watch(surveyor, clock, self.brake)
+        self._effects.made = int(self._recall.changed_something)
+        # What is taken back is done anew, whatever was tried before.
+        recall = Recall() if undo else self._recall
         verbs = WorkerVerbs(
-            effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock
-        )
+            effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock,
+            recall=recall,
+        )  # fmt: skip
         self._restored: list[str] = []
         self._stage = Stage(
             plan=plan, params=self._params, surveyor=surveyor, hosts=hosts, clock=clock,
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
+            recall=recall,
         )  # fmt: skip
 
     async def execute(self) -> Ending:
         """Run it to its end and return how it ended; the end is the journal's last line."""
-        self._journal.append(
-            EventKind.STARTED, intent=f"pid {os.getpid()} on {socket.gethostname()}"
-        )
+        begins = EventKind.RESUMED if self._recall.resumes else EventKind.STARTED
+        begins = EventKind.UNDOING if self._undo else begins
+        self._journal.append(begins, intent=f"pid {os.getpid()} on {socket.gethostname()}")
         listening = asyncio.create_task(self.brake.listen())
         course = _Course()
         report = Report()
@@ -151,7 +171,14 @@ class Executor:
             await self._keeper.acquire(self._plan.wait, self._waiting)
             self._journal.append(EventKind.LEASED)
             await self._check_broker()
-            await self._preflight()
+            await self._recollect()
+            if self._undo:
+                course.state, course.ending = RunState.UNDONE, Ending.UNDONE
+                return
+            if not self._recall.changed_something:
+                await self._preflight()
+            if self._recall.aborting:
+                raise Aborted(self._recall.aborting.removeprefix(ABORTED_BY))
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
                 await self._step(step, planned)
@@ -167,9 +194,9 @@ class Executor:
             self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
         except Aborted as aborted:
             course.state, course.ending = RunState.ABORTED, Ending.ABORTED
-            course.says = f"aborted by {aborted}"
+            course.says = f"{ABORTED_BY}{aborted}"
             if self.brake.stage > 1:
-                course.ending = Ending.INTERRUPTED
+                course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
             self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
         except (BrokerUnreachable, LeaseLost) as error:
             ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
@@ -181,6 +208,7 @@ class Executor:
             await self._put_right(course)
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
+                await self._take_back(course)
         began = course.ending not in {Ending.LEASE_HELD, Ending.REFUSED, Ending.UNCONFIRMED}
         if began and course.ending is not Ending.UNREACHABLE:
             await self._finally(course)
@@ -191,6 +219,8 @@ class Executor:
             course.ending = Ending.NEEDS_HUMAN
             if course.state is RunState.SUCCEEDED:
                 course.state = RunState.FAILED
+        if self._undo and course.ending is Ending.UNDONE:
+            course.ending = Ending.DONE  # that is what was asked for
         return report
 
     async def _check_broker(self) -> None:
@@ -199,6 +229,26 @@ class Executor:
                 f"this is another broker ({self._broker.address}) than the plan was made for"
                 f" ({self._plan.where.broker})"
             )
+
+    async def _recollect(self) -> None:
+        """What the targets of an interrupted run are owed, by the broker's own records.
+
+        Where a record is gone that its last act should have left, somebody else gave it back
+        meanwhile (`runs adopt`), or the broker forgot it: the target is begun with anew.
+        """
+        if not self._recall.resumes:
+            return
+        taken = {one.key for one in await self._broker.taken() if one.run == self._plan.run}
+        for target in self._stage.targets.values():
+            target.queues_taken = f"queues:{target.name}" in taken
+            target.down = f"service:{target.name}" in taken
+            last = self._recall.last(target.name)
+            if last is None:
+                continue
+            target.planned = last.worker or target.planned
+            if last.leaves_owed and not target.owed:
+                self._recall.forget(target.name)
+                self._stage.say(target.name, "was given back by somebody else: it is taken anew")
 
     async def _preflight(self) -> None:
         snapshot = await self._stage.look()
@@ -239,11 +289,11 @@ class Executor:
         targets = [self._stage.targets[name] for name in planned.targets]
         if step.verb.takes_capacity:
             keep = self._stage.keep_available()
-            snapshot = await self._stage.guard(keep, planned.targets)
+            snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
         else:
             snapshot = await self._stage.look()
         for target in targets:
-            self._stage.refresh_target(target, step.verb, snapshot)
+            self._stage.refresh_target(step.id, target, step.verb, snapshot)
         ready = [target for target in targets if not target.failed]
         timeout = self._stage.value(step.timeout)
         await self._stage.verbs.perform(Order(step.id, step.verb, timeout, step.on_timeout), ready)
@@ -255,6 +305,8 @@ class Executor:
 
     async def _confirm(self, step: ConfirmStep) -> None:
         """Answered when the run was started, or asked now of whoever follows it."""
+        if step.id in self._recall.confirmed:
+            return
         question = render(step.question, self._stage.scope(await self._stage.look()))
         if step.id in self._plan.answers:
             who = self._plan.answers[step.id]
@@ -275,6 +327,8 @@ class Executor:
         )
 
     async def _check(self, step: CheckStep) -> None:
+        if self._told(step.id):
+            return
         snapshot = await self._stage.look()
         scope = self._stage.scope(snapshot)
         if step.when is not None and not step.when.evaluate(scope).holds:
@@ -294,6 +348,8 @@ class Executor:
             verdict = step.until.evaluate(self._stage.scope(snapshot))
             return Judgement(Seen.DONE if verdict.holds else Seen.NOT_YET, verdict.says)
 
+        if self._told(step.id):
+            return
         if step.when is not None and not await self._holds(step.when):
             return
         seen = await self._stage.watch.until(
@@ -307,6 +363,15 @@ class Executor:
         self._effects.conclude(step.id, None, Result.DONE if done else Result.FAILED, seen.says)
         if not done:
             raise StepFailed(f"{step.until.source}: {seen.says}")
+
+    def _told(self, step: str) -> bool:
+        """Whether the journal tells how a check or a wait went. Raise StepFailed if it failed."""
+        past = self._recall.next(step, None)
+        if past is None or past.outcome is None:
+            return False
+        if past.outcome.result is Result.FAILED:
+            raise StepFailed(past.outcome.says)
+        return True
 
     async def _holds(self, when: Condition) -> bool:
         return when.evaluate(self._stage.scope(await self._stage.look())).holds
@@ -327,7 +392,54 @@ class Executor:
         try:
             await all_of([right(one) for one in targets if one.owed and not one.given_up])
         except Aborted:
-            course.ending = Ending.INTERRUPTED
+            course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+
+    async def _take_back(self, course: _Course) -> None:
+        """Reverse what the current batch has done beyond what it owes, the newest first."""
+        done = Recall.of(read(self._journal.path))
+        for one in reversals(done, self._runbook):
+            if isinstance(one, Irreversible):
+                self._worsen_undo(course, str(one))
+                continue
+            try:
+                await self._reverse(one)
+            except Aborted:
+                course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+                return
+            except (StepFailed, OpsError) as error:
+                self._worsen_undo(course, f"{one}: {error.says}")
+
+    async def _reverse(self, one: Reversal) -> None:
+        """Raise StepFailed or an OpsError if it could not be taken back."""
+        target = self._stage.targets.get(one.target)
+        step = f"undo {one.step}"
+        if one.argv:
+            service = target.planned.service if target is not None else None
+            host = one.target if service is None else service.host
+            command = Command(one.argv)
+            self._effects.intend(
+                step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
+            )
+            fine, says = await self._effects.run(host, command, UNDO_TIMEOUT)
+            self._effects.conclude(step, one.target, Result.DONE if fine else Result.FAILED, says)
+            if not fine:
+                raise StepFailed(says)
+            return
+        if target is None:
+            raise StepFailed(f"{one.target} is none of the run's targets")
+        snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
+        self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
+        kept, target.failed = target.failed, ""
+        await self._stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
+        failed, target.failed = target.failed, kept
+        if failed:
+            raise StepFailed(failed)
+        await self._effects.give_back("service", target.planned)
+        target.down = False
+
+    def _worsen_undo(self, course: _Course, says: str) -> None:
+        course.says = f"{course.says}; not undone: {says}" if course.says else f"not undone: {says}"
+        course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
 
     async def _finally(self, course: _Course) -> None:
         if not self._runbook.finally_:

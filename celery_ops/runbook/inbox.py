@@ -89,6 +89,18 @@ class Inbox:
         return False
 
 
+def clear(path: Path) -> None:
+    """Forget what was said to a run before it is taken up again. Raise JournalError.
+
+    Whoever follows it keeps its place: the file stays the same one.
+    """
+    try:
+        with path.open("ab") as file:
+            file.truncate(0)
+    except OSError as error:
+        raise JournalError(f"cannot write {path}: {error.strerror}") from error
+
+
 @contextmanager
 def following(path: Path) -> Iterator[None]:
     """Be known to the executor as somebody who can be asked."""

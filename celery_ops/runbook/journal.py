@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery_ops.errors import JournalError
-from celery_ops.runbook.plan import Plan
+from celery_ops.runbook.plan import Plan, PlannedWorker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from celery_ops.ports import Clock
@@ -38,6 +38,8 @@ class EventKind(StrEnum):
 
     PLANNED = "planned"
     STARTED = "started"
+    RESUMED = "resumed"
+    UNDOING = "undoing"
     WAITING = "waiting"
     LEASED = "leased"
     LEASE_LOST = "lease_lost"
@@ -129,6 +131,9 @@ class Outcome:
 class Event:
     """One line. `intent` says what is about to be done, `expect` what will prove it, `undo` how to
     take it back; `plan` stands in the first line only.
+
+    Beside an intent stand its `verb` (of the acts that a restart consists of, `stop` and `start`)
+    and `worker`: the target as it was met right before, which a resumed run compares with. `attempt` is 1, and one more each time the run was resumed.
     """
 
     seq: int
@@ -142,6 +147,8 @@ class Event:
     undo: str | None = None
     outcome: Outcome | None = None
     plan: Plan | None = None
+    verb: str | None = None
+    worker: PlannedWorker | None = None
     v: int = VERSION
 
     def to_line(self) -> bytes:
@@ -150,10 +157,33 @@ class Event:
             "v": self.v, "seq": self.seq, "at": self.at, "event": self.event, "step": self.step,
             "target": self.target, "attempt": self.attempt, "intent": self.intent,
             "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
+            "verb": self.verb, "worker": self.worker,
         }  # fmt: skip
         said = {key: value for key, value in fields.items() if value is not None}
         return _encoded(said) + b"\n"
 
+
+TRANSITIONS = {
+    EventKind.STARTED: RunState.RUNNING,
+    EventKind.RESUMED: RunState.RUNNING,
+    EventKind.UNDOING: RunState.RUNNING,
+    EventKind.WAITING: RunState.WAITING,
+    EventKind.LEASED: RunState.RUNNING,
+    EventKind.LEASE_LOST: RunState.PAUSED,
+    EventKind.PAUSED: RunState.PAUSED,
+    EventKind.CONTINUED: RunState.RUNNING,
+    EventKind.ASKED: RunState.PAUSED,
+    EventKind.ANSWERED: RunState.RUNNING,
+}
+"""The state a run is in after each event that changes it; an end says its state itself."""
+
+GOING_ON = frozenset({RunState.PLANNED, RunState.WAITING, RunState.RUNNING, RunState.PAUSED})
+"""In these a run has no end yet: without an executor it was interrupted."""
+
+_TAKEN_UP = frozenset({EventKind.RESUMED, EventKind.UNDOING})
+_BEGUN = _TAKEN_UP | {EventKind.STARTED}
+PICK_UP_SECONDS = 10.0
+"""Until an executor that was started holds the journal."""
 
 _DECODER = msgspec.json.Decoder(Event)
 
@@ -181,7 +211,9 @@ class Journal:
             raise JournalError(f"another process executes the run {path.stem}") from error
         self._reserve = path.with_suffix(".reserve")
         self._mend_torn_line()
-        self._seq = max((event.seq for event in read(path)), default=0)
+        events = list(read(path))
+        self._seq = max((event.seq for event in events), default=0)
+        self._attempt = 1 + sum(event.event in _TAKEN_UP for event in events)
         self._keep_reserve()
 
     def append(
@@ -190,16 +222,20 @@ class Journal:
         *,
         step: str | None = None,
         target: str | None = None,
-        attempt: int = 1,
         intent: str | None = None,
         expect: str | None = None,
         undo: str | None = None,
         outcome: Outcome | None = None,
+        verb: str | None = None,
+        worker: PlannedWorker | None = None,
     ) -> Event:
         """Write one event. Raise JournalError if it could not be made durable."""
+        if event in _TAKEN_UP:
+            self._attempt += 1
         written = Event(
             seq=self._seq + 1, at=self._clock.now(), event=event, step=step, target=target,
-            attempt=attempt, intent=intent, expect=expect, undo=undo, outcome=outcome,
+            attempt=self._attempt, intent=intent, expect=expect, undo=undo, outcome=outcome,
+            verb=verb, worker=worker,
         )  # fmt: skip
         self._write(written.to_line(), durable=event not in self._LIGHT)
         self._seq = written.seq
@@ -288,16 +324,18 @@ def is_held(path: Path) -> bool:
     return False
 
 
-async def follow(path: Path, clock: Clock, interval: float = 0.1) -> AsyncIterator[Event]:
+async def follow(
+    path: Path, clock: Clock, *, after: int = 0, interval: float = 0.1
+) -> AsyncIterator[Event]:
     """The events from the first on, and new ones as they come.
 
-    Ends after the end of the run, or when the run is interrupted: it began, and nobody holds its
-    lock. A run that was not picked up by an executor is waited for (10 s), then counts as
-    interrupted.
+    `after` is the number of the last event that is known already. Ends after the end of the run, or
+    when the run is interrupted: it began, and nobody holds its lock. A run that was not picked up
+    by an executor is waited for (10 s), then counts as interrupted.
     """
     offset = 0
-    patience = clock.monotonic() + 10.0
-    begun = False
+    patience = clock.monotonic() + PICK_UP_SECONDS
+    begun = ended = False
     while True:
         held = is_held(path)
         with path.open("rb") as file:
@@ -306,10 +344,13 @@ async def follow(path: Path, clock: Clock, interval: float = 0.1) -> AsyncIterat
         whole = content[: content.rfind(b"\n") + 1]
         offset += len(whole)
         for event in _events(whole, path):
-            begun = begun or event.event is EventKind.STARTED
+            if event.seq <= after:
+                continue
+            begun = begun or event.event in _BEGUN
+            ended = event.event is EventKind.ENDED
             yield event
-            if event.event is EventKind.ENDED:
-                return
+        if ended:
+            return
         if not held and not whole and (begun or clock.monotonic() > patience):
             return
         await clock.sleep(interval)
@@ -319,20 +360,18 @@ def state_of(events: list[Event], *, held: bool) -> RunState:
     """Where a run stands, from its journal and its lock alone."""
     state = RunState.PLANNED
     for event in events:
-        match event.event:
-            case EventKind.ENDED if event.outcome is not None and event.outcome.state is not None:
-                return event.outcome.state
-            case EventKind.WAITING:
-                state = RunState.WAITING
-            case EventKind.PAUSED | EventKind.ASKED | EventKind.LEASE_LOST:
-                state = RunState.PAUSED
-            case EventKind.STARTED | EventKind.LEASED | EventKind.CONTINUED | EventKind.ANSWERED:
-                state = RunState.RUNNING
-            case _:
-                pass
-    if not held and len(events) > 1:
+        if event.event is EventKind.ENDED:
+            state = event.outcome.state if event.outcome and event.outcome.state else state
+        else:
+            state = TRANSITIONS.get(event.event, state)
+    if not held and state in GOING_ON and len(events) > 1:
         return RunState.INTERRUPTED
     return state
+
+
+def has_ended(events: Sequence[Event]) -> bool:
+    """The last word is an end. It may be resumed, or undone, and then goes on after it."""
+    return bool(events) and events[-1].event is EventKind.ENDED
 
 
 def _events(content: bytes, path: Path) -> Iterator[Event]:

@@ -78,6 +78,22 @@ def drained(target: PlannedWorker, since: datetime) -> Judge:
     return judge
 
 
+def left_its_queues(target: PlannedWorker) -> Judge:
+    """It says that it consumes none of the recorded queues; it may still hold tasks."""
+    taken = {queue.name for queue in target.queues or ()}
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(target.name)
+        if worker is None or worker.queues is None:
+            return Judgement(Seen.NOT_YET, _no_answer(worker))
+        still = taken & set(worker.queues)
+        if still:
+            return Judgement(Seen.NOT_YET, f"still consumes {', '.join(sorted(still))}")
+        return Judgement(Seen.DONE, "consumes none of them")
+
+    return judge
+
+
 def resumed(target: PlannedWorker, since: datetime) -> Judge:
     """It says that it consumes every recorded queue again."""
     owed = {queue.name for queue in target.queues or ()}
@@ -112,6 +128,23 @@ def stopped(target: PlannedWorker, since: datetime) -> Judge:
             )
         runs_on = status.state is ServiceState.RUNNING
         return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}", runs_on=runs_on)
+
+    return judge
+
+
+def was_started(target: PlannedWorker, since: datetime, *, stopped_cleanly: bool) -> Judge:
+    """Its supervisor runs, or is starting, another incarnation than the planned one; or tells of a
+    failure, which after a clean stop can only be that of a start.
+    """
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        runs = status.state in {ServiceState.RUNNING, ServiceState.STARTING}
+        is_new = runs and status.identity != target.identity
+        is_new = is_new or (stopped_cleanly and status.state is ServiceState.FAILED)
+        return Judgement(Seen.DONE if is_new else Seen.NOT_YET, status.says)
 
     return judge
 

@@ -19,10 +19,14 @@ RETRY_SECONDS = 1.0
 class LeaseKeeper:
     """Renews in the background. Validity is counted on a clock that runs through suspend."""
 
-    def __init__(self, lease: Lease, holder: Holder, clock: Clock) -> None:
+    def __init__(
+        self, lease: Lease, holder: Holder, clock: Clock, *, takes_over: bool = False
+    ) -> None:
+        """`takes_over`: the lease of this very run may still be there, of an executor that died."""
         self._lease = lease
         self._holder = holder
         self._clock = clock
+        self._takes_over = takes_over
         self._fence: Fence | None = None
         self._valid_until = 0.0
         self._lost = ""
@@ -44,7 +48,7 @@ class LeaseKeeper:
         while True:
             asked = self._clock.monotonic()
             try:
-                self._fence = await self._lease.acquire(self._holder)
+                self._fence = await self._lease.acquire(self._holder, takes_over=self._takes_over)
             except LeaseHeld as held:
                 if self._clock.monotonic() >= deadline:
                     raise

@@ -88,13 +88,16 @@ class Restoring:
 
     async def _give_back(self, queue: str, messages: Sequence[HeldMessage]) -> None:
         stage, step = self._stage, self._step
-        stage.effects.intend(
-            step.id,
-            queue,
-            f"give back {counted(len(messages), 'message')} that nobody holds",
-            expect="they are held no longer and wait in their queue, next to be served",
-            undo=None,
-        )
+        # One that was begun before is done again as it is: what was moved is not held any more.
+        if stage.recall.next(step.id, queue) is None:
+            stage.effects.intend(
+                step.id,
+                queue,
+                f"give back {counted(len(messages), 'message')} that nobody holds",
+                expect="they are held no longer and wait in their queue, next to be served",
+                undo=None,
+                verb="restore",
+            )
         trouble = ""
         outcomes: Counter[GivenBack] = Counter()
         try:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from celery_ops.errors import ConfirmationNeeded
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
+from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.loader import render, render_argument
@@ -62,18 +64,36 @@ class Rolling:
         """
         settle = self._stage.value(self._roll.settle)
         for batch in self._batches:
+            if self._came_through(batch):
+                continue
             await self._stage.safe_point()
             await self._batch(batch)
             if batch is not self._batches[-1]:
                 await self._stage.brake.sleep(settle)
 
+    def _came_through(self, batch: PlannedBatch) -> bool:
+        """The journal says of every worker of the batch that it was verified."""
+        recall, verify = self._stage.recall, self._verify_step
+        targets = [self._stage.targets[name] for name in batch.workers]
+        proofs = [recall.peek(verify, target.name) for target in targets]
+        if not all(one and one.outcome and one.outcome.result is Result.DONE for one in proofs):
+            return False
+        recall.batch(self._roll.id)
+        over = {self._verify_step, *(step.id for step in self._roll.steps)}
+        for target in targets:
+            recall.forget(target.name, over)
+            target.done = True
+        return True
+
     async def _batch(self, batch: PlannedBatch) -> None:
         stage = self._stage
-        says = f"batch {batch.number} of {len(self._batches)}: {', '.join(batch.workers)}"
-        stage.journal.append(
-            EventKind.BATCH, step=self._roll.id, outcome=Outcome(Result.UNKNOWN, says)
-        )
-        began = stage.clock.now()
+        began = stage.recall.batch(self._roll.id)
+        if began is None:
+            says = f"batch {batch.number} of {len(self._batches)}: {', '.join(batch.workers)}"
+            event = stage.journal.append(
+                EventKind.BATCH, step=self._roll.id, outcome=Outcome(Result.UNKNOWN, says)
+            )
+            began = event.at
         for target in stage.targets.values():
             target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
@@ -92,15 +112,17 @@ class Rolling:
         match step:
             case WorkerStep():
                 for target in chosen:
-                    stage.refresh_target(target, step.verb, snapshot)
+                    stage.refresh_target(step.id, target, step.verb, snapshot)
                 await self._worker_step(step, [one for one in chosen if not one.failed])
             case RunStep():
-                if step.takes_worker and chosen:
-                    await stage.guard(self._keep, [target.name for target in chosen])
+                if step.takes_worker:
+                    await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
                     await run_on_host(stage, step, target, self._scope(target, snapshot, began))
             case CheckStep():
                 for target in chosen:
+                    if _told(stage, step.id, target):
+                        continue
                     verdict = step.that.evaluate(self._scope(target, snapshot, began))
                     if not verdict.holds:
                         target.failed = f"{step.that.source} does not hold: {verdict.says}"
@@ -114,6 +136,11 @@ class Rolling:
         """Those for which the step's `when` holds."""
         applying = []
         for target in alive:
+            past = self._stage.recall.peek(step.id, target.name)
+            if past is not None:
+                if past.outcome is None or past.outcome.result is not Result.SKIPPED:
+                    applying.append(target)
+                continue
             scope = self._scope(target, snapshot, began)
             if step.when is None or step.when.evaluate(scope).holds:
                 applying.append(target)
@@ -128,12 +155,15 @@ class Rolling:
         if not chosen:
             return
         if step.verb.takes_capacity:
-            await self._stage.guard(self._keep, [target.name for target in chosen])
+            await self._stage.guard(self._keep, self._stage.not_begun(step.id, chosen))
         timeout = self._stage.value(step.timeout)
         order = Order(step.id, step.verb, timeout, step.on_timeout)
         await self._stage.verbs.perform(order, chosen)
 
     async def _wait(self, step: WaitStep, target: Target, began: datetime) -> None:
+        if _told(self._stage, step.id, target):
+            return
+
         def judge(snapshot: FleetSnapshot) -> Judgement:
             verdict = step.until.evaluate(self._scope(target, snapshot, began))
             return Judgement(Seen.DONE if verdict.holds else Seen.NOT_YET, verdict.says)
@@ -156,8 +186,10 @@ class Rolling:
         await all_of([self._verify_one(target, before[target.name], began) for target in alive])
 
     async def _verify_one(self, target: Target, before: facts.WorkerFacts, began: datetime) -> None:
-        stage, verify = self._stage, self._roll.verify
-        step = f"{self._roll.id} verify"
+        stage, verify, step = self._stage, self._roll.verify, self._verify_step
+        if _told(stage, step, target):
+            target.done = not target.failed
+            return
         scope = {
             "params": stage.params,
             "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),
@@ -206,6 +238,9 @@ class Rolling:
     async def _ask(self, says: str) -> str:
         """Stop, undo or continue; without anybody to ask, stop."""
         stage = self._stage
+        given = stage.recall.answer(self._roll.id)
+        if given is not None:
+            return given.partition(" ")[0]
         stage.journal.append(
             EventKind.ASKED,
             step=self._roll.id,
@@ -221,6 +256,10 @@ class Rolling:
             outcome=Outcome(Result.DONE, f"{choice} ({who})"),
         )
         return choice
+
+    @property
+    def _verify_step(self) -> str:
+        return f"{self._roll.id} verify"
 
     def _scope(self, target: Target, snapshot: FleetSnapshot, began: datetime) -> dict[str, object]:
         worker = snapshot.worker(target.name)
@@ -239,26 +278,75 @@ async def run_on_host(
 
     Raise StepFailed without a target, PreconditionFailed if something in the command is not known.
     """
-    if isinstance(step.on, CurrentWorker):
-        if target is None or target.planned.service is None:
-            raise StepFailed(f"step {step.id} has no host to run on")
-        host = target.planned.service.host
-    else:
-        host = stage.value(step.on)
+    host = _host_of(stage, step, target)
+    name = target.name if target is not None else host
     command = Command(
         tuple(render_argument(part, scope) for part in step.argv),
         env=tuple((key, render_argument(part, scope)) for key, part in step.env),
     )
-    name = target.name if target is not None else host
-    undo = shlex.join(render(part, scope) for part in step.undo) or None
-    stage.effects.intend(step.id, name, str(command), expect="ends with 0", undo=undo)
-    fine, says = await stage.effects.run(host, command, stage.value(step.timeout))
-    stage.effects.conclude(step.id, name, Result.DONE if fine else Result.FAILED, says)
+    past = stage.recall.next(step.id, name)
+    if past is not None and past.outcome is not None:
+        fine, says = past.outcome.result is Result.DONE, past.outcome.says
+    elif past is not None and await _was_done(stage, step.id, name, command):
+        fine, says = True, "done, says who resumed the run"
+        stage.effects.conclude(step.id, name, Result.DONE, says)
+    else:
+        undo = shlex.join(render(part, scope) for part in step.undo) or None
+        stage.effects.intend(
+            step.id, name, str(command), expect="ends with 0", undo=undo, verb="run"
+        )
+        fine, says = await stage.effects.run(host, command, stage.value(step.timeout))
+        stage.effects.conclude(step.id, name, Result.DONE if fine else Result.FAILED, says)
     if fine:
         return
     if target is None:
         raise StepFailed(f"step {step.id}: {says}")
     target.failed = f"{command}: {says}"
+
+
+def _host_of(stage: Stage, step: RunStep, target: Target | None) -> str:
+    if not isinstance(step.on, CurrentWorker):
+        return stage.value(step.on)
+    if target is None or target.planned.service is None:
+        raise StepFailed(f"step {step.id} has no host to run on")
+    return target.planned.service.host
+
+
+async def _was_done(stage: Stage, step: str, name: str, command: Command) -> bool:
+    """How a command ended that a run was interrupted in cannot be observed: it is asked.
+
+    True: it was done; False: it is to be run again. Raise ConfirmationNeeded without anybody to
+    ask, Aborted for any other answer.
+    """
+    says = f"{command} was begun on {name}, and it is not known how it ended"
+    question = "done, again or stop?"
+    stage.journal.append(
+        EventKind.ASKED, step=step, target=name, intent=question,
+        outcome=Outcome(Result.UNKNOWN, says),
+    )  # fmt: skip
+    message = await stage.brake.answer(step)
+    if message is None:
+        raise ConfirmationNeeded(
+            f"{says}. Nobody is there to say so.",
+            fix="Resume it in a terminal, or give back what was taken: runs undo.",
+        )
+    said = f"{message.answer} ({message.who})"
+    stage.journal.append(
+        EventKind.ANSWERED, step=step, target=name, outcome=Outcome(Result.DONE, said)
+    )
+    if message.answer not in {"done", "again"}:
+        raise Aborted(message.who)
+    return message.answer == "done"
+
+
+def _told(stage: Stage, step: str, target: Target) -> bool:
+    """Whether the journal tells how a check or a wait went; a failure is the target's."""
+    past = stage.recall.next(step, target.name)
+    if past is None or past.outcome is None:
+        return False
+    if past.outcome.result is Result.FAILED:
+        target.failed = past.outcome.says
+    return True
 
 
 def _conclude(stage: Stage, step: str, target: Target, says: str) -> None:

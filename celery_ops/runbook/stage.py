@@ -18,7 +18,7 @@ from celery_ops.runbook.planner import keep_available, plan_worker
 from celery_ops.runbook.worker_verbs import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from celery_ops.config.units import Count
     from celery_ops.fleet.survey import Surveyor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.recall import Recall
     from celery_ops.runbook.schema import Constant, Reference, Value, WorkerVerb
     from celery_ops.runbook.watch import Watch
     from celery_ops.runbook.worker_verbs import WorkerVerbs
@@ -47,7 +48,10 @@ _LOOKED_AT = (
 
 @dataclass(slots=True)
 class Stage:
-    """One run under way. `targets` keeps what each is owed; `params` are typed values."""
+    """One run under way. `targets` keeps what each is owed; `params` are typed values.
+
+    `recall` is what its journal told when it was taken up again; empty for a run that begins.
+    """
 
     plan: Plan
     params: Mapping[str, Value]
@@ -59,6 +63,7 @@ class Stage:
     effects: Effects
     watch: Watch
     verbs: WorkerVerbs
+    recall: Recall
     targets: dict[str, Target] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,6 +92,8 @@ class Stage:
         Raise PreconditionFailed; return what was seen.
         """
         snapshot = await self.look()
+        if not taking:
+            return snapshot
         guard = Guard(keep, frozenset(self.plan.allow_gap))
         short = guard.shortfalls(taking, consumers(snapshot), self.plan.healthy)
         if short:
@@ -98,14 +105,25 @@ class Stage:
             )
         return snapshot
 
+    def not_begun(self, step: str, targets: Sequence[Target]) -> list[str]:
+        """Those that a step is still to be begun with: only these are taken away by it."""
+        return [one.name for one in targets if self.recall.peek(step, one.name) is None]
+
     def keep_available(self) -> Count:
         return keep_available(self.params)
 
-    def refresh_target(self, target: Target, verb: WorkerVerb, snapshot: FleetSnapshot) -> None:
+    def refresh_target(
+        self, step: str, target: Target, verb: WorkerVerb, snapshot: FleetSnapshot
+    ) -> None:
         """Meet the target as it is now. It fails here if the verb cannot be done to it any more.
 
-        What it must consume afterwards stays as planned.
+        What it must consume afterwards stays as planned. One that the step was begun with before
+        stays as it was met then: that is what the effect was meant for.
         """
+        begun = self.recall.peek(step, target.name)
+        if begun is not None and begun.worker is not None:
+            target.planned = begun.worker
+            return
         worker = snapshot.worker(target.name)
         if worker is None:
             target.failed = "was not seen any more"

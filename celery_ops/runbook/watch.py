@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import ServiceRef
+    from celery_ops.model import FleetSnapshot, ServiceRef
     from celery_ops.ports import Clock
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.judges import Judge
@@ -71,7 +71,8 @@ class Watch:
     ) -> Judgement:
         """Done or never, as the judge sees it; never also when `timeout` seconds have passed.
 
-        `worker` is asked for its tasks and queues, `service` for its status. Raise Aborted if the
+        `worker` is asked for its tasks and queues, `service` for its status; with neither of them
+        the whole fleet is. Raise Aborted if the
         brake is pulled and this wait may end (`safe`). `progress` hears each new "not yet".
         """
         loop = asyncio.get_running_loop()
@@ -87,6 +88,18 @@ class Watch:
         finally:
             self._waiters.discard(waiter)
 
+    async def look(self, worker: str, service: ServiceRef | None) -> FleetSnapshot | None:
+        """One look at a worker and its service, now; None if the broker cannot be asked."""
+        try:
+            return await self._surveyor.refresh(
+                questions=_ASKED,
+                to=Targets((worker,)),
+                timeout=REPLY_TIMEOUT,
+                services=() if service is None else (service,),
+            )
+        except BrokerUnreachable:
+            return None
+
     async def _run(self) -> None:
         try:
             while self._waiters:
@@ -101,11 +114,12 @@ class Watch:
     async def _look(self) -> None:
         names = tuple(sorted({one.worker for one in self._waiters if one.worker is not None}))
         services = tuple({one.service for one in self._waiters if one.service is not None})
+        everybody = any(one.worker is None and one.service is None for one in self._waiters)
         trouble = None
         try:
             snapshot = await self._surveyor.refresh(
-                questions=_ASKED if names else (),
-                to=Targets(names) if names else None,
+                questions=_ASKED if names or everybody else (),
+                to=Targets(names) if names and not everybody else None,
                 timeout=REPLY_TIMEOUT,
                 services=services,
             )

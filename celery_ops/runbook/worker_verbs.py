@@ -1,5 +1,8 @@
 """The verbs that act on workers: each sends its actions, waits until they are seen, and can be
 undone.
+
+A run that is taken up again performs them once more: what its journal says was concluded is not
+done again, and of what was begun without a result one look at the fleet tells whether it happened.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ if TYPE_CHECKING:
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import PlannedWorker
+    from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.watch import Watch
 
 GIVE_BACK_TIMEOUT = 60.0
+RUNS_ON = "runs on"
+"""How it is told that a worker had never stopped."""
 EXPECT_DRAINED = "consumes nothing, holds nothing, and stays so"
 
 
@@ -34,7 +40,8 @@ EXPECT_DRAINED = "consumes nothing, holds nothing, and stays so"
 class Target:
     """A worker that a run acts upon, and what the run owes it at this moment.
 
-    `planned` is refreshed when its batch begins; its queues stay those of the plan.
+    `planned` is refreshed when its batch begins; its queues stay those of the plan. What it is owed
+    (`queues_taken`, `down`) is what the broker's records say of this run.
     """
 
     planned: PlannedWorker
@@ -66,17 +73,35 @@ class Order:
     on_timeout: OnTimeout = OnTimeout.FAIL
 
 
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """What is written of a command to a supervisor before it is sent."""
+
+    verb: WorkerVerb
+    expect: str
+    undo: str
+    patient: bool = True
+
+
 class WorkerVerbs:
     """Performs worker verbs on the targets of a batch, all at once."""
 
     def __init__(
-        self, *, effects: Effects, watch: Watch, hosts: Hosts, journal: Journal, clock: Clock
+        self,
+        *,
+        effects: Effects,
+        watch: Watch,
+        hosts: Hosts,
+        journal: Journal,
+        clock: Clock,
+        recall: Recall,
     ) -> None:
         self._effects = effects
         self._watch = watch
         self._hosts = hosts
         self._journal = journal
         self._clock = clock
+        self._recall = recall
 
     async def perform(self, order: Order, targets: Sequence[Target]) -> None:
         """Do it to every target; those on which it failed say why in `failed`.
@@ -136,19 +161,19 @@ class WorkerVerbs:
 
     async def _drain(self, order: Order, targets: Sequence[Target]) -> None:
         since = self._clock.now()
+        waiting: list[Target] = []
+        unsent: list[Target] = []
         for target in targets:
-            planned = target.planned
-            await self._effects.take("queues", planned)
-            target.queues_taken = True
-            names = ", ".join(queue.name for queue in planned.queues or ())
-            self._effects.intend(
-                order.step,
-                target.name,
-                f"cancel_consumer {names}",
-                expect=EXPECT_DRAINED,
-                undo=actions.undo_of(order.verb, planned, self._hosts),
-            )
-        sent = [action for target in targets for action in actions.cancel(target.planned)]
+            act = self._recall.next(order.step, target.name)
+            if act is not None and act.outcome is not None:
+                _retell(act.outcome, target)
+                continue
+            if act is None:
+                await self._intend_drain(order, target)
+            waiting.append(target)
+            if act is None or not await self._seen(judges.left_its_queues(target.planned), target):
+                unsent.append(target)
+        sent = [action for target in unsent for action in actions.cancel(target.planned)]
         refused = await self._effects.control(sent)
 
         async def finish(target: Target) -> None:
@@ -157,7 +182,22 @@ class WorkerVerbs:
             )
             self._settle_drain(order, target, seen, refused.get(target.name))
 
-        await all_of([finish(target) for target in targets])
+        await all_of([finish(target) for target in waiting])
+
+    async def _intend_drain(self, order: Order, target: Target) -> None:
+        planned = target.planned
+        await self._effects.take("queues", planned)
+        target.queues_taken = True
+        names = ", ".join(queue.name for queue in planned.queues or ())
+        self._effects.intend(
+            order.step,
+            target.name,
+            f"cancel_consumer {names}",
+            expect=EXPECT_DRAINED,
+            undo=actions.undo_of(order.verb, planned, self._hosts),
+            verb=WorkerVerb.DRAIN,
+            worker=planned,
+        )
 
     def _settle_drain(
         self, order: Order, target: Target, seen: Judgement, refused: str | None
@@ -175,17 +215,26 @@ class WorkerVerbs:
         self._effects.conclude(order.step, target.name, Result.FAILED, says)
 
     async def _resume(self, order: Order, target: Target) -> None:
+        act = self._recall.next(order.step, target.name)
+        if act is not None and act.outcome is not None:
+            _retell(act.outcome, target)
+            return
         since = self._clock.now()
         planned = target.planned
         names = ", ".join(queue.name for queue in planned.queues or ())
-        self._effects.intend(
-            order.step,
-            target.name,
-            f"add_consumer {names}",
-            expect=f"consumes {names}",
-            undo=actions.undo_of(WorkerVerb.RESUME, planned, self._hosts),
-        )
-        refused = await self._effects.control(actions.give_back(planned))
+        if act is None:
+            self._effects.intend(
+                order.step,
+                target.name,
+                f"add_consumer {names}",
+                expect=f"consumes {names}",
+                undo=actions.undo_of(WorkerVerb.RESUME, planned, self._hosts),
+                verb=WorkerVerb.RESUME,
+                worker=planned,
+            )
+        refused: dict[str, str] = {}
+        if act is None or not await self._seen(judges.resumed(planned, since), target):
+            refused = await self._effects.control(actions.give_back(planned))
         seen = await self._until(
             judges.resumed(planned, since), order, target, ask=True, safe=False
         )
@@ -203,20 +252,37 @@ class WorkerVerbs:
 
     async def _bring_down(self, order: Order, target: Target) -> bool:
         """Stop it; True once it is seen to be down, cleanly or not (then `failed` says so)."""
-        service = _service(target)
-        await self._effects.take("service", target.planned)
-        target.down = True
-        since = self._clock.now()
+        act = self._recall.next(order.step, target.name)
+        if act is None or act.outcome is None:
+            if not target.down:
+                await self._effects.take("service", target.planned)
+                target.down = True
+            if not await self._send_stop(order, target, act):
+                return False
+        elif act.outcome.result is Result.FAILED:
+            target.failed = act.outcome.says
+            judge = judges.stopped(target.planned, self._clock.now())
+            if not target.down or not await self._seen(judge, target, _service(target)):
+                return False
+        target.queues_taken = False
+        await self._effects.give_back("queues", target.planned)
+        return True
+
+    async def _send_stop(self, order: Order, target: Target, act: Act | None) -> bool:
+        service, since = _service(target), self._clock.now()
         action = actions.stop(service, target.planned.identity, self._hosts)
         undo = str(actions.start(service, self._hosts))
-        if not await self._on_host(order, target, action, "its supervisor says stopped", undo):
-            target.down = False
-            await self._effects.give_back("service", target.planned)
-            return False
-        seen = await self._until(
-            judges.stopped(target.planned, since), order, target, service=service, safe=False
-        )
-        if seen.seen is not Seen.DONE:
+        judge = judges.stopped(target.planned, since)
+        if act is None or not await self._seen(judge, target, service):
+            expect = "its supervisor says stopped"
+            how = _Sending(WorkerVerb.STOP, expect, undo)
+            if not await self._on_host(order, target, action, act, how):
+                target.down = False
+                await self._effects.give_back("service", target.planned)
+                return False
+        seen = await self._until(judge, order, target, service=service, safe=False)
+        is_down = seen.seen is Seen.DONE or (act is not None and seen.new_life)
+        if not is_down:
             target.failed = f"did not stop: {seen.says}"
         elif seen.unclean:
             target.failed = (
@@ -227,74 +293,93 @@ class WorkerVerbs:
         if seen.runs_on:
             target.down = False
             await self._effects.give_back("service", target.planned)
-        if seen.seen is not Seen.DONE:
-            return False
-        target.queues_taken = False
-        await self._effects.give_back("queues", target.planned)
-        return True
+        return is_down
 
     async def _bring_up(self, order: Order, target: Target) -> None:
         """What runs already is started: a stop may never have reached it."""
         await self._start(order, target, anew=False)
 
     async def _start(
-        self, order: Order, target: Target, *, anew: bool, patient: bool = True
+        self,
+        order: Order,
+        target: Target,
+        *,
+        anew: bool,
+        stopped_cleanly: bool = False,
+        patient: bool = True,
     ) -> None:
-        """`anew`: it was seen to be down. `patient`: a host that cannot be reached is watched, for
-        it may have got the command.
+        """`anew`: it was seen to be down, and `stopped_cleanly`: not as failed. `patient`: a host
+        that cannot be reached is watched, for it may have got the command.
         """
-        service = _service(target)
-        since = self._clock.now()
-        action = actions.start(service, self._hosts)
-        undo = str(actions.stop(service, None, self._hosts))
-        expect = "a new incarnation answers"
-        if not await self._on_host(order, target, action, expect, undo, patient=patient):
-            return
-        seen = await self._until(
-            judges.started(target.planned, since, anew=anew),
-            order,
-            target,
-            ask=True,
-            service=service,
-            safe=False,
-        )
-        if seen.seen is not Seen.DONE:
-            target.failed = f"did not come back: {seen.says}"
-        says = f"runs on: {seen.says}" if seen.runs_on else f"started: {seen.says}"
-        self._conclude(order, target, says)
+        act = self._recall.next(order.step, target.name)
+        if act is not None and act.outcome is not None:
+            _retell(act.outcome, target)
+            says = act.outcome.says
+        else:
+            judge = judges.was_started(
+                target.planned, self._clock.now(), stopped_cleanly=stopped_cleanly
+            )
+            begun = act is not None and await self._seen(judge, target, _service(target))
+            if not begun and not await self._send_start(order, target, act, patient=patient):
+                return
+            says = await self._until_started(order, target, anew=anew)
         if target.failed:
             return
         target.down = False
         await self._effects.give_back("service", target.planned)
-        if not seen.runs_on:
+        if not says.startswith(RUNS_ON):
             target.renewed = True
             target.queues_taken = False
             await self._effects.give_back("queues", target.planned)
+
+    async def _send_start(
+        self, order: Order, target: Target, act: Act | None, *, patient: bool
+    ) -> bool:
+        service = _service(target)
+        action = actions.start(service, self._hosts)
+        undo = str(actions.stop(service, None, self._hosts))
+        how = _Sending(WorkerVerb.START, "a new incarnation answers", undo, patient)
+        return await self._on_host(order, target, action, act, how)
+
+    async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
+        """Until it is seen, or not; what was concluded."""
+        judge = judges.started(target.planned, self._clock.now(), anew=anew)
+        seen = await self._until(
+            judge, order, target, ask=True, service=_service(target), safe=False
+        )
+        if seen.seen is not Seen.DONE:
+            target.failed = f"did not come back: {seen.says}"
+        says = f"{RUNS_ON}: {seen.says}" if seen.runs_on else f"started: {seen.says}"
+        self._conclude(order, target, says)
+        return says
 
     async def _restart(self, order: Order, target: Target) -> None:
         """Stop, proof of the stop, start: whatever happened at the stop, it is started again."""
         if not await self._bring_down(order, target):
             return
         at_stop, target.failed = target.failed, ""
-        await self._start(order, target, anew=True)
+        await self._start(order, target, anew=True, stopped_cleanly=not at_stop)
         if at_stop:
             target.failed = "; ".join(says for says in (at_stop, target.failed) if says)
 
     async def _on_host(
-        self,
-        order: Order,
-        target: Target,
-        action: HostAction,
-        expect: str,
-        undo: str,
-        *,
-        patient: bool = True,
+        self, order: Order, target: Target, action: HostAction, act: Act | None, how: _Sending
     ) -> bool:
         """Send a command to a supervisor; whether it is worth watching what comes of it.
 
-        One whose fate is unknown is settled by observing, unless nobody is `patient` any more.
+        One whose fate is unknown is settled by observing, unless nobody is patient any more. An
+        `act` was intended already.
         """
-        self._effects.intend(order.step, target.name, str(action), expect=expect, undo=undo)
+        if act is None:
+            self._effects.intend(
+                order.step,
+                target.name,
+                str(action),
+                expect=how.expect,
+                undo=how.undo,
+                verb=how.verb,
+                worker=target.planned,
+            )
         try:
             await self._effects.on_host(action)
         except CommandFailed as error:
@@ -302,10 +387,21 @@ class WorkerVerbs:
             self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
             return False
         except HostUnreachable as error:
-            target.failed = "" if patient else error.says
+            target.failed = "" if how.patient else error.says
             self._effects.conclude(order.step, target.name, Result.UNKNOWN, error.says)
-            return patient
+            return how.patient
         return True
+
+    async def _seen(
+        self, judge: judges.Judge, target: Target, service: ServiceRef | None = None
+    ) -> bool:
+        """One look: whether what was begun before is seen to have happened.
+
+        False where it is not known, too: every effect can be sent a second time without harm (a
+        consumer that is cancelled is cancelled, a stop names its incarnation).
+        """
+        snapshot = await self._watch.look(target.name, service)
+        return snapshot is not None and judge(snapshot).seen is Seen.DONE
 
     def _conclude(self, order: Order, target: Target, says: str) -> None:
         result = Result.FAILED if target.failed else Result.DONE
@@ -344,6 +440,12 @@ async def all_of(performed: Sequence[Coroutine[Any, Any, None]]) -> None:
     for result in await asyncio.gather(*performed, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+def _retell(outcome: Outcome, target: Target) -> None:
+    """What the journal says came of an act."""
+    if outcome.result is Result.FAILED:
+        target.failed = outcome.says
 
 
 def _told(error: OpsError) -> str:

@@ -98,7 +98,14 @@ class RunProgress:
                 self._ended(event)
             case EventKind.WAITING | EventKind.LEASE_LOST:
                 self.says = told(event)
-            case EventKind.STARTED | EventKind.LEASED | EventKind.PAUSED | EventKind.CONTINUED:
+            case (
+                EventKind.STARTED
+                | EventKind.RESUMED
+                | EventKind.UNDOING
+                | EventKind.LEASED
+                | EventKind.PAUSED
+                | EventKind.CONTINUED
+            ):
                 self.says = ""
             case _:
                 assert_never(event.event)

@@ -86,10 +86,14 @@ class Operation:
 
     async def execute(self, plan: Plan) -> Ran:
         """Execute with every confirmation given."""
+        return await self.take_up(self.write_down(plan))
+
+    def write_down(self, plan: Plan) -> Path:
+        """The journal of a run that is to be executed, every confirmation given."""
         answers = {one.step: f"yes ({self.operator})" for one in plan.confirmations}
         path = self.directory / "runs" / f"{plan.run}.jsonl"
         journal.create(path, replace(plan, answers={**plan.answers, **answers}), self.clock)
-        return await self.take_up(path)
+        return path
 
     async def take_up(self, path: Path) -> Ran:
         """Execute a run whose journal has been written."""
@@ -131,7 +135,7 @@ class Operation:
         return await self.surveyor().refresh()
 
     def write_runbook(self, name: str, text: str) -> None:
-        self.user_runbooks.mkdir(exist_ok=True)
+        self.user_runbooks.mkdir(exist_ok=True, parents=True)
         (self.user_runbooks / f"{name}.yaml").write_text(text)
 
 

@@ -60,10 +60,14 @@ class StandinLease:
         is_valid = self._broker.fleet.clock.monotonic() < self._expires
         return self._holder if is_valid else None
 
-    async def acquire(self, holder: Holder) -> Fence:
+    async def acquire(self, holder: Holder, *, takes_over: bool = False) -> Fence:
         self._broker.check_writable()
         held_by = self.held_by
-        if held_by is not None:
+        is_ours = held_by is not None and (held_by.run, held_by.operator) == (
+            holder.run,
+            holder.operator,
+        )
+        if held_by is not None and not (takes_over and is_ours):
             raise LeaseHeld(str(held_by))
         return self._give(holder)
 

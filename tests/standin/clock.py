@@ -53,6 +53,10 @@ class VirtualClock:
         """Set the wall clock as an administrator would; the monotonic one does not notice."""
         self._wall_offset += seconds
 
+    def drives(self, task: asyncio.Task[object]) -> bool:
+        """Whether it is the task that lets time pass."""
+        return task is self._driver
+
     @property
     def elapsed(self) -> float:
         """Virtual seconds since the clock was made."""

@@ -1,0 +1,255 @@
+"""Runs that are killed at every line of their journal, and gone on with: they end as the others.
+
+On the stand-in fleet, under a virtual clock. `after`: right after a line was written, so before the
+effect it speaks of; `before`: right before it is written, so after the effect of the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from celery_ops.runbook import journal
+from celery_ops.runbook.executor import Executor
+from celery_ops.runbook.journal import EventKind, Journal, RunState, has_ended
+from tests.runbook.operation import Operation, Ran
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from celery_ops.ports import Clock
+    from celery_ops.runbook.journal import Event
+
+
+class Killed(BaseException):
+    """kill -9: nobody catches it."""
+
+
+class MortalJournal(Journal):
+    """Its process dies at the line of that number."""
+
+    def __init__(self, path: Path, clock: Clock, line: int, when: str) -> None:
+        super().__init__(path, clock)
+        self._line = line
+        self._when = when
+        self.dead = asyncio.Event()
+
+    def append(self, event: EventKind, **said: Any) -> Event:
+        self._perhaps_die("before")
+        written = super().append(event, **said)
+        self._perhaps_die("after")
+        return written
+
+    def _perhaps_die(self, when: str) -> None:
+        at = self._seq + (when == "before")
+        if self.dead.is_set() or (when == self._when and at == self._line):
+            self.dead.set()
+            raise Killed
+
+
+async def killed(operation: Operation, path: Path, line: int, when: str) -> bool:
+    """Execute a run until it dies there; False: it ended before."""
+    (planned, *_) = journal.read(path)
+    assert planned.plan is not None
+    held = MortalJournal(path, operation.clock, line, when)
+    executor = Executor(
+        journal=held,
+        inbox=path.with_suffix(".inbox"),
+        plan=planned.plan,
+        broker=operation.broker,
+        surveyor=operation.surveyor(),
+        hosts=operation.hosts,
+        clock=operation.clock,
+        at_once=lambda: None,
+    )
+    before = asyncio.all_tasks()
+    running = asyncio.ensure_future(executor.execute())
+    dying = asyncio.ensure_future(held.dead.wait())
+    await asyncio.wait([running, dying], return_when=asyncio.FIRST_COMPLETED)
+    started = [one for one in asyncio.all_tasks() - before if not operation.clock.drives(one)]
+    for task in started:
+        task.cancel()
+    await asyncio.gather(*started, return_exceptions=True)
+    with suppress(Killed, asyncio.CancelledError, Exception):
+        running.result()
+    held.close()
+    return held.dead.is_set()
+
+
+@dataclass(frozen=True)
+class Came:
+    """What a run left: what must be the same however often its executor died."""
+
+    state: RunState | None
+    ending: str | None
+    incarnations: dict[str, int]
+    """Not of those that die at their start: from what is down it cannot be seen whether it was
+    tried, so that it may be tried once more.
+    """
+    taken: tuple[str, ...]
+    consuming: dict[str, tuple[str, ...]]
+    lost: int
+    twice: int
+
+
+async def came_of(operation: Operation, ran: Ran) -> Came:
+    fleet = operation.fleet
+    await operation.clock.sleep(5)
+    fleet.settle()
+    return Came(
+        state=ran.end.state,
+        ending=ran.end.ending,
+        incarnations={
+            one.name: one.service.starts
+            for one in fleet.workers
+            if one.service and not one.faults.dies_at_start
+        },
+        taken=tuple(sorted(one.key for one in await operation.broker.taken())),
+        consuming={one.name: tuple(sorted(one.consuming)) for one in fleet.workers},
+        lost=len(fleet.lost),
+        twice=len(fleet.ledger.twice),
+    )
+
+
+WITH_OTHER_STEPS = """
+name: others
+summary: Steps of every kind.
+risk: medium
+steps:
+  - check: fleet.workers == 3
+  - roll: "*"
+    batch: 2
+    canary: 1
+    keep_available: 1
+    settle: 1s
+    steps:
+      - check: worker.supervised
+      - drain: worker
+        timeout: 1m
+      - wait: it is empty
+        until: worker.active == 0
+        timeout: 1m
+      - stop: worker
+        timeout: 1m
+      - start: worker
+        timeout: 1m
+        when: fleet.workers == 3
+      - restart: worker
+        timeout: 1m
+        when: fleet.workers == 4
+    verify:
+      that: [worker.online]
+      hold: 1s
+      timeout: 1m
+  - wait: until all are there
+    until: fleet.online == 3
+    timeout: 1m
+finally:
+  - check: fleet.left_drained == 0
+"""
+
+
+def three_workers(operation: Operation) -> None:
+    fleet = operation.fleet
+    for number in (1, 2, 3):
+        fleet.add_worker(f"w{number}@web1", queues=("default", "mail"))
+    for number in range(24):
+        fleet.send("default" if number % 2 else "mail", 2.0)
+
+
+def one_dies_at_its_start(operation: Operation) -> None:
+    three_workers(operation)
+    operation.fleet.workers[1].faults.dies_at_start = True
+
+
+def one_never_drains(operation: Operation) -> None:
+    operation.fleet.add_worker("w0@web1", queues=("default", "mail"))
+    operation.fleet.send("default", 7200.0)
+    three_workers(operation)
+
+
+def one_is_killed_at_its_stop(operation: Operation) -> None:
+    three_workers(operation)
+    operation.fleet.workers[1].faults.killed_at_stop = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fleet, and what is run on it."""
+
+    prepare: Callable[[Operation], None]
+    runbook: str
+    params: dict[str, str]
+    first: str = ""
+    """A runbook for the same workers that is run before."""
+
+
+W1 = {"workers": "w1@web1"}
+CASES = {
+    "rolling-restart": Case(
+        three_workers, "rolling-restart", {"hold": "2s", "batch": "2", "keep_available": "1"}
+    ),
+    "drain": Case(three_workers, "drain-worker", W1),
+    "resume": Case(three_workers, "resume-worker", W1, first="drain-worker"),
+    "stop": Case(three_workers, "stop-worker", W1),
+    "start": Case(three_workers, "start-worker", W1, first="stop-worker"),
+    "every-step": Case(three_workers, "others", {}),
+    "does-not-come-back": Case(one_dies_at_its_start, "rolling-restart", {"hold": "2s"}),
+    "does-not-drain": Case(
+        one_never_drains, "rolling-restart", {"hold": "2s", "drain_timeout": "20s"}
+    ),
+    "killed-at-its-stop": Case(one_is_killed_at_its_stop, "rolling-restart", {"hold": "2s"}),
+}
+
+
+async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
+    """The fleet, and a run on it that is planned."""
+    operation = Operation(directory)
+    case.prepare(operation)
+    operation.write_runbook("others", WITH_OTHER_STEPS)
+    if case.first:
+        await operation.run(case.first, **W1)
+    return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+async def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(
+    tmp_path: Path, case: Case, when: str
+) -> None:
+    undisturbed, path = await begin(tmp_path / "undisturbed", case)
+    ran = await undisturbed.take_up(path)
+    expected = await came_of(undisturbed, ran)
+    line = 2
+    while True:
+        operation, path = await begin(tmp_path / f"dies-{line}", case)
+        if not await killed(operation, path, line, when) or has_ended(list(journal.read(path))):
+            break
+        resumed = await operation.take_up(path)
+        came = await came_of(operation, resumed)
+        assert came == expected, f"died {when} line {line}: {came}\n{resumed.told()}"
+        line += 1
+    assert line >= len(ran.events)
+
+
+async def test_what_was_seen_to_have_happened_is_not_sent_again(tmp_path: Path) -> None:
+    intent = 2
+    while await _dies_with(tmp_path, intent) is not EventKind.INTENT:
+        intent += 1
+    operation, path = await begin(tmp_path / "dies", CASES["drain"])
+    assert await killed(operation, path, intent + 1, "before")
+    sent = len(operation.broker.orders)
+    ran = await operation.take_up(path)
+    assert ran.end.state is RunState.SUCCEEDED, ran.told()
+    assert sent == len(operation.broker.orders) > 0
+
+
+async def _dies_with(directory: Path, line: int) -> EventKind:
+    operation, path = await begin(directory / f"probe-{line}", CASES["drain"])
+    await killed(operation, path, line, "after")
+    return list(journal.read(path))[-1].event
