@@ -494,6 +494,9 @@ class Hosts(Protocol):
 class RunLauncher(Protocol):
     """Starts the executor of a run whose journal has been written."""
 
-    def launch(self, run: str) -> None:
-        """Return once it runs on its own: it survives the caller, its terminal and SIGHUP."""
+    def launch(self, run: str, *, undo: bool = False) -> None:
+        """Return once it runs on its own: it survives the caller, its terminal and SIGHUP.
+
+        It begins the run, or goes on with one that was interrupted; with `undo` it takes it back.
+        """
         ...

@@ -49,12 +49,15 @@ class Told:
     broker: Secret
     options: dict[str, object]
     passphrases: dict[Path, Secret] = field(default_factory=dict)
+    undo: bool = False
+    """Take back what the run has done, in place of beginning it or going on with it."""
 
 
 class _Line(msgspec.Struct):
     broker: str
     options: dict[str, object] = {}
     passphrases: dict[str, str] = {}
+    undo: bool = False
 
 
 def told_on_stdin() -> Told:
@@ -67,7 +70,7 @@ def told_on_stdin() -> Told:
         # Not chained: the decoder's text may quote what it could not read.
         raise UsageError("an executor needs a line of JSON on its stdin", fix=_FIX) from None
     keys = {Path(key): Secret(typed) for key, typed in said.passphrases.items()}
-    return Told(Secret(said.broker), said.options, keys)
+    return Told(Secret(said.broker), said.options, keys, said.undo)
 
 
 async def execute(run: str, told: Told) -> ExitCode:
@@ -76,7 +79,7 @@ async def execute(run: str, told: Told) -> ExitCode:
     What keeps it from being put together, a broker that is away for one, ends it in its journal.
     """
     store = engine.store()
-    plan = _planned(store, run)
+    plan = _planned(store, run, undo=told.undo)
     kept = Journal(store.path(run), SystemClock())
     executor: Executor | None = None
     try:
@@ -91,6 +94,7 @@ async def execute(run: str, told: Told) -> ExitCode:
                 hosts=deployment.hosts,
                 clock=deployment.clock,
                 at_once=_exit_at_once,
+                undo=told.undo,
             )
             _obey_signals(executor.brake)
             return exit_codes.of_ending(await executor.execute())
@@ -124,15 +128,16 @@ def context_of(plan: Plan, told: Told) -> Context:
     )
 
 
-def _planned(store: RunStore, run: str) -> Plan:
+def _planned(store: RunStore, run: str, *, undo: bool) -> Plan:
     if run not in store.ids():
         raise UsageError(f"there is no run {run!r}", fix=_FIX)
     events = list(journal.read(store.path(run)))
     if not events or events[0].plan is None:
         raise UsageError(f"the run {run} has no plan", fix=_FIX)
-    if len(events) > 1:
-        raise UsageError(f"the run {run} has begun already", fix=f"celery-ops runs show {run}")
-    return events[0].plan
+    state = journal.state_of(events, held=False)
+    if undo or state is RunState.INTERRUPTED or len(events) == 1:
+        return events[0].plan
+    raise UsageError(f"the run {run} is {state} already", fix=f"celery-ops runs show {run}")
 
 
 def _obey_signals(brake: Brake) -> None:
@@ -152,12 +157,15 @@ def _exit_at_once() -> None:
 
 
 def _never_began(kept: Journal, plan: Plan, error: OpsError) -> Ending:
+    """Its end; of one that had been interrupted, that it still is."""
+    has_begun = any(event.event is EventKind.STARTED for event in journal.read(kept.path))
     away = isinstance(error, BrokerUnreachable | HostUnreachable)
     ending = Ending.UNREACHABLE if away else Ending.REFUSED
     report = Report(not_started=tuple(target.name for target in plan.targets))
-    kept.append(EventKind.STARTED)
+    kept.append(EventKind.RESUMED if has_begun else EventKind.STARTED)
+    state = RunState.INTERRUPTED if has_begun else RunState.FAILED
     kept.append(
         EventKind.ENDED,
-        outcome=Outcome(Result.FAILED, masked(str(error)), RunState.FAILED, ending, report),
+        outcome=Outcome(Result.FAILED, masked(str(error)), state, ending, report),
     )
     return ending

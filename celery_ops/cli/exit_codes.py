@@ -46,7 +46,7 @@ _SAYS = {
     ExitCode.LEASE_HELD: "somebody else holds the lease",
     ExitCode.REFUSED: "a precondition or a guard refused; nothing was changed",
     ExitCode.UNCONFIRMED: "a confirmation is needed and there is no terminal",
-    ExitCode.INTERRUPTED: "interrupted; `runs show ID` says where it stands",
+    ExitCode.INTERRUPTED: "interrupted; `runs resume ID` goes on",
     ExitCode.UNREACHABLE: "broker or host not reachable",
     ExitCode.BUG: "a bug of ours; the log file is named",
 }

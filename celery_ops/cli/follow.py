@@ -76,10 +76,19 @@ class Follower:
 
     With `steers`, Ctrl-C and SIGTERM go to the run; else Ctrl-C only ends the following.
     `context` is where an interrupted run may have left something taken; None: not known here.
+    Of a run that was taken up again only what comes `after` that event is shown; `plan` is its own.
     """
 
     def __init__(
-        self, runs: Runs, run: str, *, as_json: bool, steers: bool, context: Context | None
+        self,
+        runs: Runs,
+        run: str,
+        *,
+        as_json: bool,
+        steers: bool,
+        context: Context | None,
+        after: int = 0,
+        plan: Plan | None = None,
     ) -> None:
         self._runs = runs
         self._run = run
@@ -88,8 +97,9 @@ class Follower:
         self._steers = steers
         self._context = context
         self._pulled = 0
-        self._plan: Plan | None = None
-        self._has_effects = False
+        self._after = after
+        self._plan = plan
+        self._has_effects = plan is not None
         self._end: Event | None = None
         self._asking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -109,7 +119,7 @@ class Follower:
 
     async def _show(self) -> None:
         can_answer = terminal.can_ask()
-        async for event in self._runs.follow(self._run, can_answer=can_answer):
+        async for event in self._runs.follow(self._run, can_answer=can_answer, after=self._after):
             self._note(event)
             self._lines.show(event)
             if event.event is EventKind.ASKED and can_answer:
@@ -192,6 +202,7 @@ class Follower:
         """No end in the journal: what is left is the broker's to tell, not ours to guess."""
         say = self._lines.complain
         say(f"celery-ops: {self._run} was interrupted: nobody executes it any more")
+        say(f"celery-ops runs resume {self._run} goes on with it, runs undo takes it back.")
         self._show_log()
         if not self._has_effects:
             say("Nothing had been changed.")

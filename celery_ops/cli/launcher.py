@@ -1,8 +1,8 @@
 """Starts executors: processes of their own that outlive the terminal, the app and SIGHUP.
 
 Their command line is a run's id and nothing else. What is secret goes through a pipe, as one line
-of JSON, `{"broker": url, "options": {…}, "passphrases": {key file: …}}`; never through argv,
-environment or journal.
+of JSON, `{"broker": url, "options": {…}, "passphrases": {key file: …}, "undo": false}`; never
+through argv, environment or journal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Launcher:
         self._passphrases = passphrases
         self._store = store
 
-    def launch(self, run: str) -> None:
+    def launch(self, run: str, *, undo: bool = False) -> None:
         """Return once the executor runs on its own. Raise JournalError if it cannot be started.
 
         What it prints, a crash of Python's own included, is in the run's log beside its journal.
@@ -54,7 +54,7 @@ class Launcher:
             os.close(reading)
         # The app lives longer than a run: somebody must collect its process, or it stays a zombie.
         threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
-        _hand_over(writing, secrets_of(self._context, self._passphrases))
+        _hand_over(writing, secrets_of(self._context, self._passphrases, undo=undo))
 
     def _spawn(self, run: str, stdin: int) -> int:
         log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -87,12 +87,13 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def secrets_of(context: Context, passphrases: Passphrases) -> bytes:
+def secrets_of(context: Context, passphrases: Passphrases, *, undo: bool = False) -> bytes:
     """What an executor is told through its stdin."""
     told = {
         "broker": context.broker.reveal(),
         "options": broker_options(context),
         "passphrases": {str(key): typed.reveal() for key, typed in passphrases.known.items()},
+        "undo": undo,
     }
     return json.dumps(told, default=str).encode() + b"\n"
 

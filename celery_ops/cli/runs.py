@@ -12,6 +12,7 @@ from celery_ops.cli.boundary import complain, run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.execute import execute, told_on_stdin
 from celery_ops.cli.follow import Follower
+from celery_ops.cli.take_up import resume, undo
 from celery_ops.cli.text import Column, table, width_of_terminal
 from celery_ops.config.secret import masked
 from celery_ops.errors import OpsError, PreconditionFailed, UsageError
@@ -145,6 +146,8 @@ def execute_(id_: str) -> None:
         raise click.exceptions.Exit(code)
 
 
+runs.add_command(resume)
+runs.add_command(undo)
 runs.add_command(Adopt())
 
 

@@ -46,7 +46,7 @@ class RunStore:
     def __init__(self, directory: Path, clock: Clock) -> None:
         self.directory = directory
         self._clock = clock
-        self._ended: dict[str, RunSummary] = {}
+        self._ended: dict[tuple[str, int], RunSummary] = {}
 
     def new_id(self) -> str:
         """An id that sorts by time and does not repeat."""
@@ -86,10 +86,14 @@ class RunStore:
         return sorted((path.stem for path in self.directory.glob("*.jsonl")), reverse=True)
 
     def summary(self, run: str) -> RunSummary:
-        """Raise JournalError if the journal cannot be understood. An ended run is read once."""
-        if run in self._ended:
-            return self._ended[run]
+        """Raise JournalError if the journal cannot be understood.
+
+        An ended run is read once, unless it was taken up again.
+        """
         path = self.path(run)
+        size = path.stat().st_size if path.exists() else 0
+        if (run, size) in self._ended:
+            return self._ended[run, size]
         held = journal.is_held(path)
         events = list(journal.read(path))
         if not events or events[0].plan is None:
@@ -106,8 +110,8 @@ class RunStore:
             changed_at=events[-1].at,
             says=said[-1] if said else "",
         )
-        if events[-1].event is journal.EventKind.ENDED:
-            self._ended[run] = summary
+        if journal.has_ended(events) and not held:
+            self._ended[run, size] = summary
         return summary
 
     def summaries(self, most: int = 200) -> tuple[RunSummary, ...]:
@@ -133,15 +137,17 @@ class Runs:
         """This user's runs, newest first."""
         return self.store.summaries()
 
-    async def follow(self, run: str, *, can_answer: bool = True) -> AsyncIterator[Event]:
-        """Every event of a run, from its first on.
+    async def follow(
+        self, run: str, *, can_answer: bool = True, after: int = 0
+    ) -> AsyncIterator[Event]:
+        """Every event of a run, from its first on, or those `after` the one of that number.
 
         Who `can_answer` is known to the executor, which then asks and waits; else it takes silence
         for the safe answer.
         """
         there = inbox.following(self.store.inbox(run)) if can_answer else nullcontext()
         with there:
-            async for event in journal.follow(self.store.path(run), self._clock):
+            async for event in journal.follow(self.store.path(run), self._clock, after=after):
                 yield event
 
     def abort(self, run: str) -> None:
@@ -196,3 +202,17 @@ class RunDesk(Runs):
         journal.create(self.store.path(plan.run), agreed, self._clock)
         self._launcher.launch(plan.run)
         return plan.run
+
+    async def now_selected(self, plan: Plan) -> frozenset[str]:
+        """The workers that the selectors of a plan mean today. Raise UsageError, InvalidDocument or
+        BrokerUnreachable.
+        """
+        return await self._planner.selected(plan)
+
+    def take_up(self, run: str, *, undo: bool = False) -> None:
+        """Start an executor that goes on with an interrupted run, or takes back what a run did.
+
+        What was said to it before is forgotten. Raise JournalError.
+        """
+        inbox.clear(self.store.inbox(run))
+        self._launcher.launch(run, undo=undo)

@@ -118,6 +118,7 @@ class Executor:
         self._broker = broker
         self._clock = clock
         self._undo = undo
+        self._leased = False
         self._recall = Recall.of(read(journal.path))
         holder = Holder(plan.operator, plan.run, plan.runbook, clock.now())
         self._keeper = LeaseKeeper(broker.lease, holder, clock, takes_over=self._recall.resumes)
@@ -170,6 +171,7 @@ class Executor:
         try:
             await self._keeper.acquire(self._plan.wait, self._waiting)
             self._journal.append(EventKind.LEASED)
+            self._leased = True
             await self._check_broker()
             await self._recollect()
             if self._undo:
@@ -177,16 +179,17 @@ class Executor:
                 return
             if not self._recall.changed_something:
                 await self._preflight()
-            if self._recall.aborting:
-                raise Aborted(self._recall.aborting.removeprefix(ABORTED_BY))
+            self._go_on_aborting()
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
                 await self._step(step, planned)
         except LeaseHeld as error:
-            ending = Ending.STOPPED if self._effects.made else Ending.LEASE_HELD
-            self._failed(course, ending, error.says)
+            began = self._effects.made and self._leased
+            self._failed(course, Ending.STOPPED if began else Ending.LEASE_HELD, error.says)
+            self._stays_interrupted(course, when=not self._leased)
         except ConfirmationNeeded as error:
-            self._failed(course, Ending.UNCONFIRMED, error.says)
+            self._failed(course, Ending.UNCONFIRMED, str(error))
+            self._stays_interrupted(course, when=True)
         except PreconditionFailed as error:
             ending = Ending.STOPPED if self._effects.made else Ending.REFUSED
             self._failed(course, ending, str(error))
@@ -222,6 +225,11 @@ class Executor:
         if self._undo and course.ending is Ending.UNDONE:
             course.ending = Ending.DONE  # that is what was asked for
         return report
+
+    def _go_on_aborting(self) -> None:
+        """Raise Aborted if the run was being aborted when its executor died."""
+        if self._recall.aborting:
+            raise Aborted(self._recall.aborting.removeprefix(ABORTED_BY))
 
     async def _check_broker(self) -> None:
         if self._broker.identity != self._plan.where.identity:
@@ -517,6 +525,11 @@ class Executor:
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)
+
+    def _stays_interrupted(self, course: _Course, *, when: bool) -> None:
+        """A run that could not be gone on with can be another time."""
+        if when and self._recall.resumes:
+            course.state = RunState.INTERRUPTED
 
     def _failed(self, course: _Course, ending: Ending, says: str) -> None:
         course.state, course.ending, course.says = RunState.FAILED, ending, says

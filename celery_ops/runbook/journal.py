@@ -132,8 +132,9 @@ class Event:
     """One line. `intent` says what is about to be done, `expect` what will prove it, `undo` how to
     take it back; `plan` stands in the first line only.
 
-    Beside an intent stand its `verb` (of the acts that a restart consists of, `stop` and `start`)
-    and `worker`: the target as it was met right before, which a resumed run compares with. `attempt` is 1, and one more each time the run was resumed.
+    Beside an intent stand its `verb` (a restart consists of `stop` and `start`) and `worker`: the
+    target as it was met right before, which a resumed run compares with. `attempt` is 1, and one
+    more each time the run was taken up again.
     """
 
     seq: int

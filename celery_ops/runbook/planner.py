@@ -19,7 +19,7 @@ from celery_ops.ports import Question
 from celery_ops.runbook import actions, facts, orphans
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import dangers, obstacles
-from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.loader import loads, render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.plan import (
     Confirmation,
@@ -98,6 +98,18 @@ class Planner:
         surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
         survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
         return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+
+    async def selected(self, plan: Plan) -> frozenset[str]:
+        """The workers that a plan's selectors mean now; nobody where they match nothing."""
+        runbook = loads(plan.source, plan.file)
+        params = parse_params(runbook, plan.params)
+        snapshot = await self._survey(runbook)
+        request = Request(
+            runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
+        )
+        draft = _Draft(request, snapshot, self._hosts, self._clock.now())
+        draft.choose_targets()
+        return frozenset(draft.targets)
 
 
 @dataclass(frozen=True, slots=True)

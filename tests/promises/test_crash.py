@@ -157,3 +157,81 @@ def test_a_detached_run_is_followed_later_and_ends_with_its_own_code(ann: Operat
     followed = ann.do("runs", "follow", run)
     assert followed.code == 1, followed.all
     assert "not drained: not within 3s" in followed.out
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_run_killed_while_a_worker_drains_is_gone_on_with(
+    fleet: Operations, ann: Operator
+) -> None:
+    fleet.fleet.send(1001, task="rig.hold", queue="threads")
+    wait_until(lambda: 1001 in fleet.fleet.starts(), what="a task that does not end")
+    pid = fleet.pid("threads")
+    following = ann.start(*restart("threads"))
+    ann.until_draining()
+    kill_executor(ann)
+    said = following.wait()
+    run = ann.journals()[-1].stem
+    assert f"celery-ops runs resume {run}" in said.err
+    resumed = ann.start("runs", "resume", "--json")
+    ann.until(lambda event: event["event"] == "resumed", "another executor")
+    fleet.fleet.release(1001)
+    done = resumed.wait()
+    assert done.code == 0, done.all
+    assert done.events[-1]["outcome"]["state"] == "succeeded"
+    assert [event["attempt"] for event in done.events] == [2] * len(done.events)
+    assert not [one for one in done.events if one["event"] == "intent" and one["verb"] == "drain"]
+    assert fleet.pid("threads") not in {0, pid}
+    assert fleet.fleet.starts()[1001] == fleet.fleet.ends()[1001] == 1
+    assert ann.do("runs", "resume", run).code == 2, "it has ended"
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_run_killed_between_stop_and_start_is_gone_on_with(
+    fleet: Operations, ann: Operator
+) -> None:
+    following = ann.start(*restart("prefork"))
+    ann.until(
+        lambda event: event["event"] == "progress" and "stopping" in event["outcome"]["says"],
+        "a worker that stops",
+    )
+    kill_executor(ann)
+    assert following.wait().code == 4
+    resumed = ann.do("runs", "resume")
+    assert resumed.code == 0, resumed.all
+    assert fleet.pid("prefork") > 0
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_what_a_killed_run_did_is_taken_back(busy: str, ann: Operator) -> None:
+    following = ann.start(*restart("threads"))
+    ann.until_draining()
+    kill_executor(ann)
+    assert following.wait().code == 4
+    asked = ann.do("runs", "undo")
+    assert asked.code == 8, asked.all
+    assert f"{busy}: give back queues common, threads" in asked.err
+    undone = ann.do("runs", "undo", "--yes")
+    assert undone.code == 0, undone.all
+    (run,) = ann.do("runs", "--json").json["runs"]
+    assert run["state"] == "undone"
+    again = ann.do("runs", "undo", "--yes")
+    assert "there is nothing to take back" in again.err
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_run_that_was_adopted_meanwhile_begins_with_its_worker_anew(
+    fleet: Operations, ann: Operator, bob: Operator
+) -> None:
+    fleet.fleet.send(1002, task="rig.hold", queue="threads")
+    wait_until(lambda: 1002 in fleet.fleet.starts(), what="a task that does not end")
+    following = ann.start(*restart("threads"))
+    ann.until_draining()
+    kill_executor(ann)
+    following.wait()
+    run = ann.journals()[-1].stem
+    adopted = bob.do("runs", "adopt", run, "--yes", "--wait", "1m")
+    assert adopted.code == 0, adopted.all
+    fleet.fleet.release(1002)
+    resumed = ann.do("runs", "resume")
+    assert resumed.code == 0, resumed.all
+    assert "given back by somebody else" in resumed.out
