@@ -250,7 +250,9 @@ class Broker(Protocol):
 
     async def take(self, record: TakenRecord, *, fence: Fence) -> None: ...
 
-    async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None: ...
+    async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None:
+        """Remove the record of that kind, worker and run; what another run has taken stays."""
+        ...
 
     async def restore(
         self, messages: Sequence[HeldMessage], *, fence: Fence

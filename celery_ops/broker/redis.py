@@ -141,7 +141,9 @@ class RedisBroker:
         await self._fenced(scripts.TAKE, fence, record.key, records.encode_taken(record))
 
     async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None:
-        await self._fenced(scripts.CLEAR_TAKEN, fence, record.key)
+        stored = await self._wire.read("HGET", self._names.taken, record.key)
+        is_its_own = stored is not None and records.decode_taken(stored).run == record.run
+        await self._fenced(scripts.CLEAR_TAKEN, fence, record.key, stored if is_its_own else "")
 
     async def restore(
         self, messages: Sequence[HeldMessage], *, fence: Fence

@@ -121,9 +121,9 @@ return 1
 CLEAR_TAKEN = (
     _HOLDS
     + """
--- KEYS: the lease, the hash of what is taken. ARGV: token, field.
+-- KEYS: the lease, the hash of what is taken. ARGV: token, field, the record as it was read.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
-redis.call('HDEL', KEYS[2], ARGV[2])
+if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[3] then redis.call('HDEL', KEYS[2], ARGV[2]) end
 return 1
 """
 )

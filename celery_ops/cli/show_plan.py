@@ -77,8 +77,8 @@ def _target(target: PlannedWorker) -> tuple[str, ...]:
     queues = UNKNOWN
     if target.queues is not None:
         queues = ",".join(queue.name for queue in target.queues) or "none"
-    if target.owed_by is not None:
-        queues += f" (owed by {target.owed_by})"
+    if target.debtors:
+        queues += f" (owed by {', '.join(target.debtors)})"
     return (
         target.name,
         target.state.value,

@@ -5,6 +5,7 @@ The only module that changes a fleet. Acknowledged is not done; `judges` decide 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import (
@@ -151,9 +152,16 @@ class Effects:
         await self._fenced(lambda fence: self._broker.take(record, fence=fence))
 
     async def give_back(self, kind: str, target: PlannedWorker) -> None:
-        """Remove the record: the return was proved."""
-        record = self.record(kind, target)
-        await self._fenced(lambda fence: self._broker.clear_taken(record, fence=fence))
+        """Remove the record, our own or that of the earlier run that is owed by: the return was
+        proved.
+        """
+        own = self.record(kind, target)
+        for record in (own, *(replace(own, run=run) for run in target.debtors)):
+
+            async def clear(fence: Fence, record: TakenRecord = record) -> None:
+                await self._broker.clear_taken(record, fence=fence)
+
+            await self._fenced(clear)
 
     def record(self, kind: str, target: PlannedWorker) -> TakenRecord:
         """What taking this from the target would be recorded as."""

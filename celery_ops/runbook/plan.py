@@ -17,7 +17,7 @@ from celery_ops.model import ConsumedQueue, HeldMessage, Incarnation, ServiceRef
 class PlannedWorker:
     """A target as it was when the plan was made; `queues` is what it must consume afterwards.
 
-    `queues` comes from an earlier run's record where that still owes some (`owed_by`). `longest` is
+    `queues` comes from an earlier run's record where that still owes some. `longest` is
     the age in seconds of its longest-running task.
     """
 
@@ -32,7 +32,8 @@ class PlannedWorker:
     scheduled: int | None
     longest: float | None
     stop_grace: float | None
-    owed_by: str | None = None
+    debtors: tuple[str, ...] = ()
+    """The earlier runs that owe it something, queues or its service."""
 
 
 @dataclass(frozen=True, slots=True)

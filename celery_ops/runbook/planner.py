@@ -177,7 +177,9 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         scheduled=None if worker.scheduled is None else len(worker.scheduled.value),
         longest=max(ages, default=None),
         stop_grace=status.stop_grace if status else None,
-        owed_by=taken.run if taken else None,
+        debtors=tuple(
+            sorted({record.run for record in snapshot.taken if record.worker == worker.name})
+        ),
     )
 
 

@@ -131,7 +131,7 @@ class Stage:
         now = plan_worker(worker, snapshot)
         before = target.planned
         queues = before.queues if before.queues is not None else now.queues
-        target.planned = replace(now, queues=queues, owed_by=before.owed_by)
+        target.planned = replace(now, queues=queues, debtors=before.debtors)
         in_the_way = obstacles(verb, target.planned, snapshot)
         if in_the_way:
             target.failed = "; ".join(in_the_way)

@@ -86,7 +86,7 @@ def _holds(target: PlannedWorker) -> str:
     if target.scheduled != 0:
         parts.append(f"{number(target.scheduled)} with an ETA")
     queues = UNKNOWN if target.queues is None else " ".join(one.name for one in target.queues)
-    owed = f" (owed by run {target.owed_by})" if target.owed_by is not None else ""
+    owed = f" (owed by run {', '.join(target.debtors)})" if target.debtors else ""
     parts.append(f"queues {queues or NOTHING}{owed}")
     if target.stop_grace is not None:
         parts.append(f"stop grace {as_duration(target.stop_grace)}")

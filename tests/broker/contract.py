@@ -186,6 +186,25 @@ class BrokerContract:
         await broker.clear_taken(record, fence=fence)
         assert await rival.taken() == ()
 
+    async def test_what_another_run_has_taken_stays(self, broker: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        later = replace(TAKEN, run="r-9")
+        await broker.take(later, fence=fence)
+        await broker.clear_taken(TAKEN, fence=fence)
+        assert await broker.taken() == (later,)
+
+    async def test_the_lease_of_the_same_run_is_taken_over_by_its_next_executor(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        dead = await rival.lease.acquire(ANN)
+        for other in (replace(ANN, run="r-9"), replace(ANN, operator="ann@elsewhere")):
+            with pytest.raises(LeaseHeld):
+                await broker.lease.acquire(other, takes_over=True)
+        fence = await broker.lease.acquire(ANN, takes_over=True)
+        await broker.lease.renew(fence)
+        with pytest.raises(LeaseLost):
+            await rival.lease.renew(dead)
+
     async def test_one_record_a_kind_and_worker_is_kept(self, broker: Broker) -> None:
         fence = await broker.lease.acquire(ANN)
         later = replace(TAKEN, run="r-9")

@@ -276,7 +276,9 @@ class StandinBroker:
     async def clear_taken(self, record: TakenRecord, *, fence: Fence) -> None:
         self.check_writable()
         self._lease.check(fence)
-        self.records.pop(record.key, None)
+        kept = self.records.get(record.key)
+        if kept is not None and kept.run == record.run:
+            del self.records[record.key]
 
     async def restore(
         self, messages: Sequence[HeldMessage], *, fence: Fence

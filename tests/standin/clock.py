@@ -65,6 +65,9 @@ class VirtualClock:
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
         while self._sleepers:
+            if self._sleepers[0][2].done():
+                heapq.heappop(self._sleepers)
+                continue
             await asyncio.sleep(0)
             # asyncio has no public way to ask whether anything else is ready to run.
             if loop._ready:  # type: ignore[attr-defined]
