@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         HeldMessage,
         Holder,
         HostFacts,
+        RunRecord,
         ServiceRef,
         ServiceStatus,
         TakenRecord,
@@ -193,8 +194,8 @@ Order = CancelConsumer | AddConsumer | Control
 class Broker(Protocol):
     """A message broker with the workers behind it.
 
-    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken`, `restore`
-    and the lease writes anything that outlives its expiry.
+    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken`, `restore`,
+    `note_run` and the lease writes anything that outlives its expiry.
     """
 
     @property
@@ -263,6 +264,17 @@ class Broker(Protocol):
         given. The caller has proved that nobody holds them. Raise LeaseLost, and give back nothing,
         if the fence is not valid.
         """
+        ...
+
+    async def note_run(self, record: RunRecord) -> None:
+        """Keep it for every operator to see, in place of what was noted of that run before.
+
+        The oldest give way to the newest; who writes needs no lease.
+        """
+        ...
+
+    async def noted_runs(self) -> tuple[RunRecord, ...]:
+        """All that are kept, newest first. One that cannot be read is left out."""
         ...
 
     @property

@@ -77,6 +77,10 @@ class Names:
         return f"{self.prefix}celery-ops:taken"
 
     @property
+    def runs(self) -> str:
+        return f"{self.prefix}celery-ops:runs"
+
+    @property
     def pidbox(self) -> str:
         """The exchange that control messages go to."""
         return f"{self.control_exchange}.pidbox"

@@ -1,4 +1,5 @@
-"""What is written into a broker for other operators to read: taken records and the lease's holder.
+"""What is written into a broker for other operators to read: what is taken, the lease's holder,
+the runs there were.
 
 JSON, read strictly: a record that is not exactly what this version writes is refused with
 RecordUnreadable, since to act on half of a debt would be worse than to say that it cannot be read.
@@ -12,7 +13,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import RecordUnreadable
-from celery_ops.model import ConsumedQueue, Holder, Incarnation, ServiceRef, TakenRecord
+from celery_ops.model import (
+    ConsumedQueue,
+    Holder,
+    Incarnation,
+    RunRecord,
+    ServiceRef,
+    TakenRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +91,39 @@ def decode_lease(text: str | bytes) -> Holder:
     return holder
 
 
+def encode_run(record: RunRecord) -> str:
+    """A run as JSON."""
+    return _encode(
+        {
+            "run": record.run,
+            "runbook": record.runbook,
+            "operator": record.operator,
+            "params": [list(pair) for pair in record.params],
+            "began_at": record.began_at.isoformat(),
+            "ended_at": record.ended_at.isoformat() if record.ended_at else None,
+            "state": record.state,
+            "says": record.says,
+        }
+    )
+
+
+def decode_run(text: str | bytes) -> RunRecord:
+    """The run back; raise RecordUnreadable."""
+    fields = _Fields.of(text, "run")
+    record = RunRecord(
+        run=fields.text("run"),
+        runbook=fields.text("runbook"),
+        operator=fields.text("operator"),
+        params=tuple(_read_pair(entry) for entry in fields.list("params")),
+        began_at=fields.moment("began_at"),
+        ended_at=fields.optional_moment("ended_at"),
+        state=fields.optional_text("state"),
+        says=fields.text("says"),
+    )
+    fields.end()
+    return record
+
+
 class _Fields:
     """The entries of a JSON object, taken one by one; each failure names the entry."""
 
@@ -137,6 +178,12 @@ class _Fields:
         if moment.tzinfo is None:
             raise self.wrong(name)
         return moment.astimezone(UTC)
+
+    def optional_moment(self, name: str) -> datetime | None:
+        if self._left.get(name, "") is None:
+            del self._left[name]
+            return None
+        return self.moment(name)
 
     def optional_text(self, name: str) -> str | None:
         if self._left.get(name, "") is None:
@@ -208,6 +255,13 @@ def _read_service(fields: _Fields | None) -> ServiceRef | None:
     )
     fields.end()
     return service
+
+
+def _read_pair(entry: object) -> tuple[str, str]:
+    match entry:
+        case [str(name), str(value)]:
+            return name, value
+    raise RecordUnreadable("The broker holds a run whose 'params' cannot be read.")
 
 
 def _read_queue(entry: object) -> ConsumedQueue:

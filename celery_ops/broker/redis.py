@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.address import RedisAddress
     from celery_ops.broker.wire import Word
-    from celery_ops.model import Heartbeat, HeldMessage, Holder, TakenRecord, Targets
+    from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
     from celery_ops.ports import Clock, Fence, GivenBack, Order, QueuesReading, Reply
 
+RUNS_KEPT = 500
 REPLY_EXPIRY = 60.0
 """Seconds after which nothing is left of a client that was killed."""
 
@@ -149,6 +150,21 @@ class RedisBroker:
         self, messages: Sequence[HeldMessage], *, fence: Fence
     ) -> tuple[GivenBack, ...]:
         return await self._restorer.restore(messages, fence=fence)
+
+    async def note_run(self, record: RunRecord) -> None:
+        await self._wire.write(
+            "EVAL", scripts.NOTE_RUN, 1, self._names.runs,
+            record.run, records.encode_run(record), RUNS_KEPT,
+        )  # fmt: skip
+
+    async def noted_runs(self) -> tuple[RunRecord, ...]:
+        found = []
+        for value in (await self._wire.read("HGETALL", self._names.runs)).values():
+            try:
+                found.append(records.decode_run(value))
+            except RecordUnreadable:
+                continue  # of another version: a list is no reason to refuse anything
+        return tuple(sorted(found, key=lambda record: record.run, reverse=True))
 
     async def close(self) -> None:
         """Leave nothing but what expires by itself."""

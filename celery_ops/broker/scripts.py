@@ -118,6 +118,19 @@ return 1
 """
 )
 
+NOTE_RUN = """
+-- KEYS: the hash of the runs there were. ARGV: run, record, how many are kept.
+-- Ids begin with the moment: the smallest are the oldest.
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local surplus = redis.call('HLEN', KEYS[1]) - tonumber(ARGV[3])
+if surplus > 0 then
+  local runs = redis.call('HKEYS', KEYS[1])
+  table.sort(runs)
+  for index = 1, surplus do redis.call('HDEL', KEYS[1], runs[index]) end
+end
+return 1
+"""
+
 CLEAR_TAKEN = (
     _HOLDS
     + """

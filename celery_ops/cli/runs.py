@@ -10,6 +10,7 @@ from celery_ops.cli import context, engine, fleet_json, show_plan, show_run
 from celery_ops.cli.adopt import Adopt
 from celery_ops.cli.boundary import complain, run
 from celery_ops.cli.choice import Choice
+from celery_ops.cli.deployment import opened
 from celery_ops.cli.execute import execute, told_on_stdin
 from celery_ops.cli.follow import Follower
 from celery_ops.cli.take_up import resume, undo
@@ -21,6 +22,7 @@ from celery_ops.runbook.journal import EventKind, RunState
 
 if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
+    from celery_ops.model import Holder, RunRecord
     from celery_ops.runbook.desk import Runs, RunSummary
 
 _COLUMNS = (
@@ -29,6 +31,15 @@ _COLUMNS = (
     Column("runbook"),
     Column("context", gives=True),
     Column("began"),
+    Column("says", gives=True),
+)
+_ALL_COLUMNS = (
+    Column("run"),
+    Column("state"),
+    Column("runbook"),
+    Column("operator", gives=True),
+    Column("began"),
+    Column("parameters", gives=True, optional=True),
     Column("says", gives=True),
 )
 _ENDED = frozenset(
@@ -44,14 +55,19 @@ _ENDED = frozenset(
 
 
 @click.group(invoke_without_command=True)
+@click.option("--all", "everybody", is_flag=True, help="Every operator's, as the broker tells.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 @click.pass_context
-def runs(ctx: click.Context, *, as_json: bool) -> None:
+def runs(ctx: click.Context, *, everybody: bool, as_json: bool) -> None:
     """The runs there were, newest first; show, follow and steer one.
 
     ID is a run's id, the beginning or the end of one; the newest run without it.
     """
     if ctx.invoked_subcommand is not None:
+        return
+    if everybody:
+        chosen = context.resolve(ctx.ensure_object(Choice))
+        _show_all(run(_noted(chosen)), as_json=as_json)
         return
     found = engine.runs().runs()
     if as_json:
@@ -171,6 +187,48 @@ def _context_of(ctx: click.Context, known: Runs, found: str) -> Context | None:
         # Following needs no broker; without one an interrupted run is reported with less.
         return None
     return chosen.context if chosen.context.name == known.store.summary(found).context else None
+
+
+async def _noted(chosen: context.Chosen) -> tuple[tuple[RunRecord, ...], Holder | None]:
+    async with opened(chosen.context) as deployment:
+        return await deployment.broker.noted_runs(), await deployment.broker.holder()
+
+
+def _show_all(noted: tuple[tuple[RunRecord, ...], Holder | None], *, as_json: bool) -> None:
+    found, holder = noted
+    live = None if holder is None else holder.run
+    if as_json:
+        click.echo(fleet_json.page({"runs": [_noted_json(one, live) for one in found]}))
+        return
+    rows = [
+        (one.run, _noted_state(one, live), one.runbook, one.operator,
+         f"{one.began_at:%m-%d %H:%M:%S}", _given(one), one.says)
+        for one in found
+    ]  # fmt: skip
+    lines = table(_ALL_COLUMNS, rows, width_of_terminal()) if rows else ["no runs were noted"]
+    click.echo("\n".join(lines))
+
+
+def _noted_state(one: RunRecord, live: str | None) -> str:
+    """Of a run without an end only the lease tells whether it goes on."""
+    return one.state or (RunState.RUNNING if one.run == live else RunState.INTERRUPTED)
+
+
+def _given(one: RunRecord) -> str:
+    return " ".join(f"{name}={value}" for name, value in one.params)
+
+
+def _noted_json(one: RunRecord, live: str | None) -> fleet_json.Json:
+    return {
+        "id": one.run,
+        "state": _noted_state(one, live),
+        "runbook": one.runbook,
+        "operator": one.operator,
+        "params": dict(one.params),
+        "began_at": fleet_json.moment(one.began_at),
+        "ended_at": fleet_json.moment(one.ended_at),
+        "says": one.says,
+    }
 
 
 def _as_json(one: RunSummary) -> fleet_json.Json:

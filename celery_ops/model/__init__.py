@@ -7,7 +7,7 @@ value together with the moment it was read, so that its age can always be shown.
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
-from celery_ops.model.records import Holder, TakenRecord
+from celery_ops.model.records import Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.told import (
     INCARNATION_TOLERANCE,
@@ -40,6 +40,7 @@ __all__ = [
     "RegisteredTask",
     "Restarts",
     "Retry",
+    "RunRecord",
     "Service",
     "ServiceRef",
     "ServiceState",

@@ -47,6 +47,24 @@ class TakenRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as every operator of the broker can see it: who ran what, when, and what came of it.
+
+    `params` are as they were given, passwords masked. `state` is that of its end; None: none was
+    told, so it goes on, or its executor died.
+    """
+
+    run: str
+    runbook: str
+    operator: str
+    params: tuple[tuple[str, str], ...]
+    began_at: datetime
+    ended_at: datetime | None = None
+    state: str | None = None
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a context's lease: the operator (`user@machine`), the run, what it runs, since
     when.

@@ -22,7 +22,7 @@ from celery_ops.errors import (
     OpsError,
     PreconditionFailed,
 )
-from celery_ops.model import Holder
+from celery_ops.model import Holder, RunRecord
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.effects import Effects
@@ -172,6 +172,7 @@ class Executor:
             await self._keeper.acquire(self._plan.wait, self._waiting)
             self._journal.append(EventKind.LEASED)
             self._leased = True
+            await self._note()
             await self._check_broker()
             await self._recollect()
             if self._undo:
@@ -520,11 +521,33 @@ class Executor:
     async def _end(self, course: _Course, report: Report) -> None:
         """The lease goes first: whoever saw the end may begin the next run."""
         await self._keeper.release()
+        if self._leased:
+            await self._note(course)
         done = [f"{len(report.done)} of {len(self._stage.targets)} done"]
         says = course.says or "; ".join(self._restored or done)
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)
+
+    async def _note(self, course: _Course | None = None) -> None:
+        """Tell every operator that it runs, or how it ended. A broker that does not take it down
+        is no reason to fail: the journal tells.
+        """
+        plan = self._plan
+        record = RunRecord(
+            run=plan.run,
+            runbook=plan.runbook,
+            operator=plan.operator,
+            params=tuple((name, masked(value)) for name, value in plan.params.items()),
+            began_at=plan.at,
+            ended_at=self._clock.now() if course is not None else None,
+            state=course.state.value if course is not None else None,
+            says=masked(course.says) if course is not None else "",
+        )
+        try:
+            await self._broker.note_run(record)
+        except BrokerUnreachable:
+            return
 
     def _stays_interrupted(self, course: _Course, *, when: bool) -> None:
         """A run that could not be gone on with can be another time."""

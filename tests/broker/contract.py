@@ -21,6 +21,7 @@ from celery_ops.model import (
     HeldMessage,
     Holder,
     Incarnation,
+    RunRecord,
     ServiceRef,
     TakenRecord,
     Targets,
@@ -57,6 +58,8 @@ HOSTILE = replace(
     queues=(ConsumedQueue("\x06\x16'); DROP", "[]"), ConsumedQueue("", "")),
     operator="../../etc/passwd",
 )
+NOW = datetime(2026, 11, 20, 3, 9, tzinfo=UTC)
+RUN = RunRecord("r-1", "rolling-restart", "ann@bastion", (("batch", "25%"),), ANN.since)
 NOBODY = Fence("0" * 32)
 
 
@@ -185,6 +188,14 @@ class BrokerContract:
         assert await rival.taken() == (record,)
         await broker.clear_taken(record, fence=fence)
         assert await rival.taken() == ()
+
+    async def test_runs_are_noted_for_everybody_newest_first(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        ended = replace(RUN, ended_at=NOW, state="failed", says="w1: did not come back")
+        for record in (RUN, replace(RUN, run="r-9"), ended):
+            await broker.note_run(record)
+        assert await rival.noted_runs() == (replace(RUN, run="r-9"), ended)
 
     async def test_what_another_run_has_taken_stays(self, broker: Broker) -> None:
         fence = await broker.lease.acquire(ANN)

@@ -202,7 +202,7 @@ def test_a_run_killed_between_stop_and_start_is_gone_on_with(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_what_a_killed_run_did_is_taken_back(busy: str, ann: Operator) -> None:
+def test_what_a_killed_run_did_is_taken_back(busy: str, ann: Operator, bob: Operator) -> None:
     following = ann.start(*restart("threads"))
     ann.until_draining()
     kill_executor(ann)
@@ -214,6 +214,11 @@ def test_what_a_killed_run_did_is_taken_back(busy: str, ann: Operator) -> None:
     assert undone.code == 0, undone.all
     (run,) = ann.do("runs", "--json").json["runs"]
     assert run["state"] == "undone"
+    (noted,) = [
+        one for one in bob.do("runs", "--all", "--json").json["runs"] if one["id"] == run["id"]
+    ]
+    assert (noted["state"], noted["params"]["workers"]) == ("undone", "threads@rig")
+    assert noted["operator"].startswith("ann@")
     again = ann.do("runs", "undo", "--yes")
     assert "there is nothing to take back" in again.err
 

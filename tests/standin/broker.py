@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost
-from celery_ops.model import Heartbeat, HeldMessage, Holder, TakenRecord, Targets
+from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
 from celery_ops.ports import (
     AddConsumer,
     CancelConsumer,
@@ -120,6 +120,7 @@ class StandinBroker:
         self.strangers: dict[str, dict[Question, object]] = {}
         """Further nodes by name and what they answer, a beat for example."""
         self.records: dict[str, TakenRecord] = {}
+        self.runs: dict[str, RunRecord] = {}
         self._counts_listeners = counts_listeners
         self._lease = StandinLease(self)
 
@@ -287,6 +288,14 @@ class StandinBroker:
         self._lease.check(fence)
         self.fleet.settle()
         return tuple(self._give_back(message) for message in messages)
+
+    async def note_run(self, record: RunRecord) -> None:
+        self.check_writable()
+        self.runs[record.run] = record
+
+    async def noted_runs(self) -> tuple[RunRecord, ...]:
+        self.check_reachable()
+        return tuple(self.runs[run] for run in sorted(self.runs, reverse=True))
 
     async def close(self) -> None:
         """There is nothing to close."""
