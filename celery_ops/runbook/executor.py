@@ -1,8 +1,7 @@
 """Executes a run: from its journal's first line to its end.
 
-Knows no runbook by name. It owns the order of things (lease, preflight, steps, undo, finally,
-report); `worker_verbs` and `rolling` own what is done to workers, `effects` alone changes
-anything.
+Knows no runbook by name. It owns the order of things (lease, preflight, steps); `conclusion` owns
+how it ends, `worker_verbs` and `rolling` what is done to workers, `effects` alone changes anything.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
@@ -19,19 +17,17 @@ from celery_ops.errors import (
     ConfirmationNeeded,
     LeaseHeld,
     LeaseLost,
-    OpsError,
     PreconditionFailed,
 )
 from celery_ops.model import Holder, RunRecord
-from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted, Brake
+from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import (
     Ending,
     EventKind,
     Outcome,
-    Owed,
     Report,
     Result,
     RunState,
@@ -52,41 +48,27 @@ from celery_ops.runbook.schema import (
     RunStep,
     WaitStep,
     WorkerStep,
-    WorkerVerb,
 )
 from celery_ops.runbook.stage import Stage
-from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.worker_verbs import Order, WorkerVerbs, all_of
+from celery_ops.runbook.worker_verbs import Order, WorkerVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import FleetSnapshot, TakenRecord
+    from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, Clock, Hosts
     from celery_ops.runbook.expressions import Condition
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan, PlannedStep
     from celery_ops.runbook.schema import Step
-    from celery_ops.runbook.worker_verbs import Target
 
 
 ABORTED_BY = "aborted by "
 A_BUG = "a bug: "
-UNDO_TIMEOUT = 120.0
-"""Seconds, for one act that is taken back."""
 """How the end of a run begins that ended by a mistake of ours; its details are in the run's log."""
-
-
-@dataclass(slots=True)
-class _Course:
-    """How the run goes, and why it ended as it did."""
-
-    state: RunState = RunState.SUCCEEDED
-    ending: Ending = Ending.DONE
-    says: str = ""
 
 
 class Executor:
@@ -140,6 +122,7 @@ class Executor:
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
             recall=recall,
         )  # fmt: skip
+        self._conclusion = Conclusion(self._stage, self._runbook, broker)
 
     async def execute(self) -> Ending:
         """Run it to its end and return how it ended; the end is the journal's last line."""
@@ -147,13 +130,13 @@ class Executor:
         begins = EventKind.UNDOING if self._undo else begins
         self._journal.append(begins, intent=f"pid {os.getpid()} on {socket.gethostname()}")
         listening = asyncio.create_task(self.brake.listen())
-        course = _Course()
+        course = Course()
         report = Report()
         try:
             await self._go(course)
-            report = await self._conclude(course)
+            report = await self._conclusion.conclude(course, undo=self._undo)
         except Exception as error:
-            report = self._report_from_memory()
+            report = self._conclusion.report_from_memory()
             course.state = RunState.FAILED
             course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
             course.says = f"{A_BUG}{type(error).__name__}: {masked(str(error))}"
@@ -166,7 +149,7 @@ class Executor:
 
     # --- the order of things ---
 
-    async def _go(self, course: _Course) -> None:
+    async def _go(self, course: Course) -> None:
         """Everything up to the end of the steps; what went wrong is in `course` afterwards."""
         try:
             await self._keeper.acquire(self._plan.wait, self._waiting)
@@ -205,27 +188,6 @@ class Executor:
         except (BrokerUnreachable, LeaseLost) as error:
             ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
             self._failed(course, ending, error.says)
-
-    async def _conclude(self, course: _Course) -> Report:
-        """Undo what is half done, check `finally`, and say what is left."""
-        if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
-            await self._put_right(course)
-            if course.ending is Ending.UNDONE:
-                course.state = RunState.UNDONE
-                await self._take_back(course)
-        began = course.ending not in {Ending.LEASE_HELD, Ending.REFUSED, Ending.UNCONFIRMED}
-        if began and course.ending is not Ending.UNREACHABLE:
-            await self._finally(course)
-        report = await self._report(course)
-        if report.owed or (report.left_drained and course.ending is not Ending.DONE):
-            if course.ending is Ending.UNDONE:
-                course.state = RunState.UNDO_FAILED
-            course.ending = Ending.NEEDS_HUMAN
-            if course.state is RunState.SUCCEEDED:
-                course.state = RunState.FAILED
-        if self._undo and course.ending is Ending.UNDONE:
-            course.ending = Ending.DONE  # that is what was asked for
-        return report
 
     def _go_on_aborting(self) -> None:
         """Raise Aborted if the run was being aborted when its executor died."""
@@ -387,138 +349,7 @@ class Executor:
 
     # --- the end ---
 
-    async def _put_right(self, course: _Course) -> None:
-        """Give back what is still owed to anybody. A second abort ends even this."""
-
-        async def right(target: Target) -> None:
-            try:
-                await self._stage.verbs.put_right("undo", target)
-            except OpsError as error:
-                target.failed = target.failed or error.says
-                self._effects.conclude("undo", target.name, Result.FAILED, error.says)
-
-        targets = self._stage.targets.values()
-        try:
-            await all_of([right(one) for one in targets if one.owed and not one.given_up])
-        except Aborted:
-            course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
-
-    async def _take_back(self, course: _Course) -> None:
-        """Reverse what the current batch has done beyond what it owes, the newest first."""
-        done = Recall.of(read(self._journal.path))
-        for one in reversals(done, self._runbook):
-            if isinstance(one, Irreversible):
-                self._worsen_undo(course, str(one))
-                continue
-            try:
-                await self._reverse(one)
-            except Aborted:
-                course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
-                return
-            except (StepFailed, OpsError) as error:
-                self._worsen_undo(course, f"{one}: {error.says}")
-
-    async def _reverse(self, one: Reversal) -> None:
-        """Raise StepFailed or an OpsError if it could not be taken back."""
-        target = self._stage.targets.get(one.target)
-        step = f"undo {one.step}"
-        if one.argv:
-            service = target.planned.service if target is not None else None
-            host = one.target if service is None else service.host
-            command = Command(one.argv)
-            self._effects.intend(
-                step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
-            )
-            fine, says = await self._effects.run(host, command, UNDO_TIMEOUT)
-            self._effects.conclude(step, one.target, Result.DONE if fine else Result.FAILED, says)
-            if not fine:
-                raise StepFailed(says)
-            return
-        if target is None:
-            raise StepFailed(f"{one.target} is none of the run's targets")
-        snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
-        self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
-        kept, target.failed = target.failed, ""
-        await self._stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
-        failed, target.failed = target.failed, kept
-        if failed:
-            raise StepFailed(failed)
-        await self._effects.give_back("service", target.planned)
-        target.down = False
-
-    def _worsen_undo(self, course: _Course, says: str) -> None:
-        course.says = f"{course.says}; not undone: {says}" if course.says else f"not undone: {says}"
-        course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
-
-    async def _finally(self, course: _Course) -> None:
-        if not self._runbook.finally_:
-            return
-        try:
-            scope = self._stage.scope(await self._stage.look())
-        except BrokerUnreachable as error:
-            self._worsen(course, error.says)
-            return
-        for step in self._runbook.finally_:
-            verdict = step.that.evaluate(scope)
-            result = Result.DONE if verdict.holds else Result.FAILED
-            self._effects.conclude(step.id, None, result, f"{step.that.source}: {verdict.says}")
-            if not verdict.holds:
-                self._worsen(course, f"{step.that.source} does not hold at the end: {verdict.says}")
-
-    def _worsen(self, course: _Course, says: str) -> None:
-        course.says = f"{course.says}; {says}" if course.says else says
-        if course.ending is Ending.DONE:
-            course.state, course.ending = RunState.FAILED, Ending.STOPPED
-
-    async def _report(self, course: _Course) -> Report:
-        """What the broker says is still taken by this run, and what came of each target."""
-        try:
-            taken = [one for one in await self._broker.taken() if one.run == self._plan.run]
-        except BrokerUnreachable:
-            return self._report_from_memory()
-        meant = self._left_on_purpose() if course.ending is Ending.DONE else set()
-        owed = tuple(_owed(one) for one in taken if one.key not in meant)
-        return replace(
-            self._names(),
-            left_drained=tuple(_owed(one) for one in taken if one.key in meant),
-            owed=owed,
-        )
-
-    def _report_from_memory(self) -> Report:
-        owed = [
-            _owed(self._effects.record("service" if target.down else "queues", target.planned))
-            for target in self._stage.targets.values()
-            if target.owed
-        ]
-        return replace(self._names(), owed=tuple(owed))
-
-    def _names(self) -> Report:
-        """Each target once. One that is back without having been verified (an abort) is done."""
-        done, failed, not_started = [], [], []
-        for one in self._stage.targets.values():
-            if one.failed or (one.owed and not one.done):
-                failed.append(one.name)
-            elif one.done or one.renewed:
-                done.append(one.name)
-            else:
-                not_started.append(one.name)
-        return Report(tuple(done), tuple(failed), not_started=tuple(not_started))
-
-    def _left_on_purpose(self) -> set[str]:
-        """A runbook whose last word to a worker is drain or stop means to leave it so."""
-        meant: set[str] = set()
-        for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
-            if not isinstance(step, WorkerStep):
-                continue
-            for name in planned.targets:
-                meant -= {f"queues:{name}", f"service:{name}"}
-                if step.verb is WorkerVerb.DRAIN:
-                    meant.add(f"queues:{name}")
-                if step.verb is WorkerVerb.STOP:
-                    meant.add(f"service:{name}")
-        return meant
-
-    async def _end(self, course: _Course, report: Report) -> None:
+    async def _end(self, course: Course, report: Report) -> None:
         """The lease goes first: whoever saw the end may begin the next run."""
         await self._keeper.release()
         if self._leased:
@@ -529,7 +360,7 @@ class Executor:
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)
 
-    async def _note(self, course: _Course | None = None) -> None:
+    async def _note(self, course: Course | None = None) -> None:
         """Tell every operator that it runs, or how it ended. A broker that does not take it down
         is no reason to fail: the journal tells.
         """
@@ -549,18 +380,13 @@ class Executor:
         except BrokerUnreachable:
             return
 
-    def _stays_interrupted(self, course: _Course, *, when: bool) -> None:
+    def _stays_interrupted(self, course: Course, *, when: bool) -> None:
         """A run that could not be gone on with can be another time."""
         if when and self._recall.resumes:
             course.state = RunState.INTERRUPTED
 
-    def _failed(self, course: _Course, ending: Ending, says: str) -> None:
+    def _failed(self, course: Course, ending: Ending, says: str) -> None:
         course.state, course.ending, course.says = RunState.FAILED, ending, says
 
     def _waiting(self, says: str) -> None:
         self._journal.append(EventKind.WAITING, outcome=Outcome(Result.UNKNOWN, says))
-
-
-def _owed(record: TakenRecord) -> Owed:
-    is_stopped = record.kind == "service"
-    return Owed(f"{record.worker} is {'stopped' if is_stopped else 'drained'}", record.mend)
