@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from celery_ops.cli.context import Chosen
     from celery_ops.cli.deployment import Deployment
     from celery_ops.doctor.setup import Reached
-    from celery_ops.model import FleetSnapshot
-    from celery_ops.ports import Rights
+    from celery_ops.model import FleetSnapshot, Rights
 
 _TIMEOUT = 3.0
 """Seconds workers get to answer: a check may take longer than a look."""

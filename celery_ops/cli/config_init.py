@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from celery_ops.cli.config_source import Source
     from celery_ops.config.contexts import Context
     from celery_ops.fleet.finding import Findings, Unmatched
-    from celery_ops.model import FleetSnapshot, ServiceRef, Worker
-    from celery_ops.ports import Discovered
+    from celery_ops.model import Discovered, FleetSnapshot, ServiceRef, Worker
 
 _HOST = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9a-fA-F:.%]+\]|[^@:\[\]\s]+)(?::(?P<port>\d{1,5}))?"

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from celery_ops.errors import OpsError
-    from celery_ops.model import FleetSnapshot, Service, ServiceStatus, Worker
-    from celery_ops.ports import Rights
+    from celery_ops.model import FleetSnapshot, Rights, Service, ServiceStatus, Worker
 
 DANGERS = {"stop-loses-tasks", "purges-on-start", "worker-conflict", "worker-unreadable"}
 """The doctor's rules that speak of how services are set up; the others are about today."""

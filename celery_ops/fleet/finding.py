@@ -11,14 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.ports import Role
+from celery_ops.model import Role
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
-    from celery_ops.model import ServiceRef, Worker
-    from celery_ops.ports import CeleryProcess, Discovered
+    from celery_ops.model import CeleryProcess, Discovered, ServiceRef, Worker
 
 START_TAKES = 60.0
 """Seconds between a process's start and the moment its worker counts its uptime from, at most."""

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.ports import Role
+from celery_ops.model import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from celery_ops.hosts import cgroups, invocations
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.supervisord import USUAL_SERVERS
-from celery_ops.model import ServiceRef
-from celery_ops.ports import CeleryProcess, Discovered, IdleService, Role
+from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, ServiceRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from celery_ops.hosts.ssh import SshHosts
     from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.hosts.supervisord import Listed
-    from celery_ops.model import ServiceRef
-    from celery_ops.ports import Discovered, HostReading, Rights, Shell, Supervisor
+    from celery_ops.model import Discovered, Rights, ServiceRef
+    from celery_ops.ports import HostReading, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
 FACTS_TIMEOUT = 10.0

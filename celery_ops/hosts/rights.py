@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts.systemd import sudoers_line
 from celery_ops.hosts.units import text_of
-from celery_ops.ports import Command, Rights
+from celery_ops.model import Rights
+from celery_ops.ports import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,6 +5,7 @@ value together with the moment it was read, so that its age can always be shown.
 """
 
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
+from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import Holder, RunRecord, TakenRecord
@@ -24,7 +25,9 @@ from celery_ops.model.workers import Worker, WorkerState
 __all__ = [
     "INCARNATION_TOLERANCE",
     "Beat",
+    "CeleryProcess",
     "ConsumedQueue",
+    "Discovered",
     "Disk",
     "Finding",
     "FleetSnapshot",
@@ -33,6 +36,7 @@ __all__ = [
     "Holder",
     "Host",
     "HostFacts",
+    "IdleService",
     "Incarnation",
     "Level",
     "Queue",
@@ -40,6 +44,8 @@ __all__ = [
     "RegisteredTask",
     "Restarts",
     "Retry",
+    "Rights",
+    "Role",
     "RunRecord",
     "Service",
     "ServiceRef",

@@ -11,8 +11,15 @@ import pytest
 from celery_ops.doctor import examine
 from celery_ops.doctor.setup import Check, fleet_checks, host_checks
 from celery_ops.errors import HostUnreachable
-from celery_ops.model import FleetSnapshot, Reading, ServiceState, ServiceStatus, Task, WorkerState
-from celery_ops.ports import Rights
+from celery_ops.model import (
+    FleetSnapshot,
+    Reading,
+    Rights,
+    ServiceState,
+    ServiceStatus,
+    Task,
+    WorkerState,
+)
 from tests.doctor.test_rules import AT, REF, RUNNING, STATS, fleet, service, worker
 
 MAY = {"web1": Rights("ops", {})}

@@ -6,8 +6,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from celery_ops.fleet.finding import Findings, join
-from celery_ops.model import Reading, ServiceRef, Worker, WorkerState, WorkerStats
-from celery_ops.ports import CeleryProcess, Discovered, IdleService, Role
+from celery_ops.model import (
+    CeleryProcess,
+    Discovered,
+    IdleService,
+    Reading,
+    Role,
+    ServiceRef,
+    Worker,
+    WorkerState,
+    WorkerStats,
+)
 
 NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_ops.hosts.invocations import Invocation, node_name, read
-from celery_ops.ports import Role
+from celery_ops.model import Role
 
 HOSTNAME = "web1.example.com"
 WORKER, BEAT = Role.WORKER, Role.BEAT

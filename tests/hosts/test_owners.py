@@ -11,11 +11,11 @@ from celery_ops.errors import CommandFailed
 from celery_ops.hosts import listing
 from celery_ops.hosts.owners import Found, discovered, supervisords
 from celery_ops.hosts.supervisord import Listed
-from celery_ops.model import ServiceRef
-from celery_ops.ports import Completed, Role
+from celery_ops.model import Role, ServiceRef
+from celery_ops.ports import Completed
 
 if TYPE_CHECKING:
-    from celery_ops.ports import CeleryProcess, Discovered
+    from celery_ops.model import CeleryProcess, Discovered
 
 UNIT_GROUP = "0::/system.slice/{}"
 WORKER = "celery -A p worker -n {}@%h"
