@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from celery_ops.fleet.finding import Findings, Unmatched
     from celery_ops.model import Discovered, FleetSnapshot, ServiceRef, Worker
 
+ANSWER_TIMEOUT = 5.0
+"""Seconds; more than a look: whoever does not answer would be missing in what is written."""
 _HOST = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9a-fA-F:.%]+\]|[^@:\[\]\s]+)(?::(?P<port>\d{1,5}))?"
 )
@@ -70,7 +72,7 @@ async def init(wanted: Wanted) -> bool:
     _may_write(wanted)
     source = source_of(wanted.choice)
     async with opened(source.context) as deployment:
-        snapshot = await look(deployment.surveyor)
+        snapshot = await look(deployment.surveyor, timeout=ANSWER_TIMEOUT)
     workers = [one for one in snapshot.workers if one.answers or one.state is WorkerState.CONFLICT]
     places = list(dict.fromkeys(one.name.partition("@")[2] for one in workers))
     entries = _entries(wanted.hosts or _asked_hosts(places), wanted.ssh_user)

@@ -123,7 +123,8 @@ def stream_failed(command: Command, code: int, err: bytes) -> StreamFailed:
 async def _started(
     command: Command, kind: Callable[[], _P]
 ) -> tuple[asyncio.SubprocessTransport, _P]:
-    """A new process. A start is never cancelled halfway, but ended as soon as it is through.
+    """A new process. A start is never cancelled halfway: it is seen through, some milliseconds, and
+    what was started is ended.
 
     asyncio (seen in Python 3.11) would kill the process but not its group, and then wait for pipes
     that a child of it may hold open for ever.
@@ -139,16 +140,12 @@ async def _started(
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(_abandon)
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            transport, process = starting.result()
+            await _end(transport, process, 0)
+            transport.close()
         raise
-
-
-def _abandon(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _P]]) -> None:
-    if started.cancelled() or started.exception() is not None:
-        return
-    transport, _ = started.result()
-    _signal(transport.get_pid(), signal.SIGKILL)
-    transport.close()
 
 
 class _Process(asyncio.SubprocessProtocol):
