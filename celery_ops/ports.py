@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 class Clock(Protocol):
     """Time, so that tests need not wait for it."""
 
+    @property
+    def boot(self) -> str:
+        """Which `monotonic` this is: those of one boot count the same. Empty: not known."""
+        ...
+
     def now(self) -> datetime:
         """The wall clock: aware, UTC."""
         ...

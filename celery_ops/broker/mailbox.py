@@ -177,7 +177,8 @@ class Mailbox:
         fence: Fence | None = None,
     ) -> dict[str, int]:
         """Send them, and say how many listeners each reached."""
-        expires = self._clock.now().timestamp() + timeout
+        # Workers judge it by their own clocks, and ours may have been set since this process began.
+        expires = max(self._clock.now().timestamp(), time.time()) + timeout
         published = [
             messages.control_message(
                 method,

@@ -41,7 +41,7 @@ class Deployment:
 
 @asynccontextmanager
 async def opened(
-    context: Context, *, passphrases: Passphrases | None = None
+    context: Context, *, passphrases: Passphrases | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Deployment]:
     """Connect, and close everything afterwards. Raise BrokerUnreachable or UsageError.
 
@@ -51,7 +51,7 @@ async def opened(
     asks = passphrases is None and terminal.can_ask()
     if passphrases is None:
         passphrases = Passphrases(terminal.ask_passphrase if asks else None)
-    clock = SystemClock()
+    clock = clock or SystemClock()
     broker = await connect(context.broker, broker_options(context), clock=clock)
     hosts = HostPool(context, ask_passphrase=passphrases)
     surveyor = Surveyor(

@@ -34,6 +34,7 @@ from celery_ops.runbook.journal import (
 
 if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
+    from celery_ops.model import ClockMark
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.desk import RunStore
     from celery_ops.runbook.plan import Plan
@@ -79,12 +80,14 @@ async def execute(run: str, told: Told) -> ExitCode:
     What keeps it from being put together, a broker that is away for one, ends it in its journal.
     """
     store = engine.store()
-    plan = _planned(store, run, undo=told.undo)
-    kept = Journal(store.path(run), SystemClock())
+    plan, began = _planned(store, run, undo=told.undo)
+    clock = SystemClock(began)
+    kept = Journal(store.path(run), clock)
     executor: Executor | None = None
     try:
         passphrases = Passphrases(known=told.passphrases)  # and nobody to ask
-        async with opened(context_of(plan, told), passphrases=passphrases) as deployment:
+        context = context_of(plan, told)
+        async with opened(context, passphrases=passphrases, clock=clock) as deployment:
             executor = Executor(
                 journal=kept,
                 inbox=store.inbox(run),
@@ -92,7 +95,7 @@ async def execute(run: str, told: Told) -> ExitCode:
                 broker=deployment.broker,
                 surveyor=deployment.surveyor,
                 hosts=deployment.hosts,
-                clock=deployment.clock,
+                clock=clock,
                 at_once=_exit_at_once,
                 undo=told.undo,
             )
@@ -128,7 +131,8 @@ def context_of(plan: Plan, told: Told) -> Context:
     )
 
 
-def _planned(store: RunStore, run: str, *, undo: bool) -> Plan:
+def _planned(store: RunStore, run: str, *, undo: bool) -> tuple[Plan, ClockMark | None]:
+    """The plan of a run that may be executed, and the moment from which it counts its time."""
     if run not in store.ids():
         raise UsageError(f"there is no run {run!r}", fix=_FIX)
     events = list(journal.read(store.path(run)))
@@ -136,7 +140,7 @@ def _planned(store: RunStore, run: str, *, undo: bool) -> Plan:
         raise UsageError(f"the run {run} has no plan", fix=_FIX)
     state = journal.state_of(events, held=False)
     if undo or state is RunState.INTERRUPTED or len(events) == 1:
-        return events[0].plan
+        return events[0].plan, events[0].clock
     raise UsageError(f"the run {run} is {state} already", fix=f"celery-ops runs show {run}")
 
 

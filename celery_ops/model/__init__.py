@@ -8,7 +8,7 @@ from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
-from celery_ops.model.records import Holder, RunRecord, TakenRecord
+from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.told import (
     INCARNATION_TOLERANCE,
@@ -26,6 +26,7 @@ __all__ = [
     "INCARNATION_TOLERANCE",
     "Beat",
     "CeleryProcess",
+    "ClockMark",
     "ConsumedQueue",
     "Discovered",
     "Disk",

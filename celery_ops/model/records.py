@@ -77,3 +77,12 @@ class Holder:
 
     def __str__(self) -> str:
         return f"{self.operator} runs {self.what} ({self.run}) since {self.since:%H:%M:%S} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMark:
+    """One moment by both clocks of a machine: the wall's, and the seconds of one of its boots."""
+
+    at: datetime
+    monotonic: float
+    boot: str

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celery_ops.errors import JournalError
+from celery_ops.model import ClockMark
 from celery_ops.runbook.plan import Plan, PlannedWorker
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class Event:
 
     Beside an intent stand its `verb` (a restart consists of `stop` and `start`) and `worker`: the
     target as it was met right before, which a resumed run compares with. `attempt` is 1, and one
-    more each time the run was taken up again.
+    more each time the run was taken up again. `clock` stands in the first line: the run's time is
+    counted from there.
     """
 
     seq: int
@@ -150,6 +152,7 @@ class Event:
     plan: Plan | None = None
     verb: str | None = None
     worker: PlannedWorker | None = None
+    clock: ClockMark | None = None
     v: int = VERSION
 
     def to_line(self) -> bytes:
@@ -158,7 +161,7 @@ class Event:
             "v": self.v, "seq": self.seq, "at": self.at, "event": self.event, "step": self.step,
             "target": self.target, "attempt": self.attempt, "intent": self.intent,
             "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
-            "verb": self.verb, "worker": self.worker,
+            "verb": self.verb, "worker": self.worker, "clock": self.clock,
         }  # fmt: skip
         said = {key: value for key, value in fields.items() if value is not None}
         return _encoded(said) + b"\n"
@@ -279,7 +282,8 @@ class Journal:
 
 def create(path: Path, plan: Plan, clock: Clock) -> None:
     """Write the first line of a new run, durably, mode 0600. Raise JournalError."""
-    event = Event(seq=1, at=clock.now(), event=EventKind.PLANNED, plan=plan)
+    mark = ClockMark(clock.now(), clock.monotonic(), clock.boot)
+    event = Event(seq=1, at=mark.at, event=EventKind.PLANNED, plan=plan, clock=mark)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from celery_ops.doctor import examine
+from celery_ops.fleet.clock import SteadyClock
 from celery_ops.fleet.survey import Surveyor
 from celery_ops.runbook import journal
 from celery_ops.runbook.executor import Executor
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from celery_ops.model import FleetSnapshot
+    from celery_ops.model import ClockMark, FleetSnapshot
+    from celery_ops.ports import Clock
     from celery_ops.runbook.journal import Event, Outcome
     from celery_ops.runbook.plan import Plan
 
 OPERATOR = "ann@desk"
+J = TypeVar("J", bound=Journal)
 
 
 class Operation:
@@ -52,24 +55,30 @@ class Operation:
         self.runs = 0
         self.executor: Executor | None = None
 
+    def process(self, since: ClockMark | None = None) -> Clock:
+        """The clock of a process that begins now: what it asks for is stamped by it."""
+        self.broker.clock = SteadyClock(self.clock, since)
+        return self.broker.clock
+
     def surveyor(self) -> Surveyor:
         return Surveyor(
             self.broker,
             self.hosts,
             context="test",
             services=self.fleet.refs,
-            clock=self.clock,
+            clock=self.broker.clock,
             diagnose=examine,
         )
 
     async def plan(self, name: str, **params: str) -> Plan:
         self.runs += 1
+        clock = self.process()
         planner = Planner(
             surveyor=self.surveyor(),
             hosts=self.hosts,
             library=Library(self.user_runbooks),
             where=self.where(),
-            clock=self.clock,
+            clock=clock,
             operator=self.operator,
         )
         return await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
@@ -92,14 +101,27 @@ class Operation:
         """The journal of a run that is to be executed, every confirmation given."""
         answers = {one.step: f"yes ({self.operator})" for one in plan.confirmations}
         path = self.directory / "runs" / f"{plan.run}.jsonl"
-        journal.create(path, replace(plan, answers={**plan.answers, **answers}), self.clock)
+        answered = replace(plan, answers={**plan.answers, **answers})
+        journal.create(path, answered, self.broker.clock)
         return path
 
-    async def take_up(self, path: Path) -> Ran:
+    async def take_up(self, path: Path, *, undo: bool = False) -> Ran:
         """Execute a run whose journal has been written."""
+        executor, held = self.begin(path, Journal, undo=undo)
+        try:
+            ending = await executor.execute()
+        finally:
+            held.close()
+        return Ran(ending, list(journal.read(path)))
+
+    def begin(
+        self, path: Path, opened: Callable[[Path, Clock], J], *, undo: bool = False
+    ) -> tuple[Executor, J]:
+        """An executor, and the journal that it writes, which is `opened` with its clock."""
         (planned, *_) = journal.read(path)
         assert planned.plan is not None
-        held = Journal(path, self.clock)
+        clock = self.process(planned.clock)
+        held = opened(path, clock)
         self.executor = Executor(
             journal=held,
             inbox=path.with_suffix(".inbox"),
@@ -107,14 +129,11 @@ class Operation:
             broker=self.broker,
             surveyor=self.surveyor(),
             hosts=self.hosts,
-            clock=self.clock,
+            clock=clock,
             at_once=lambda: None,
+            undo=undo,
         )
-        try:
-            ending = await self.executor.execute()
-        finally:
-            held.close()
-        return Ran(ending, list(journal.read(path)))
+        return self.executor, held
 
     async def run(self, name: str, **params: str) -> Ran:
         return await self.execute(await self.plan(name, **params))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_ops.runbook import journal
-from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.journal import EventKind, Journal, RunState, has_ended
 from tests.runbook.operation import Operation, Ran
 
@@ -54,18 +53,8 @@ class MortalJournal(Journal):
 
 async def killed(operation: Operation, path: Path, line: int, when: str) -> bool:
     """Execute a run until it dies there; False: it ended before."""
-    (planned, *_) = journal.read(path)
-    assert planned.plan is not None
-    held = MortalJournal(path, operation.clock, line, when)
-    executor = Executor(
-        journal=held,
-        inbox=path.with_suffix(".inbox"),
-        plan=planned.plan,
-        broker=operation.broker,
-        surveyor=operation.surveyor(),
-        hosts=operation.hosts,
-        clock=operation.clock,
-        at_once=lambda: None,
+    executor, held = operation.begin(
+        path, lambda path, clock: MortalJournal(path, clock, line, when)
     )
     before = asyncio.all_tasks()
     running = asyncio.ensure_future(executor.execute())

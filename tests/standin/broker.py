@@ -27,6 +27,8 @@ from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, d
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
+    from celery_ops.ports import Clock
+
 LATENCY = 0.005
 """Seconds until the replies of one round are there."""
 HEARTBEAT_INTERVAL = 2.0
@@ -121,6 +123,8 @@ class StandinBroker:
         """Further nodes by name and what they answer, a beat for example."""
         self.records: dict[str, TakenRecord] = {}
         self.runs: dict[str, RunRecord] = {}
+        self.clock: Clock = fleet.clock
+        """Of whoever asks: what stamps replies. Messages are stamped by the workers' clock."""
         self._counts_listeners = counts_listeners
         self._lease = StandinLease(self)
 
@@ -162,7 +166,7 @@ class StandinBroker:
         clock, fleet = self.fleet.clock, self.fleet
         self.check_reachable()
         self.asked.append((tuple(questions), to))
-        asked_at, deadline = clock.now(), clock.monotonic() + timeout
+        asked_at, deadline = self.clock.now(), clock.monotonic() + timeout
         fleet.settle()
         listening = [worker for worker in fleet.workers if worker.is_listening]
         asked = [worker for worker in listening if to is None or worker.name in to.names]
@@ -186,7 +190,7 @@ class StandinBroker:
         for name, answers in self.strangers.items():
             for question in questions:
                 if question in answers and (to is None or name in to.names):
-                    replies[question].append(Reply(name, clock.now(), answers[question]))
+                    replies[question].append(Reply(name, self.clock.now(), answers[question]))
         is_complete = all(len(found) >= expected for found in replies.values())
         if not self._counts_listeners:
             is_complete = all(
@@ -196,7 +200,7 @@ class StandinBroker:
             await clock.sleep(max(0.0, deadline - clock.monotonic()))
         return Round(
             asked_at=asked_at,
-            ended_at=clock.now(),
+            ended_at=self.clock.now(),
             replies={question: tuple(found) for question, found in replies.items()},
             expected=expected if self._counts_listeners else None,
             complete=is_complete,
@@ -227,7 +231,7 @@ class StandinBroker:
             )
             for name in sorted(found)
         )
-        at = fleet.clock.now()
+        at = self.clock.now()
         unacked = tuple(
             Unacked(
                 f"tag-{message.id}",
@@ -322,7 +326,7 @@ class StandinBroker:
     def _answer(self, worker: SimulatedWorker, question: Question) -> list[Reply]:
         if worker.faults.never_replies or question in worker.faults.silent_to:
             return []
-        at = self.fleet.clock.now()
+        at = self.clock.now()
         if worker.faults.answers_in_pickle:
             return [Reply(worker.name, at, unreadable="application/x-python-serialize")]
         return [Reply(worker.name, at, self._value(worker, question))]
@@ -413,10 +417,10 @@ class StandinBroker:
                 self.fleet.warm_stop(worker)
                 return None
             case Control(method, _):
-                return Reply(worker.name, self.fleet.clock.now(), error=f"KeyError('{method}')")
+                return Reply(worker.name, self.clock.now(), error=f"KeyError('{method}')")
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
             return None
-        return Reply(worker.name, self.fleet.clock.now(), says)
+        return Reply(worker.name, self.clock.now(), says)
 
 
 def _beats(worker: SimulatedWorker) -> bool:

@@ -31,6 +31,10 @@ class VirtualClock:
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._driver: asyncio.Task[None] | None = None
 
+    @property
+    def boot(self) -> str:
+        return "virtual"
+
     def now(self) -> datetime:
         return self._starts_at + timedelta(seconds=self._elapsed + self._wall_offset)
 
@@ -52,6 +56,10 @@ class VirtualClock:
     def jump_wall_clock(self, seconds: float) -> None:
         """Set the wall clock as an administrator would; the monotonic one does not notice."""
         self._wall_offset += seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass in which nothing here runs: a suspended machine, a stopped process."""
+        self._elapsed += seconds
 
     def drives(self, task: asyncio.Task[object]) -> bool:
         """Whether it is the task that lets time pass."""

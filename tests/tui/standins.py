@@ -47,6 +47,10 @@ class HandClock:
         self._elapsed = 0.0
         self._passed = asyncio.Event()
 
+    @property
+    def boot(self) -> str:
+        return ""
+
     def now(self) -> datetime:
         return self._now
 
