@@ -1,4 +1,4 @@
-"""What operators leave in the broker for each other: what a run has taken, and who runs."""
+"""What operators and runs leave for each other: what was taken, who runs, and since when."""
 
 from __future__ import annotations
 

@@ -67,7 +67,11 @@ class Conclusion:
         return report
 
     async def _put_right(self, course: Course) -> None:
-        """Give back what is still owed to anybody. A second abort ends even this."""
+        """Give back what is still owed to anybody, unless somebody else has the lease by now: then
+        the report says what is owed. A second abort ends even this.
+        """
+        if not self._stage.effects.may_go_on:
+            return
 
         async def right(target: Target) -> None:
             try:
@@ -88,6 +92,9 @@ class Conclusion:
         for one in reversals(done, self._runbook):
             if isinstance(one, Irreversible):
                 self._worsen_undo(course, str(one))
+                continue
+            if not self._stage.effects.may_go_on:
+                self._worsen_undo(course, f"{one}: somebody else has the lease")
                 continue
             try:
                 await self._reverse(one)

@@ -54,6 +54,11 @@ class Effects:
         self._clock = clock
         self.made = 0
 
+    @property
+    def may_go_on(self) -> bool:
+        """False once somebody else was seen to have taken the lease."""
+        return not self._keeper.taken_by
+
     def intend(
         self,
         step: str,

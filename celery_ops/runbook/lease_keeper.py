@@ -30,6 +30,10 @@ class LeaseKeeper:
         self._fence: Fence | None = None
         self._valid_until = 0.0
         self._lost = ""
+        self.taken_by = ""
+        """Who was seen to have taken it: from then on nothing is done under it, even if that one is
+        done with it. What this run knows and owes may not be true any more.
+        """
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -80,6 +84,8 @@ class LeaseKeeper:
                 return
 
     async def _take_again(self) -> None:
+        if self.taken_by:
+            raise LeaseHeld(self.taken_by)
         asked = self._clock.monotonic()
         if self._fence is not None:
             try:
@@ -87,7 +93,11 @@ class LeaseKeeper:
             except LeaseLost:
                 self._fence = None
         if self._fence is None:
-            self._fence = await self._lease.acquire(self._holder)
+            try:
+                self._fence = await self._lease.acquire(self._holder)
+            except LeaseHeld as held:
+                self.taken_by = held.says
+                raise
         self._hold(asked)
 
     def _hold(self, asked: float) -> None:
