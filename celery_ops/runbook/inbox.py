@@ -65,27 +65,38 @@ class Inbox:
         path.touch(mode=0o600, exist_ok=True)
 
     def new(self) -> tuple[Message, ...]:
-        """Messages since the last call; lines that are none are skipped."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
+        """Messages since the last call; lines that are none are skipped.
+
+        One that was removed says nothing more: the run itself goes on.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return ()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         found = []
-        for line in whole.splitlines():
+        for line in whole.split(b"\n"):
             try:
                 found.append(_DECODER.decode(line))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
         return tuple(found)
 
     def has_follower(self) -> bool:
         """Whether a living process follows the run and could answer."""
-        with self._path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(file)
         return False
 
 
