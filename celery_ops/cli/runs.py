@@ -69,7 +69,10 @@ def runs(ctx: click.Context, *, everybody: bool, as_json: bool) -> None:
         chosen = context.resolve(ctx.ensure_object(Choice))
         _show_all(run(_noted(chosen)), as_json=as_json)
         return
-    found = engine.runs().runs()
+    known = engine.runs()
+    found = known.runs()
+    for one in known.store.unreadable:
+        complain(f"the journal of {one} cannot be read: celery-ops runs show {one}")
     if as_json:
         click.echo(fleet_json.page({"runs": [_as_json(one) for one in found]}))
         return

@@ -47,6 +47,8 @@ class RunStore:
         self.directory = directory
         self._clock = clock
         self._ended: dict[tuple[str, int], RunSummary] = {}
+        self.unreadable: tuple[str, ...] = ()
+        """Runs that the last list left out, since their journals cannot be understood."""
 
     def new_id(self) -> str:
         """An id that sorts by time and does not repeat."""
@@ -117,11 +119,13 @@ class RunStore:
     def summaries(self, most: int = 200) -> tuple[RunSummary, ...]:
         """The newest runs. A journal that cannot be read is left to `runs show`, which says why."""
         found = []
+        unreadable = []
         for run in self.ids()[:most]:
             try:
                 found.append(self.summary(run))
             except JournalError:
-                continue
+                unreadable.append(run)
+        self.unreadable = tuple(unreadable)
         return tuple(found)
 
 

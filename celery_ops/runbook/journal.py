@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from celery_ops import __version__
 from celery_ops.errors import JournalError
 from celery_ops.model import ClockMark
 from celery_ops.runbook.plan import Plan, PlannedWorker
@@ -136,7 +137,7 @@ class Event:
     Beside an intent stand its `verb` (a restart consists of `stop` and `start`) and `worker`: the
     target as it was met right before, which a resumed run compares with. `attempt` is 1, and one
     more each time the run was taken up again. `clock` stands in the first line: the run's time is
-    counted from there.
+    counted from there. `version` is that of celery-ops, where one begins to write.
     """
 
     seq: int
@@ -153,6 +154,7 @@ class Event:
     verb: str | None = None
     worker: PlannedWorker | None = None
     clock: ClockMark | None = None
+    version: str | None = None
     v: int = VERSION
 
     def to_line(self) -> bytes:
@@ -162,6 +164,7 @@ class Event:
             "target": self.target, "attempt": self.attempt, "intent": self.intent,
             "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
             "verb": self.verb, "worker": self.worker, "clock": self.clock,
+            "version": self.version,
         }  # fmt: skip
         said = {key: value for key, value in fields.items() if value is not None}
         return _encoded(said) + b"\n"
@@ -178,6 +181,9 @@ TRANSITIONS = {
     EventKind.CONTINUED: RunState.RUNNING,
     EventKind.ASKED: RunState.PAUSED,
     EventKind.ANSWERED: RunState.RUNNING,
+    EventKind.BATCH: RunState.RUNNING,
+    EventKind.INTENT: RunState.RUNNING,
+    EventKind.ABORTING: RunState.RUNNING,
 }
 """The state a run is in after each event that changes it; an end says its state itself."""
 
@@ -214,11 +220,15 @@ class Journal:
             os.close(self._file)
             raise JournalError(f"another process executes the run {path.stem}") from error
         self._reserve = path.with_suffix(".reserve")
-        self._mend_torn_line()
-        events = list(read(path))
-        self._seq = max((event.seq for event in events), default=0)
+        try:
+            self._mend_torn_line()
+            events = list(read(path))
+            self._keep_reserve()
+        except JournalError:
+            os.close(self._file)
+            raise
+        self._seq = len(events)
         self._attempt = 1 + sum(event.event in _TAKEN_UP for event in events)
-        self._keep_reserve()
 
     def append(
         self,
@@ -239,7 +249,7 @@ class Journal:
         written = Event(
             seq=self._seq + 1, at=self._clock.now(), event=event, step=step, target=target,
             attempt=self._attempt, intent=intent, expect=expect, undo=undo, outcome=outcome,
-            verb=verb, worker=worker,
+            verb=verb, worker=worker, version=__version__ if event in _BEGUN else None,
         )  # fmt: skip
         self._write(written.to_line(), durable=event not in self._LIGHT)
         self._seq = written.seq
@@ -283,7 +293,9 @@ class Journal:
 def create(path: Path, plan: Plan, clock: Clock) -> None:
     """Write the first line of a new run, durably, mode 0600. Raise JournalError."""
     mark = ClockMark(clock.now(), clock.monotonic(), clock.boot)
-    event = Event(seq=1, at=mark.at, event=EventKind.PLANNED, plan=plan, clock=mark)
+    event = Event(
+        seq=1, at=mark.at, event=EventKind.PLANNED, plan=plan, clock=mark, version=__version__
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -305,13 +317,15 @@ def create(path: Path, plan: Plan, clock: Clock) -> None:
 def read(path: Path) -> Iterator[Event]:
     """Every whole event of a journal; a torn last line is left out.
 
-    Raise JournalError, with the line's number, for anything else that cannot be understood.
+    Raise JournalError, with the line's number, for anything else that cannot be understood: a line
+    that is none of ours or of a version to come, lines that are missing, doubled or out of order.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise JournalError(f"cannot read {path}: {error.strerror}") from error
-    yield from _events(content, path)
+    yield from _Reader(path).new()
+
+
+def read_line(line: bytes) -> Event:
+    """One event. Raise msgspec.DecodeError, UnicodeDecodeError or RecursionError."""
+    return _DECODER.decode(line)
 
 
 def is_held(path: Path) -> bool:
@@ -338,17 +352,13 @@ async def follow(
     when the run is interrupted: it began, and nobody holds its lock. A run that was not picked up
     by an executor is waited for (10 s), then counts as interrupted.
     """
-    offset = 0
+    reader = _Reader(path)
     patience = clock.monotonic() + PICK_UP_SECONDS
     begun = ended = False
     while True:
         held = is_held(path)
-        with path.open("rb") as file:
-            file.seek(offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        offset += len(whole)
-        for event in _events(whole, path):
+        known = reader.seq
+        for event in reader.new():
             if event.seq <= after:
                 continue
             begun = begun or event.event in _BEGUN
@@ -356,7 +366,7 @@ async def follow(
             yield event
         if ended:
             return
-        if not held and not whole and (begun or clock.monotonic() > patience):
+        if not held and reader.seq == known and (begun or clock.monotonic() > patience):
             return
         await clock.sleep(interval)
 
@@ -379,17 +389,56 @@ def has_ended(events: Sequence[Event]) -> bool:
     return bool(events) and events[-1].event is EventKind.ENDED
 
 
-def _events(content: bytes, path: Path) -> Iterator[Event]:
-    lines = content.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
+class _Reader:
+    """Reads a journal from its first line on, and what was added to it since."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._line = 0
+        self._version = ""
+        self.seq = 0
+
+    def new(self) -> Iterator[Event]:
+        """The whole lines that were not read yet. Raise JournalError."""
         try:
-            yield _DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if number == len(lines):
-                return
-            raise JournalError(f"{path}:{number}: not an event of a journal: {error}") from error
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except OSError as error:
+            raise JournalError(f"cannot read {self._path}: {error.strerror}") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.split(b"\n")[:-1]:
+            self._line += 1
+            yield self._event(line)
+
+    def _event(self, line: bytes) -> Event:
+        try:
+            event = read_line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refusal(f"not an event of a journal: {error}") from error
+        if event.at.tzinfo is None:
+            raise self._refusal("its time has no zone")
+        if event.v > VERSION:
+            raise self._refusal(f"an event of format {event.v}, and this reads {VERSION}")
+        if event.seq != self.seq + 1:
+            raise self._refusal(
+                f"event {event.seq} follows event {self.seq}: lines are missing, doubled or out of"
+                " order"
+            )
+        self.seq = event.seq
+        self._version = event.version or self._version
+        return event
+
+    def _refusal(self, says: str) -> JournalError:
+        if self._version not in {"", __version__}:
+            says += f" (written by celery-ops {self._version}, this is {__version__})"
+        fix = (
+            "What the run has taken is told by celery-ops status; celery-ops runs adopt gives it"
+            " back without the journal."
+        )
+        return JournalError(f"{self._path}:{self._line}: {says}", fix=fix)
 
 
 def _encoded(said: dict[str, Any]) -> bytes:
