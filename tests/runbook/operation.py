@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SteadyClock
@@ -97,17 +97,22 @@ class Operation:
         """Execute with every confirmation given."""
         return await self.take_up(self.write_down(plan))
 
-    def write_down(self, plan: Plan) -> Path:
-        """The journal of a run that is to be executed, every confirmation given."""
-        answers = {one.step: f"yes ({self.operator})" for one in plan.confirmations}
+    def write_down(self, plan: Plan, *, agreed: bool = True) -> Path:
+        """The journal of a run that is to be executed, every confirmation given if `agreed`."""
+        given = plan.confirmations if agreed else ()
+        answers = {one.step: f"yes ({self.operator})" for one in given}
         path = self.directory / "runs" / f"{plan.run}.jsonl"
         answered = replace(plan, answers={**plan.answers, **answers})
         journal.create(path, answered, self.broker.clock)
         return path
 
-    async def take_up(self, path: Path, *, undo: bool = False) -> Ran:
-        """Execute a run whose journal has been written."""
-        executor, held = self.begin(path, Journal, undo=undo)
+    async def take_up(
+        self, path: Path, *, undo: bool = False, then: Callable[[Event], None] | None = None
+    ) -> Ran:
+        """Execute a run whose journal has been written; `then` is told each line right after."""
+        executor, held = self.begin(
+            path, lambda path, clock: ToldJournal(path, clock, then), undo=undo
+        )
         try:
             ending = await executor.execute()
         finally:
@@ -156,6 +161,20 @@ class Operation:
     def write_runbook(self, name: str, text: str) -> None:
         self.user_runbooks.mkdir(exist_ok=True, parents=True)
         (self.user_runbooks / f"{name}.yaml").write_text(text)
+
+
+class ToldJournal(Journal):
+    """Tells of each line that was written."""
+
+    def __init__(self, path: Path, clock: Clock, then: Callable[[Event], None] | None) -> None:
+        super().__init__(path, clock)
+        self._then = then
+
+    def append(self, event: EventKind, **said: Any) -> Event:
+        written = super().append(event, **said)
+        if self._then is not None:
+            self._then(written)
+        return written
 
 
 class Ran:

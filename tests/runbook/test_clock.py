@@ -11,41 +11,17 @@ import pytest
 from celery_ops.fleet.clock import SteadyClock, SystemClock
 from celery_ops.model import ClockMark, Holder
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import Ending, EventKind, Journal, has_ended
+from celery_ops.runbook.journal import Ending, EventKind, has_ended
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import CASES, Case, begin, came_of, killed
 from tests.standin.clock import VirtualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from celery_ops.ports import Clock
     from celery_ops.runbook.journal import Event
 
 HOUR = 3600.0
-
-
-class TimelyJournal(Journal):
-    """Something happens to time right after a line was written."""
-
-    def __init__(self, path: Path, clock: Clock, then: Callable[[Event], None]) -> None:
-        super().__init__(path, clock)
-        self._then = then
-
-    def append(self, event: EventKind, **said: Any) -> Event:
-        written = super().append(event, **said)
-        self._then(written)
-        return written
-
-
-async def taken_up(operation: Operation, path: Path, then: Callable[[Event], None]) -> Ran:
-    executor, held = operation.begin(path, lambda path, clock: TimelyJournal(path, clock, then))
-    try:
-        ending = await executor.execute()
-    finally:
-        held.close()
-    return Ran(ending, list(journal.read(path)))
 
 
 # --- a wall clock that is set -------------------------------------------------------------------
@@ -85,7 +61,7 @@ async def test_a_wall_clock_that_is_set_at_every_line_changes_nothing(
     undisturbed, path = await begin(tmp_path / "undisturbed", case)
     expected = await came_of(undisturbed, await undisturbed.take_up(path))
     operation, path = await begin(tmp_path / "set", case)
-    ran = await taken_up(operation, path, lambda _: operation.clock.jump_wall_clock(jump))
+    ran = await operation.take_up(path, then=lambda _: operation.clock.jump_wall_clock(jump))
     assert await came_of(operation, ran) == expected, ran.told()
     times = [event.at for event in ran.events]
     assert times == sorted(times)
@@ -139,7 +115,7 @@ async def stood_still(directory: Path, case: Case, line: int, *, stolen: bool) -
                 operation.broker.lease.steal(BOB)
             before.append(effects(operation))
 
-    ran = await taken_up(operation, path, stand_still)
+    ran = await operation.take_up(path, then=stand_still)
     await operation.clock.sleep(5)
     return ran, (operation, before[0] if before else None)
 

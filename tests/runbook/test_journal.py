@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +22,6 @@ from celery_ops.runbook.journal import (
     Report,
     Result,
     RunState,
-    state_of,
 )
 from tests.runbook.plans import a_plan
 from tests.standin.clock import VirtualClock
@@ -143,35 +141,6 @@ PY
 
 
 ENDED = Outcome(Result.DONE, "fine", RunState.SUCCEEDED, Ending.DONE, Report())
-
-
-@pytest.mark.parametrize(
-    ("kinds", "held", "state"),
-    [
-        ([], False, RunState.PLANNED),
-        ([], True, RunState.PLANNED),
-        ([EventKind.STARTED], True, RunState.RUNNING),
-        ([EventKind.STARTED], False, RunState.INTERRUPTED),
-        ([EventKind.STARTED, EventKind.WAITING], True, RunState.WAITING),
-        ([EventKind.STARTED, EventKind.WAITING, EventKind.LEASED], True, RunState.RUNNING),
-        ([EventKind.STARTED, EventKind.PAUSED], True, RunState.PAUSED),
-        ([EventKind.STARTED, EventKind.PAUSED, EventKind.CONTINUED], True, RunState.RUNNING),
-        ([EventKind.STARTED, EventKind.ASKED], True, RunState.PAUSED),
-        ([EventKind.STARTED, EventKind.ASKED, EventKind.ANSWERED], True, RunState.RUNNING),
-        ([EventKind.STARTED, EventKind.ENDED], True, RunState.SUCCEEDED),
-        ([EventKind.STARTED, EventKind.ENDED], False, RunState.SUCCEEDED),
-        ([EventKind.STARTED, EventKind.INTENT], False, RunState.INTERRUPTED),
-    ],
-)
-def test_the_state_of_a_run_follows_from_its_journal_and_its_lock(
-    path: Path, kinds: list[EventKind], held: bool, state: RunState
-) -> None:
-    (planned,) = journal.read(path)
-    events = [planned]
-    for seq, kind in enumerate(kinds, start=2):
-        outcome = ENDED if kind is EventKind.ENDED else None
-        events.append(replace(planned, seq=seq, event=kind, plan=None, outcome=outcome))
-    assert state_of(events, held=held) is state
 
 
 async def test_followers_see_the_past_and_the_future_and_the_end(
