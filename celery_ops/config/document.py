@@ -28,6 +28,7 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE = re.compile(r"true|True|TRUE")
 _FALSE = re.compile(r"false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _PRINTABLE_LENGTH = 60
 
 
@@ -93,7 +94,9 @@ def decoded(content: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", "replace")
         place = _place_after(before, file)
-        raise InvalidDocument([Problem(file, place.line, place.column, "not UTF-8")]) from error
+        raise InvalidDocument(
+            [Problem(file, place.line, place.column, "not UTF-8 text")]
+        ) from error
 
 
 def parse(text: str, file: str) -> Node:
@@ -289,7 +292,8 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
 
 
 def _place_after(before: str, file: str) -> Place:
-    lines = before.split("\n")
+    """Counted as YAML counts lines, and as PyYAML's own marks do."""
+    lines = _LINE_BREAK.split(before)
     return Place(file, len(lines), len(lines[-1]) + 1)
 
 

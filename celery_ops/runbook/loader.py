@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery_ops.config.document import Items, Reader, parse, shown
+from celery_ops.config.document import Items, Reader, decoded, parse, shown
 from celery_ops.errors import InvalidDocument, Problem, UsageError
 from celery_ops.runbook.grammar import VERBS
 from celery_ops.runbook.params import params_of, parse_params, read_params
@@ -50,13 +50,7 @@ def load(path: Path, *, rules: Collection[str] | None = None) -> Runbook:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
-        raise InvalidDocument([Problem(str(path), line, column, "not UTF-8 text")]) from error
-    return loads(text, str(path), rules=rules)
+    return loads(decoded(content, str(path)), str(path), rules=rules)
 
 
 def loads(text: str, file: str, *, rules: Collection[str] | None = None) -> Runbook:
