@@ -149,6 +149,20 @@ def was_started(target: PlannedWorker, since: datetime, *, stopped_cleanly: bool
     return judge
 
 
+def runs(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
+    """Its supervisor says that it runs; with `anew`, another incarnation than the planned one."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        is_old = status.identity is not None and status.identity == target.identity
+        does_run = status.state is ServiceState.RUNNING and not (anew and is_old)
+        return Judgement(Seen.DONE if does_run else Seen.NOT_YET, status.says)
+
+    return judge
+
+
 def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
     """Its supervisor runs it, and it answers; unless `anew` it may be the life that was planned
     for: it had never stopped.

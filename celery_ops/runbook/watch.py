@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from celery_ops.runbook.judges import Judge
 
 POLL_SECONDS = 0.5
+SOONEST_POLL_SECONDS = 0.05
 REPLY_TIMEOUT = 0.8
 """A worker that does not answer one poll is asked again by the next; a long wait would slow all."""
+SHORTEST_REPLY_TIMEOUT = 0.15
+"""Of the first polls: who was started just now does not listen yet, and is soon asked again."""
 
 _ASKED = (
     Question.PING,
@@ -41,11 +44,12 @@ class _Waiter:
     judge: Judge
     worker: str | None
     service: ServiceRef | None
-    deadline: float
+    since: float
     timeout: float
     safe: bool
     done: asyncio.Future[Judgement]
     progress: Callable[[str], None]
+    first: Judge | None
     said: str = ""
 
 
@@ -58,6 +62,7 @@ class Watch:
         self._brake = brake
         self._waiters: set[_Waiter] = set()
         self._poll: asyncio.Task[None] | None = None
+        self._next_is_due = False
 
     async def until(
         self,
@@ -68,17 +73,19 @@ class Watch:
         timeout: float,
         safe: bool,
         progress: Callable[[str], None],
+        first: Judge | None = None,
     ) -> Judgement:
         """Done or never, as the judge sees it; never also when `timeout` seconds have passed.
 
         `worker` is asked for its tasks and queues, `service` for its status; with neither of them
-        the whole fleet is. Raise Aborted if the
-        brake is pulled and this wait may end (`safe`). `progress` hears each new "not yet".
+        the whole fleet is. The worker is not asked before `first` is seen: one that does not run
+        cannot answer, and waiting for it would only keep the others. Raise Aborted if the brake is
+        pulled and this wait may end (`safe`). `progress` hears each new "not yet".
         """
         loop = asyncio.get_running_loop()
-        deadline = self._clock.monotonic() + timeout
+        since = self._clock.monotonic()
         waiter = _Waiter(
-            judge, worker, service, deadline, timeout, safe, loop.create_future(), progress
+            judge, worker, service, since, timeout, safe, loop.create_future(), progress, first
         )
         self._waiters.add(waiter)
         if self._poll is None or self._poll.done():
@@ -105,14 +112,27 @@ class Watch:
             while self._waiters:
                 await self._look()
                 if self._waiters:
-                    await self._clock.sleep(POLL_SECONDS)
+                    await self._clock.sleep(self._pause())
         except Exception as error:  # noqa: BLE001 - handed to everybody who waits
             for waiter in list(self._waiters):
                 if not waiter.done.done():
                     waiter.done.set_exception(error)
 
+    def _pause(self) -> float:
+        """A quarter of the time that the latest has waited: what is done at once waits for no poll,
+        and what takes long is not asked after all the time.
+        """
+        if self._next_is_due:
+            self._next_is_due = False
+            return 0.0
+        return min(POLL_SECONDS, max(SOONEST_POLL_SECONDS, self._waited() / 4))
+
+    def _waited(self) -> float:
+        return self._clock.monotonic() - max(one.since for one in self._waiters)
+
     async def _look(self) -> None:
-        names = tuple(sorted({one.worker for one in self._waiters if one.worker is not None}))
+        asking = [one for one in self._waiters if one.first is None]
+        names = tuple(sorted({one.worker for one in asking if one.worker is not None}))
         services = tuple({one.service for one in self._waiters if one.service is not None})
         everybody = any(one.worker is None and one.service is None for one in self._waiters)
         trouble = None
@@ -120,7 +140,7 @@ class Watch:
             snapshot = await self._surveyor.refresh(
                 questions=_ASKED if names or everybody else (),
                 to=Targets(names) if names and not everybody else None,
-                timeout=REPLY_TIMEOUT,
+                timeout=min(REPLY_TIMEOUT, max(SHORTEST_REPLY_TIMEOUT, self._waited())),
                 services=services,
             )
         except BrokerUnreachable as error:
@@ -131,6 +151,8 @@ class Watch:
             elif trouble is not None:
                 self._settle(waiter, Judgement(Seen.NOT_YET, trouble))
             else:
+                if waiter.first is not None and waiter.first(snapshot).seen is Seen.DONE:
+                    waiter.first, self._next_is_due = None, True
                 self._settle(waiter, waiter.judge(snapshot))
 
     def _settle(self, waiter: _Waiter, judgement: Judgement) -> None:
@@ -147,7 +169,7 @@ class Watch:
             waiter.done.set_exception(aborted)
             self._waiters.discard(waiter)
             return
-        if self._clock.monotonic() >= waiter.deadline:
+        if self._clock.monotonic() >= waiter.since + waiter.timeout:
             says = f"not within {as_duration(waiter.timeout)}: {judgement.says}"
             late = replace(judgement, seen=Seen.NEVER, says=says, too_late=True)
             waiter.done.set_result(late)

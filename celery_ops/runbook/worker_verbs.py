@@ -343,9 +343,11 @@ class WorkerVerbs:
 
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
-        judge = judges.started(target.planned, self._clock.now(), anew=anew)
+        since = self._clock.now()
+        judge = judges.started(target.planned, since, anew=anew)
+        runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(
-            judge, order, target, ask=True, service=_service(target), safe=False
+            judge, order, target, ask=True, service=_service(target), safe=False, first=runs
         )
         if seen.seen is not Seen.DONE:
             target.failed = f"did not come back: {seen.says}"
@@ -416,6 +418,7 @@ class WorkerVerbs:
         ask: bool = False,
         service: ServiceRef | None = None,
         safe: bool,
+        first: judges.Judge | None = None,
     ) -> Judgement:
         def progress(says: str) -> None:
             self._journal.append(
@@ -432,6 +435,7 @@ class WorkerVerbs:
             timeout=order.timeout,
             safe=safe,
             progress=progress,
+            first=first,
         )
 
 

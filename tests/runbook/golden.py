@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from celery_ops.runbook.inbox import Message, Word, following, send
-from celery_ops.runbook.journal import EventKind
+from celery_ops.runbook.journal import EventKind, read
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
 from tests.standin.fleet import Message as Task
@@ -64,7 +64,8 @@ class Golden:
     params: dict[str, str]
     prepare: Callable[[Operation], None] = lambda _: None
     abort_at: int = 0
-    dies_at: int = 0
+    dies_before: str = ""
+    """The verb whose intent was written last."""
     resumes: bool = False
     undo: bool = False
     answers: tuple[str, ...] = ()
@@ -90,9 +91,9 @@ CASES = {
     "drain": Golden("drain-worker", W1),
     "needs-human": Golden("rolling-restart", FAST, dies_at_start),
     "aborted": Golden("rolling-restart", FAST, abort_at=9),
-    "interrupted": Golden("rolling-restart", FAST, dies_at=14),
-    "resumed": Golden("rolling-restart", FAST, dies_at=14, resumes=True),
-    "undone": Golden("stop-worker", W1, dies_at=16, undo=True),
+    "interrupted": Golden("rolling-restart", FAST, dies_before="start"),
+    "resumed": Golden("rolling-restart", FAST, dies_before="start", resumes=True),
+    "undone": Golden("stop-worker", W1, undo=True),
     "restore-orphans": Golden("restore-orphans", {}, orphans),
     "asked": Golden("asking", {}, does_not_consume_again, answers=("yes", "undo")),
 }
@@ -100,20 +101,33 @@ CASES = {
 
 async def made(directory: Path, case: Golden) -> tuple[Operation, Path]:
     """The journal, and the fleet as the run left it."""
+    operation, path = await begun(directory, case)
+    line = 1
+    while case.dies_before:
+        line += 1
+        operation, path = await begun(directory / str(line), case)
+        if not await killed(operation, path, line, "after"):
+            raise RuntimeError(f"it never came to {case.dies_before}")
+        if list(read(path))[-1].verb == case.dies_before:
+            break
+    if case.dies_before and not case.resumes:
+        return operation, path
+    with _heard(operation, path, case) as then:
+        await operation.take_up(path, then=then)
+        if case.undo:
+            await operation.take_up(path, undo=True)
+    return operation, path
+
+
+async def begun(directory: Path, case: Golden) -> tuple[Operation, Path]:
+    """The fleet, and a run on it that is planned."""
     operation = Operation(directory)
     for number in (1, 2):
         operation.fleet.add_worker(f"w{number}@web1", queues=("mail",))
     case.prepare(operation)
     operation.write_runbook("asking", ASKING)
     plan = await operation.plan(case.runbook, **case.params)
-    path = operation.write_down(plan, agreed=not case.answers)
-    if case.dies_at:
-        await killed(operation, path, case.dies_at, "after")
-        if not (case.resumes or case.undo):
-            return operation, path
-    with _heard(operation, path, case) as then:
-        await operation.take_up(path, undo=case.undo, then=then)
-    return operation, path
+    return operation, operation.write_down(plan, agreed=not case.answers)
 
 
 @contextmanager

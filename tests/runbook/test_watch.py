@@ -1,0 +1,75 @@
+"""Waiting: no longer than what is waited for, and nobody is asked who cannot answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.runbook.brake import Brake
+from celery_ops.runbook.inbox import Inbox
+from celery_ops.runbook.journal import EventKind
+from celery_ops.runbook.judges import Judgement, Seen
+from celery_ops.runbook.watch import POLL_SECONDS, Watch
+from tests.runbook.operation import Operation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from celery_ops.model import FleetSnapshot
+
+NAME = "w1@web1"
+
+
+@pytest.fixture
+def operation(tmp_path: Path) -> Operation:
+    made = Operation(tmp_path)
+    made.fleet.add_worker(NAME)
+    made.fleet.add_worker("w2@web1")
+    return made
+
+
+async def test_what_is_done_at_once_waits_for_no_poll(operation: Operation) -> None:
+    service = operation.fleet.workers[0].service
+    assert service is not None
+    service.stop_seconds = 0.05
+    ran = await operation.run("stop-worker", workers=NAME)
+    (begun,) = [event for event in ran.events if event.verb == "stop"]
+    (done,) = [
+        event
+        for event in ran.events
+        if event.event is EventKind.RESULT and event.step == begun.step
+    ]
+    assert (done.at - begun.at).total_seconds() < POLL_SECONDS / 2
+
+
+async def test_what_takes_long_is_looked_at_twice_a_second_at_most(operation: Operation) -> None:
+    operation.fleet.send("default", 100.0)
+    await operation.run("drain-worker", workers=NAME)
+    assert len(operation.broker.asked) < 100 / POLL_SECONDS + 30
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["runs", "does-not-run"])
+async def test_a_worker_is_asked_once_it_is_seen_to_run(operation: Operation, runs: bool) -> None:
+    def first(_: FleetSnapshot) -> Judgement:
+        return Judgement(Seen.DONE if runs else Seen.NOT_YET, "")
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(NAME)
+        has_told = worker is not None and worker.active is not None
+        return Judgement(Seen.DONE if has_told else Seen.NOT_YET, "has not told")
+
+    brake = Brake(Inbox(operation.directory / "inbox"), operation.clock, lambda: None)
+    watch = Watch(operation.surveyor(), operation.clock, brake)
+    seen = await watch.until(
+        judge,
+        worker=NAME,
+        service=operation.fleet.refs[0],
+        timeout=5.0,
+        safe=True,
+        progress=lambda _: None,
+        first=first,
+    )
+    assert (seen.seen is Seen.DONE) is runs
+    asked = [to.names for _, to in operation.broker.asked if to is not None]
+    assert asked == ([(NAME,)] if runs else [])
