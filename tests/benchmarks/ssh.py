@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 10])
-    parser.add_argument("--ansible", default=_ansible(), help="the path of ansible-playbook")
+    parser.add_argument("--ansible", default=find_ansible(), help="the path of ansible-playbook")
     chosen = parser.parse_args()
     with ExitStack() as started:
         servers = [started.enter_context(sshd()) for _ in range(HOSTS_TO_CONNECT)]
@@ -194,7 +194,8 @@ def main() -> None:
         print("ansible-playbook is not there: pip install celery-ops[bench]")
 
 
-def _ansible() -> str | None:
+def find_ansible() -> str | None:
+    """Where ansible-playbook is, beside this interpreter or on the PATH."""
     beside = str(Path(sys.executable).parent)
     return shutil.which("ansible-playbook", path=beside) or shutil.which("ansible-playbook")
 

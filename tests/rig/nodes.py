@@ -43,6 +43,7 @@ class Node:
 
     `answers` are the methods it replies to, None for all (a beat: `("ping",)`; a mere listener:
     `()`). `delay` is in seconds. An unbound node listens without a name in the control binding.
+    With a `pid_file` it lives while that is there, as the process whose pid it holds.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Node:
     active: int = 2
     reserved: int = 4
     heartbeats: bool = False
+    pid_file: str = ""
 
 
 class SimulatedNodes:
@@ -111,11 +113,11 @@ def envelope(body: object, headers: dict[str, object], *, pickled: bool = False)
     return json.dumps(message).encode()
 
 
-def answer(node: Node, method: str, pid: int) -> object:
+def answer(node: Node, method: str, pid: int, uptime: int = 3600) -> object:
     """What a worker of Celery 5.7 would say, with as much of it."""
     answers: dict[str, Callable[[], object]] = {
         "ping": lambda: {"ok": "pong"},
-        "stats": lambda: _stats(node, pid),
+        "stats": lambda: _stats(node, pid) | {"uptime": uptime},
         "active": lambda: [_task(node, number, pid) for number in range(node.active)],
         "reserved": lambda: [_task(node, 100 + number, pid) for number in range(node.reserved)],
         "scheduled": list,
@@ -184,17 +186,20 @@ class _Listener:
         self._decoded: tuple[bytes, dict[str, Any]] = (b"", {})
         self._serial = 0
         self._clients: list[Any] = []
+        self._pubsubs: list[Any] = []
+        self._down: set[int] = set()
+        self._mortal = any(node.pid_file for node in nodes)
+        self._binding = binding
         self._nodes = nodes
         self._next_heartbeat = 0.0
         self._prefix = binding.partition("_kombu.binding.")[0]
         for number, node in enumerate(nodes):
             if node.bound:
-                exchange = binding.rpartition("_kombu.binding.")[2]
-                member = f"{_SEPARATOR}{_SEPARATOR}{node.name}.{exchange}"
-                self._redis.sadd(binding, member)
+                self._redis.sadd(binding, self._member(node))
             client: Any = Redis.from_url(url, protocol=2)
             self._clients.append(client)
             pubsub: PubSub = client.pubsub()
+            self._pubsubs.append(pubsub)
             pubsub.psubscribe(channel)
             pubsub.get_message(timeout=5)
             assert pubsub.connection is not None
@@ -206,7 +211,7 @@ class _Listener:
         while True:
             due = self._later[0][0] - time.monotonic() if self._later else 1.0
             pushes: list[tuple[bytes, bytes]] = []
-            for key, _ in self._selector.select(max(0.0, min(due, 0.2))):
+            for key, _ in self._selector.select(max(0.0, min(due, 0.01 if self._mortal else 0.2))):
                 pubsub, node, pid = key.data
                 self._receive(pubsub, node, pid, pushes)
             while self._later and self._later[0][0] <= time.monotonic():
@@ -214,6 +219,27 @@ class _Listener:
                 pushes.append((queue, message))
             self._push(pushes)
             self._beat()
+            if self._mortal:
+                self._come_and_go()
+
+    def _member(self, node: Node) -> str:
+        exchange = self._binding.rpartition("_kombu.binding.")[2]
+        return f"{_SEPARATOR}{_SEPARATOR}{node.name}.{exchange}"
+
+    def _come_and_go(self) -> None:
+        """Who is down listens no more, so that the broker does not count it."""
+        for number, node in enumerate(self._nodes):
+            is_down = _life(node, 0) is None
+            if is_down == (number in self._down):
+                continue
+            if is_down:
+                self._down.add(number)
+                self._pubsubs[number].punsubscribe(self._channel)
+                self._redis.srem(self._binding, self._member(node))
+            else:
+                self._down.discard(number)
+                self._pubsubs[number].psubscribe(self._channel)
+                self._redis.sadd(self._binding, self._member(node))
 
     def _receive(
         self, pubsub: PubSub, node: Node, pid: int, pushes: list[tuple[bytes, bytes]]
@@ -237,9 +263,12 @@ class _Listener:
             return
         if node.answers is not None and method not in node.answers:
             return
+        lives = _life(node, pid)
+        if lives is None:
+            return
         reply_to = body["reply_to"]
         message = envelope(
-            {node.name: answer(node, method, pid)},
+            {node.name: answer(node, method, *lives)},
             {"ticket": body["ticket"], "clock": 1},
             pickled=node.pickled,
         )
@@ -286,6 +315,17 @@ class _Listener:
                     "sw_ver": "5.7.0",
                 }
                 self._redis.publish(channel, envelope(event, {"hostname": node.name}))
+
+
+def _life(node: Node, pid: int) -> tuple[int, int] | None:
+    """Pid and uptime; None while it is down."""
+    if not node.pid_file:
+        return pid, 3600
+    file = Path(node.pid_file)
+    try:
+        return int(file.read_text()), int(time.time() - file.stat().st_mtime)
+    except (OSError, ValueError):
+        return None
 
 
 def _with_tuples(entry: dict[str, object]) -> dict[str, object]:
