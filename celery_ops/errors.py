@@ -94,6 +94,10 @@ class LeaseLost(OpsError):
     """The lease is no longer ours; nothing more may be changed under it."""
 
 
+class LeaseBroken(LeaseLost):
+    """Another operator broke the lease, and so wants nothing more to be done under it."""
+
+
 class RecordUnreadable(OpsError):
     """What another operator left in the broker (a taken record, the lease) cannot be read."""
 

@@ -200,7 +200,7 @@ class Broker(Protocol):
     """A message broker with the workers behind it.
 
     Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken`, `restore`,
-    `note_run` and the lease writes anything that outlives its expiry.
+    `note_run`, `break_lease` and the lease writes anything that outlives its expiry.
     """
 
     @property
@@ -282,6 +282,13 @@ class Broker(Protocol):
         """All that are kept, newest first. One that cannot be read is left out."""
         ...
 
+    async def break_lease(self, holder: Holder, record: RunRecord) -> bool:
+        """Take the lease from `holder` and note, in the same step, who did: `record` is its run's.
+
+        False, and nothing is changed, if it is not that holder's any more.
+        """
+        ...
+
     @property
     def lease(self) -> Lease: ...
 
@@ -304,8 +311,11 @@ class Lease(Protocol):
         """
         ...
 
-    async def renew(self, fence: Fence) -> None:
-        """Raise LeaseLost if it is no longer ours."""
+    async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
+        """Raise LeaseLost if it is no longer ours.
+
+        `holder` is what everybody is told of it from now on. A full broker renews it, too.
+        """
         ...
 
     async def release(self, fence: Fence) -> None:

@@ -49,9 +49,10 @@ class RedisLease:
             fix="Wait for it with --wait, or follow it with: celery-ops runs follow.",
         )
 
-    async def renew(self, fence: Fence) -> None:
+    async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
+        reads = "" if holder is None else records.encode_lease(holder, fence.token)
         if not await self._wire.write(
-            "EVAL", scripts.RENEW, 1, self._key, fence.token, self._milliseconds
+            "EVAL", scripts.RENEW, 1, self._key, fence.token, self._milliseconds, reads
         ):
             raise LeaseLost("The lease of this context is no longer ours.")
 

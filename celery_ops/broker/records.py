@@ -72,7 +72,8 @@ def encode_lease(holder: Holder, token: str) -> str:
             "operator": holder.operator,
             "run": holder.run,
             "what": holder.what,
-            "since": holder.since.isoformat(),
+            "since": moment(holder.since),
+            "step": holder.step,
         }
     )
 
@@ -86,9 +87,15 @@ def decode_lease(text: str | bytes) -> Holder:
         run=fields.text("run"),
         what=fields.text("what"),
         since=fields.moment("since"),
+        step=fields.text("step", ""),
     )
     fields.end()
     return holder
+
+
+def moment(at: datetime) -> str:
+    """A moment as it stands in a record."""
+    return at.isoformat()
 
 
 def encode_run(record: RunRecord) -> str:
@@ -103,6 +110,7 @@ def encode_run(record: RunRecord) -> str:
             "ended_at": record.ended_at.isoformat() if record.ended_at else None,
             "state": record.state,
             "says": record.says,
+            "broken_by": record.broken_by,
         }
     )
 
@@ -119,6 +127,7 @@ def decode_run(text: str | bytes) -> RunRecord:
         ended_at=fields.optional_moment("ended_at"),
         state=fields.optional_text("state"),
         says=fields.text("says"),
+        broken_by=fields.text("broken_by", ""),
     )
     fields.end()
     return record
@@ -146,8 +155,9 @@ class _Fields:
             )
         return fields
 
-    def text(self, name: str) -> str:
-        value = self._left.pop(name, None)
+    def text(self, name: str, absent: str | None = None) -> str:
+        """`absent`: what it says where an earlier version did not write it."""
+        value = self._left.pop(name, absent)
         if not isinstance(value, str):
             raise self.wrong(name)
         return value

@@ -166,6 +166,16 @@ class RedisBroker:
                 continue  # of another version: a list is no reason to refuse anything
         return tuple(sorted(found, key=lambda record: record.run, reverse=True))
 
+    async def break_lease(self, holder: Holder, record: RunRecord) -> bool:
+        keys = (self._names.lease, self._names.runs)
+        return bool(
+            await self._wire.write(
+                "EVAL", scripts.BREAK, len(keys), *keys,
+                holder.run, holder.operator, records.moment(holder.since),
+                records.encode_run(record),
+            )
+        )  # fmt: skip
+
     async def close(self) -> None:
         """Leave nothing but what expires by itself."""
         await self._mailbox.close()

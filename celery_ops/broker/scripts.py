@@ -93,11 +93,29 @@ return 1
 RENEW = (
     _HOLDS
     + """
--- KEYS: the lease. ARGV: token, ttl in ms. Returns whether it is still the token's.
+-- KEYS: the lease. ARGV: token, ttl in ms, the lease as it reads from now on (empty: as it does).
+-- Returns whether it is still the token's. The life comes first: what a full server grants at the
+-- beginning of a script lets it go on with what it would refuse.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end
+return 1
 """
 )
+
+BREAK = """
+-- KEYS: the lease, the hash of the runs there were.
+-- ARGV: run, operator and beginning of the holder; record of its run, which says who broke it.
+-- It goes first, so that a full server lets the note be written too.
+local lease = redis.call('GET', KEYS[1])
+if not lease then return 0 end
+local readable, value = pcall(cjson.decode, lease)
+if not (readable and type(value) == 'table' and value.run == ARGV[1]
+  and value.operator == ARGV[2] and value.since == ARGV[3]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
+return 1
+"""
 
 RELEASE = (
     _HOLDS

@@ -222,6 +222,7 @@ def holder(one: Holder) -> Json:
         "run": one.run,
         "what": one.what,
         "since": moment(one.since),
+        "step": one.step or None,
     }
 
 

@@ -14,7 +14,7 @@ from celery_ops.cli.deployment import opened
 from celery_ops.cli.execute import execute, told_on_stdin
 from celery_ops.cli.follow import Follower
 from celery_ops.cli.take_up import resume, undo
-from celery_ops.cli.text import Column, table, width_of_terminal
+from celery_ops.cli.text import Column, safe_lines, table, width_of_terminal
 from celery_ops.config.secret import masked
 from celery_ops.errors import OpsError, PreconditionFailed, UsageError
 from celery_ops.runbook import journal
@@ -199,22 +199,31 @@ async def _noted(chosen: context.Chosen) -> tuple[tuple[RunRecord, ...], Holder 
 
 def _show_all(noted: tuple[tuple[RunRecord, ...], Holder | None], *, as_json: bool) -> None:
     found, holder = noted
-    live = None if holder is None else holder.run
+    live = holder.run if holder is not None else None
     if as_json:
-        click.echo(fleet_json.page({"runs": [_noted_json(one, live) for one in found]}))
+        held = None if holder is None else fleet_json.holder(holder)
+        listed = [_noted_json(one, live) for one in found]
+        click.echo(fleet_json.page({"runs": listed, "holder": held}))
         return
     rows = [
         (one.run, _noted_state(one, live), one.runbook, one.operator,
-         f"{one.began_at:%m-%d %H:%M:%S}", _given(one), one.says)
+         f"{one.began_at:%m-%d %H:%M:%S}", _given(one), _noted_says(one))
         for one in found
     ]  # fmt: skip
     lines = table(_ALL_COLUMNS, rows, width_of_terminal()) if rows else ["no runs were noted"]
-    click.echo("\n".join(lines))
+    head = [safe_lines(f"lease: {holder}"), ""] if holder is not None else []
+    click.echo("\n".join([*head, *lines]))
 
 
 def _noted_state(one: RunRecord, live: str | None) -> str:
     """Of a run without an end only the lease tells whether it goes on."""
     return one.state or (RunState.RUNNING if one.run == live else RunState.INTERRUPTED)
+
+
+def _noted_says(one: RunRecord) -> str:
+    """Who broke its lease comes first: it is why the run ended."""
+    broken = f"lease broken by {one.broken_by}" if one.broken_by else ""
+    return "; ".join(part for part in (broken, one.says) if part)
 
 
 def _given(one: RunRecord) -> str:
@@ -231,6 +240,7 @@ def _noted_json(one: RunRecord, live: str | None) -> fleet_json.Json:
         "began_at": fleet_json.moment(one.began_at),
         "ended_at": fleet_json.moment(one.ended_at),
         "says": one.says,
+        "lease_broken_by": one.broken_by or None,
     }
 
 

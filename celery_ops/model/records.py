@@ -62,21 +62,27 @@ class RunRecord:
     ended_at: datetime | None = None
     state: str | None = None
     says: str = ""
+    broken_by: str = ""
+    """Who broke its lease, and when; empty: nobody did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a context's lease: the operator (`user@machine`), the run, what it runs, since
     when.
+
+    `step` is where the run was when the lease was last renewed; empty where that is not told.
     """
 
     operator: str
     run: str
     what: str
     since: datetime
+    step: str = ""
 
     def __str__(self) -> str:
-        return f"{self.operator} runs {self.what} ({self.run}) since {self.since:%H:%M:%S} UTC"
+        says = f"{self.operator} runs {self.what} ({self.run}) since {self.since:%H:%M:%S} UTC"
+        return f"{says}, now at step {self.step}" if self.step else says
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from celery_ops.errors import (
     BrokerUnreachable,
     CommandFailed,
     HostUnreachable,
+    LeaseBroken,
     LeaseLost,
     UsageError,
 )
@@ -188,13 +189,20 @@ class Effects:
 
     async def _fenced(self, effect: Callable[[Fence], Awaitable[None]]) -> None:
         """Under the lease. A lease lost to nobody is taken again once; nothing was sent without
-        it.
+        it. One that somebody broke is not.
         """
         try:
             await effect(self._keeper.fence)
+        except LeaseBroken:
+            raise
         except LeaseLost as lost:
             says = Outcome(Result.UNKNOWN, lost.says)
             self._journal.append(EventKind.LEASE_LOST, outcome=says)
-            await self._keeper.regain(REGAIN_SECONDS)
+            try:
+                await self._keeper.regain(REGAIN_SECONDS)
+            except LeaseBroken as broken:
+                says = Outcome(Result.FAILED, broken.says)
+                self._journal.append(EventKind.LEASE_LOST, outcome=says)
+                raise
             self._journal.append(EventKind.LEASED, outcome=Outcome(Result.DONE, "taken again"))
             await effect(self._keeper.fence)

@@ -15,11 +15,12 @@ from celery_ops.config.secret import masked
 from celery_ops.errors import (
     BrokerUnreachable,
     ConfirmationNeeded,
+    LeaseBroken,
     LeaseHeld,
     LeaseLost,
     PreconditionFailed,
 )
-from celery_ops.model import Holder, RunRecord
+from celery_ops.model import Holder
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
@@ -36,6 +37,7 @@ from celery_ops.runbook.journal import (
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
+from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
@@ -102,8 +104,15 @@ class Executor:
         self._undo = undo
         self._leased = False
         self._recall = Recall.of(read(journal.path))
-        holder = Holder(plan.operator, plan.run, plan.runbook, clock.now())
-        self._keeper = LeaseKeeper(broker.lease, holder, clock, takes_over=self._recall.resumes)
+        self._notice = Notice(plan, broker, clock)
+        self._keeper = LeaseKeeper(
+            broker.lease,
+            Holder(plan.operator, plan.run, plan.runbook, clock.now()),
+            clock,
+            doing=lambda: journal.doing,
+            broken_by=self._notice.broken_by,
+            takes_over=self._recall.resumes,
+        )
         self.brake = Brake(Inbox(inbox), clock, at_once)
         self._effects = Effects(
             plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
@@ -155,7 +164,7 @@ class Executor:
             await self._keeper.acquire(self._plan.wait, self._waiting)
             self._journal.append(EventKind.LEASED)
             self._leased = True
-            await self._note()
+            await self._notice.begins(resumes=self._recall.resumes)
             await self._check_broker()
             await self._recollect()
             if self._undo:
@@ -185,6 +194,9 @@ class Executor:
             if self.brake.stage > 1:
                 course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
             self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
+        except LeaseBroken as error:
+            course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+            course.says = error.says
         except (BrokerUnreachable, LeaseLost) as error:
             ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
             self._failed(course, ending, error.says)
@@ -353,32 +365,12 @@ class Executor:
         """The lease goes first: whoever saw the end may begin the next run."""
         await self._keeper.release()
         if self._leased:
-            await self._note(course)
+            await self._notice.ended(course)
         done = [f"{len(report.done)} of {len(self._stage.targets)} done"]
         says = course.says or "; ".join(self._restored or done)
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)
-
-    async def _note(self, course: Course | None = None) -> None:
-        """Tell every operator that it runs, or how it ended. A broker that does not take it down
-        is no reason to fail: the journal tells.
-        """
-        plan = self._plan
-        record = RunRecord(
-            run=plan.run,
-            runbook=plan.runbook,
-            operator=plan.operator,
-            params=tuple((name, masked(value)) for name, value in plan.params.items()),
-            began_at=plan.at,
-            ended_at=self._clock.now() if course is not None else None,
-            state=course.state.value if course is not None else None,
-            says=masked(course.says) if course is not None else "",
-        )
-        try:
-            await self._broker.note_run(record)
-        except BrokerUnreachable:
-            return
 
     def _stays_interrupted(self, course: Course, *, when: bool) -> None:
         """A run that could not be gone on with can be another time."""

@@ -202,6 +202,7 @@ class Journal:
     """Writes one run's journal; holds the lock of the file while it is open.
 
     Every event is flushed; `INTENT`, `RESULT` and what changes the state of the run is fsynced too.
+    `doing` is where the run is now, in a few words; empty before its first step.
     """
 
     _LIGHT = frozenset({EventKind.PROGRESS})
@@ -228,6 +229,7 @@ class Journal:
             os.close(self._file)
             raise
         self._seq = len(events)
+        self.doing = ""
         self._attempt = 1 + sum(event.event in _TAKEN_UP for event in events)
 
     def append(
@@ -253,6 +255,7 @@ class Journal:
         )  # fmt: skip
         self._write(written.to_line(), durable=event not in self._LIGHT)
         self._seq = written.seq
+        self.doing = _doing(written, self.doing)
         return written
 
     def close(self) -> None:
@@ -382,6 +385,28 @@ def state_of(events: list[Event], *, held: bool) -> RunState:
     if not held and state in GOING_ON and len(events) > 1:
         return RunState.INTERRUPTED
     return state
+
+
+def _doing(event: Event, before: str) -> str:
+    """Where a run is after an event, if it was there `before`."""
+    match event.event:
+        case EventKind.PAUSED:
+            return f"{before or '1'}, paused"
+        case EventKind.CONTINUED:
+            return before.removesuffix(", paused")
+        case EventKind.BATCH if event.outcome is not None:
+            return f"{event.step}: {event.outcome.says}"
+        case EventKind.ASKED:
+            return f"{event.step}: waits for an answer"
+        case EventKind.INTENT | EventKind.RESULT | EventKind.PROGRESS | EventKind.ANSWERED:
+            if event.step is None:
+                return before
+            what = " ".join(part for part in (event.verb, event.target) if part)
+            there = f"{event.step}: {what}" if what else event.step
+            is_there = before.partition(":")[0] == event.step
+            return before if event.verb is None and is_there else there
+        case _:
+            return before
 
 
 def has_ended(events: Sequence[Event]) -> bool:

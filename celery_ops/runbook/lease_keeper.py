@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, LeaseHeld, LeaseLost
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from celery_ops.model import Holder
     from celery_ops.ports import Clock, Fence, Lease
 
 RETRY_SECONDS = 1.0
+MOST_TOLD = 200
+"""Characters of what a run does now."""
 
 
 class LeaseKeeper:
     """Renews in the background. Validity is counted on a clock that runs through suspend."""
 
     def __init__(
-        self, lease: Lease, holder: Holder, clock: Clock, *, takes_over: bool = False
+        self,
+        lease: Lease,
+        holder: Holder,
+        clock: Clock,
+        *,
+        doing: Callable[[], str],
+        broken_by: Callable[[], Awaitable[str]],
+        takes_over: bool = False,
     ) -> None:
-        """`takes_over`: the lease of this very run may still be there, of an executor that died."""
+        """`doing` tells at which step the run is, and everybody who asks for the lease is told;
+        `broken_by` who broke a lease that was lost. `takes_over`: the lease of this very run may
+        still be there, of an executor that died.
+        """
         self._lease = lease
-        self._holder = holder
+        self._as = holder
         self._clock = clock
+        self._doing = doing
+        self._broken_by = broken_by
         self._takes_over = takes_over
         self._fence: Fence | None = None
         self._valid_until = 0.0
@@ -34,11 +49,14 @@ class LeaseKeeper:
         """Who was seen to have taken it: from then on nothing is done under it, even if that one is
         done with it. What this run knows and owes may not be true any more.
         """
+        self._broken: LeaseBroken | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def fence(self) -> Fence:
         """Proof for one effect. Raise LeaseLost if the lease is not ours for certain."""
+        if self._broken is not None:
+            raise self._broken
         if self._fence is None or self._lost:
             raise LeaseLost(self._lost or "the lease is not held")
         if self._clock.monotonic() >= self._valid_until:
@@ -68,7 +86,8 @@ class LeaseKeeper:
         """Hold a lost lease again if nobody else took it: it expired, or the broker was away.
 
         A broker that cannot be reached is waited for, `patience` seconds. LeaseHeld is raised at
-        once if somebody else has it: what was planned may not be true any more.
+        once if somebody else has it: what was planned may not be true any more; LeaseBroken if
+        somebody broke it, now and ever after.
         """
         if self._task is not None:
             self._task.cancel()
@@ -93,12 +112,21 @@ class LeaseKeeper:
             except LeaseLost:
                 self._fence = None
         if self._fence is None:
+            by = await self._broken_by()
+            if by:
+                self._broken = LeaseBroken(f"The lease of this run was broken by {by}.")
+                raise self._broken
             try:
                 self._fence = await self._lease.acquire(self._holder)
             except LeaseHeld as held:
                 self.taken_by = held.says
                 raise
         self._hold(asked)
+
+    @property
+    def _holder(self) -> Holder:
+        """What others are told."""
+        return replace(self._as, step=self._doing()[:MOST_TOLD])
 
     def _hold(self, asked: float) -> None:
         self._lost = ""
@@ -120,7 +148,7 @@ class LeaseKeeper:
             await self._clock.sleep(self._lease.ttl / 3)
             asked = self._clock.monotonic()
             try:
-                await self._lease.renew(self._fence)
+                await self._lease.renew(self._fence, self._holder)
             except LeaseLost as lost:
                 self._lost = lost.says
                 return

@@ -206,6 +206,7 @@ def _foot(shown: FleetSnapshot, now: datetime) -> Iterable[Line]:
             ("lease", Tone.DIM),
             (f"{holder.operator} runs {holder.what}", Tone.WARN),
             f"  run {holder.run}, since {clock(holder.since)} ({age_of(holder.since, now)})",
+            f"  now at step {holder.step}" if holder.step else "",
             indent=_LABEL,
         )
     for record in shown.taken[:MOST_TAKEN]:

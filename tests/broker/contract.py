@@ -178,6 +178,44 @@ class BrokerContract:
         await broker.lease.renew(fence)
         assert await broker.holder() == ANN
 
+    async def test_a_renewal_tells_where_the_run_is(self, broker: Broker, rival: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        there = replace(ANN, step="2.1: drain w1@lab")
+        await broker.lease.renew(fence, there)
+        assert await rival.holder() == there
+        with pytest.raises(LeaseHeld, match=r"2\.1: drain w1@lab"):
+            await rival.lease.acquire(BOB)
+        await broker.lease.renew(fence)
+        assert await rival.holder() == there
+
+    async def test_a_broken_lease_is_nobodys_and_it_is_told_who_broke_it(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        await broker.lease.renew(fence, replace(ANN, step="1"))
+        broken = replace(RUN, broken_by="bob@laptop")
+        assert await rival.break_lease(ANN, broken)
+        assert await broker.noted_runs() == (broken,)
+        assert await broker.holder() is None
+        with pytest.raises(LeaseLost):
+            await broker.take(TAKEN, fence=fence)
+        assert await broker.taken() == ()
+
+    async def test_only_the_lease_that_was_looked_at_is_broken(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        broken = replace(RUN, broken_by="bob@laptop")
+        assert not await rival.break_lease(ANN, broken)
+        await broker.lease.acquire(ANN)
+        for other in (
+            replace(ANN, run="r-9"),
+            replace(ANN, operator="ann@elsewhere"),
+            replace(ANN, since=NOW),
+        ):
+            assert not await rival.break_lease(other, broken)
+        assert await broker.holder() == ANN
+        assert await broker.noted_runs() == ()
+
     @pytest.mark.parametrize("record", [TAKEN, STOPPED, HOSTILE], ids=["queues", "service", "odd"])
     async def test_what_is_taken_is_seen_by_everybody_until_it_is_cleared(
         self, broker: Broker, rival: Broker, record: TakenRecord

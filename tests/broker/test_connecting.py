@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from celery_ops.config.secret import Secret
 from celery_ops.errors import BrokerFull, BrokerUnreachable, OpsError
 from celery_ops.model import Targets
 from celery_ops.ports import Control, Question
-from tests.broker.contract import ANN, TAKEN
+from tests.broker.contract import ANN, RUN, TAKEN
 from tests.rig import free_port
 from tests.rig.nodes import Node, SimulatedNodes, envelope
 from tests.rig.redis import RedisServer
@@ -269,12 +269,24 @@ async def test_a_full_broker_can_still_be_read(
         client.config_set("maxmemory", "1")
     with pytest.raises(BrokerFull, match="OOM"):
         await broker.ask([Question.PING], to=None, timeout=1.0)
-    await broker.lease.renew(fence)
+    await broker.lease.renew(fence, replace(ANN, step="2.1"))
     assert [queue.ready for queue in (await broker.queues(["mail"])).queues] == [0]
-    assert await broker.holder() == ANN
+    assert await broker.holder() == replace(ANN, step="2.1")
     await broker.lease.release(fence)
     with pytest.raises(BrokerFull, match="OOM"):
         await broker.lease.acquire(ANN)
+
+
+async def test_a_full_broker_lets_a_lease_be_broken(
+    own_redis: RedisServer, make_broker: MakeBroker
+) -> None:
+    broker = make_broker(own_redis.url())
+    await broker.lease.acquire(ANN)
+    with own_redis.client() as client:
+        client.config_set("maxmemory", "1")
+    assert await broker.break_lease(ANN, RUN)
+    assert await broker.holder() is None
+    assert await broker.noted_runs() == (RUN,)
 
 
 async def test_a_replica_is_no_place_to_write(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from celery_ops.broker import records
 from celery_ops.errors import RecordUnreadable
 from celery_ops.model import ConsumedQueue, Holder, Incarnation, ServiceRef, TakenRecord
-from tests.broker.contract import ANN, STOPPED, TAKEN
+from tests.broker.contract import ANN, RUN, STOPPED, TAKEN
 
 MOMENTS = st.datetimes(min_value=datetime(1990, 1, 1), timezones=st.just(UTC))
 TEXTS = st.text(st.characters())
@@ -39,7 +39,7 @@ def test_a_record_comes_back_as_it_was(record: TakenRecord) -> None:
     assert records.decode_taken(records.encode_taken(record)) == record
 
 
-@given(st.builds(Holder, TEXTS, TEXTS, TEXTS, MOMENTS), TEXTS)
+@given(st.builds(Holder, TEXTS, TEXTS, TEXTS, MOMENTS, TEXTS), TEXTS)
 def test_a_holder_comes_back_as_it_was(holder: Holder, token: str) -> None:
     assert records.decode_lease(records.encode_lease(holder, token)) == holder
 
@@ -54,6 +54,15 @@ def test_moments_are_read_in_any_zone() -> None:
     written = json.loads(records.encode_lease(ANN, "t"))
     written["since"] = ANN.since.astimezone(timezone(timedelta(hours=5))).isoformat()
     assert records.decode_lease(json.dumps(written)) == ANN
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    lease = json.loads(records.encode_lease(ANN, "t"))
+    del lease["step"]
+    assert records.decode_lease(json.dumps(lease)) == ANN
+    run = json.loads(records.encode_run(RUN))
+    del run["broken_by"]
+    assert records.decode_run(json.dumps(run)) == RUN
 
 
 def changed(**entries: object) -> str:

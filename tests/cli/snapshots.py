@@ -74,7 +74,7 @@ def snapshot(*workers: Worker) -> FleetSnapshot:
         workers=workers or (known_worker(), unknown_worker()),
         queues=(Queue("default", 17, None, 1), Queue("mail", 12, 0, 0)),
         taken=(record,),
-        holder=Holder("ann@desk", "20261120-030000-abcd", "rolling-restart", AT),
+        holder=Holder("ann@desk", "20261120-030000-abcd", "rolling-restart", AT, "2.1"),
         problems=(
             Finding("slow", Level.WARNING, "worker1@web1", "is slow", "wait"),
             Finding("queue-without-consumer", Level.ERROR, "mail", "12 messages", "start one"),

@@ -193,6 +193,7 @@ def test_who_took_what_and_who_holds_the_lease_is_told() -> None:
     assert told["taken"][0]["operator"] == "ann@desk"
     assert told["taken"][0]["queues"] == ["default"]
     assert told["holder"]["what"] == "rolling-restart"
+    assert told["holder"]["step"] == "2.1"
 
 
 def test_hosts_tell_what_is_known_and_null_for_the_rest() -> None:

@@ -147,9 +147,13 @@ class Operation:
         self, name: str, meanwhile: Callable[[], Awaitable[None]], **params: str
     ) -> Ran:
         """Run it with something else going on beside it."""
+        return await self.run_and(self.write_down(await self.plan(name, **params)), meanwhile)
+
+    async def run_and(self, path: Path, meanwhile: Callable[[], Awaitable[None]]) -> Ran:
+        """Take a run up with something else going on beside it."""
         beside = asyncio.ensure_future(meanwhile())
         try:
-            return await self.run(name, **params)
+            return await self.take_up(path)
         finally:
             beside.cancel()
             with suppress(asyncio.CancelledError):

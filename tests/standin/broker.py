@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost
@@ -73,9 +73,11 @@ class StandinLease:
             raise LeaseHeld(str(held_by))
         return self._give(holder)
 
-    async def renew(self, fence: Fence) -> None:
-        self._broker.check_writable()
+    async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
+        self._broker.check_reachable()
         self.check(fence)
+        if holder is not None:
+            self._holder = holder
         self._expires = self._broker.fleet.clock.monotonic() + self.ttl
 
     async def release(self, fence: Fence) -> None:
@@ -300,6 +302,15 @@ class StandinBroker:
     async def noted_runs(self) -> tuple[RunRecord, ...]:
         self.check_reachable()
         return tuple(self.runs[run] for run in sorted(self.runs, reverse=True))
+
+    async def break_lease(self, holder: Holder, record: RunRecord) -> bool:
+        self.check_reachable()
+        held_by = self._lease.held_by
+        if held_by is None or replace(held_by, step="") != replace(holder, step=""):
+            return False
+        self.runs[record.run] = record
+        self._lease.forget()
+        return True
 
     async def close(self) -> None:
         """There is nothing to close."""

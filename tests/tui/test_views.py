@@ -96,6 +96,7 @@ async def test_the_holder_of_the_lease_is_named_in_the_header() -> None:
     async with opened(fleets.broken()) as there:
         await there.press("3")
         assert "lease held by ann@bastion running rolling-restart" in there.text
+        assert "at 2.1: drain fast1@demo since" in there.text
 
 
 async def test_a_queue_that_nobody_consumes_says_so() -> None:
