@@ -8,6 +8,7 @@ from celery_ops.cli import terminal
 from celery_ops.errors import ConfirmationNeeded, Declined
 
 if TYPE_CHECKING:
+    from celery_ops.config.contexts import Context
     from celery_ops.runbook.plan import Confirmation, Plan
 
 
@@ -26,18 +27,33 @@ def agree(plan: Plan, *, yes: bool, explicit: bool) -> dict[str, str]:
     if not terminal.can_ask():
         raise ConfirmationNeeded(
             f"{plan.confirmations[0].question} Nobody can be asked: there is no terminal.",
-            fix=_how_to_agree(plan, yes=yes),
+            fix=_how_to_agree(plan.where.context, yes=yes),
         )
     for one in plan.confirmations:
         _ask(one)
     return {one.step: plan.operator for one in plan.confirmations}
 
 
+def agree_to(question: str, context: Context, *, yes: bool, explicit: bool) -> None:
+    """The same for what is no run: a protected context wants its name typed."""
+    if yes and (explicit or not context.protected):
+        return
+    if not terminal.can_ask():
+        raise ConfirmationNeeded(
+            f"{question} Nobody can be asked: there is no terminal.",
+            fix=_how_to_agree(context.name, yes=yes),
+        )
+    _ask_for(question, context.name if context.protected else None)
+
+
 def _ask(confirmation: Confirmation) -> None:
-    wanted = confirmation.typed
+    _ask_for(confirmation.question, confirmation.typed)
+
+
+def _ask_for(question: str, wanted: str | None) -> None:
     how = "[y/N]" if wanted is None else f"\nType {wanted} to agree:"
     try:
-        answer = terminal.ask(f"{confirmation.question} {how}")
+        answer = terminal.ask(f"{question} {how}")
     except KeyboardInterrupt as error:
         raise Declined("not confirmed; nothing was changed") from error
     agreed = answer.lower() in {"y", "yes"} if wanted is None else answer == wanted
@@ -45,8 +61,7 @@ def _ask(confirmation: Confirmation) -> None:
         raise Declined("not confirmed; nothing was changed")
 
 
-def _how_to_agree(plan: Plan, *, yes: bool) -> str:
+def _how_to_agree(name: str, *, yes: bool) -> str:
     if yes:
-        name = plan.where.context
         return f"{name} is protected, so --yes counts only with an explicit -c {name}."
     return "A script agrees beforehand with --yes."

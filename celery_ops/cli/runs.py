@@ -9,6 +9,7 @@ import click
 from celery_ops.cli import context, engine, fleet_json, show_plan, show_run
 from celery_ops.cli.adopt import Adopt
 from celery_ops.cli.boundary import complain, run
+from celery_ops.cli.break_lease import break_lease
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.execute import execute, told_on_stdin
@@ -168,6 +169,7 @@ def execute_(id_: str) -> None:
 runs.add_command(resume)
 runs.add_command(undo)
 runs.add_command(Adopt())
+runs.add_command(break_lease)
 
 
 def _steered(ctx: click.Context, id_: str | None) -> tuple[Runs, str]:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import Plan
 
 
+_BUSY = (
+    "--wait 10m waits for the end of it. If its holder is gone for good: celery-ops runs break-lease"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What was asked for. `wait` is in seconds."""
@@ -81,11 +86,12 @@ async def _draw(chosen: Chosen, wanted: Wanted) -> _Drawn:
 
 
 def _require_possible(drawn: _Drawn, wanted: Wanted) -> None:
+    # First, since what is refused may be refused because of what that run has taken.
+    if drawn.holder is not None and not wanted.wait:
+        raise LeaseHeld(str(drawn.holder), fix=_BUSY)
     if drawn.plan.refusals:
         says = "\n".join(["refused; nothing was changed:", *drawn.plan.refusals])
         raise PreconditionFailed(says, fix="--plan shows all of it.")
-    if drawn.holder is not None and not wanted.wait:
-        raise LeaseHeld(str(drawn.holder), fix="--wait 10m waits for the end of it.")
 
 
 def _agreed(plan: Plan, wanted: Wanted, *, explicit: bool) -> dict[str, str]:

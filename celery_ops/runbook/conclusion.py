@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, OpsError
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
@@ -76,6 +76,8 @@ class Conclusion:
         async def right(target: Target) -> None:
             try:
                 await self._stage.verbs.put_right("undo", target)
+            except LeaseBroken:
+                raise
             except OpsError as error:
                 target.failed = target.failed or error.says
                 self._stage.effects.conclude("undo", target.name, Result.FAILED, error.says)
@@ -83,8 +85,8 @@ class Conclusion:
         targets = self._stage.targets.values()
         try:
             await all_of([right(one) for one in targets if one.owed and not one.given_up])
-        except Aborted:
-            course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+        except (Aborted, LeaseBroken) as error:
+            _break_off(course, error)
 
     async def _take_back(self, course: Course) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first."""
@@ -98,8 +100,8 @@ class Conclusion:
                 continue
             try:
                 await self._reverse(one)
-            except Aborted:
-                course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+            except (Aborted, LeaseBroken) as error:
+                _break_off(course, error)
                 return
             except (StepFailed, OpsError) as error:
                 self._worsen_undo(course, f"{one}: {error.says}")
@@ -209,6 +211,13 @@ class Conclusion:
                 if step.verb is WorkerVerb.STOP:
                     meant.add(f"service:{name}")
         return meant
+
+
+def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:
+    """The operator, or another one, wants nothing more to be done."""
+    course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+    if isinstance(why, LeaseBroken):
+        course.says = f"{course.says}; {why.says}" if course.says else why.says
 
 
 def _owed(record: TakenRecord) -> Owed:

@@ -218,6 +218,6 @@ def _lease(picture: Picture) -> list[Part]:
         return []
     holder = shown.holder
     run = holder.run[-4:] or UNKNOWN
-    says = f"  lease held by {holder.operator} running {holder.what}"
     at = f" at {holder.step}" if holder.step else ""
-    return [Part(f"{says} (…{run}){at} since {clock(holder.since)}", Tone.WARN)]
+    says = f"  lease: {holder.operator} runs {holder.what}{at}"
+    return [Part(f"{says} (…{run}, since {clock(holder.since)})", Tone.WARN)]

@@ -172,7 +172,7 @@ def taken(name: str = "fast1@demo") -> TakenRecord:
 
 
 def holder() -> Holder:
-    return Holder("ann@bastion", RUN, "rolling-restart", ago(11), "2.1: drain fast1@demo")
+    return Holder("ann@bastion", RUN, "rolling-restart", ago(11), "2.1: drain w9@demo")
 
 
 def broken() -> FleetSnapshot:
