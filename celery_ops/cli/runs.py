@@ -20,6 +20,7 @@ from celery_ops.config.secret import masked
 from celery_ops.errors import OpsError, PreconditionFailed, UsageError
 from celery_ops.runbook import journal
 from celery_ops.runbook.journal import EventKind, RunState
+from celery_ops.tui.progress import question_of
 
 if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
@@ -43,6 +44,7 @@ _ALL_COLUMNS = (
     Column("parameters", gives=True, optional=True),
     Column("says", gives=True),
 )
+_ID_AND_ANSWER = 2
 _ENDED = frozenset(
     {
         RunState.SUCCEEDED,
@@ -155,6 +157,24 @@ def continue_(ctx: click.Context, id_: str | None) -> None:
     known, found = _steered(ctx, id_)
     known.proceed(found)
     complain(f"told {found} to go on")
+
+
+@runs.command()
+@click.argument("words", metavar="[ID] ANSWER", nargs=-1, required=True)
+@click.pass_context
+def answer(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Answer what one asks, in place of whoever follows it."""
+    if len(words) > _ID_AND_ANSWER:
+        raise UsageError("one answer at a time: celery-ops runs answer [ID] ANSWER")
+    known, found = _steered(ctx, words[0] if len(words) == _ID_AND_ANSWER else None)
+    asked = known.question(found)
+    if asked is None or asked.step is None:
+        raise UsageError(f"{found} asks nothing", fix=f"celery-ops runs show {found}")
+    question, said = question_of(asked), words[-1].lower()
+    if question.choices and said not in question.choices:
+        raise UsageError(f"{found} asks {question.asks!r}, and {said!r} is none of these")
+    known.answer(found, asked.step, said)
+    complain(f"told {found}: {said}")
 
 
 @runs.command(name="_execute", hidden=True)

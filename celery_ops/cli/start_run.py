@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 _BUSY = (
-    "--wait 10m waits for the end of it. If its holder is gone for good: celery-ops runs break-lease"
+    "--wait 10m waits for the end of it; celery-ops runs break-lease takes it from a holder that"
+    " is gone for good."
 )
 
 

@@ -68,11 +68,11 @@ class Brake:
         if self.stage >= 2 or (self.stage == 1 and safe):
             raise Aborted(self.by)
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep at a safe point: an abort ends it at once."""
+    async def sleep(self, seconds: float, *, safe: bool = True) -> None:
+        """Sleep; at a `safe` point any abort ends it at once, else the second stage of one."""
         until = self._clock.monotonic() + seconds
         while True:
-            self.check(safe=True)
+            self.check(safe=safe)
             left = until - self._clock.monotonic()
             if left <= 0:
                 return

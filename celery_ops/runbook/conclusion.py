@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
     from celery_ops.runbook.worker_verbs import Target
 
+ABORTED_BY = "aborted by "
 UNDO_TIMEOUT = 120.0
 """Seconds, for one act that is taken back."""
 
@@ -33,6 +34,17 @@ class Course:
     state: RunState = RunState.SUCCEEDED
     ending: Ending = Ending.DONE
     says: str = ""
+    began: bool = False
+    """It held the lease."""
+
+    def aborted(self, by: str, stage: int) -> None:
+        """The first stage takes the batch back and is an end; after the others the run can be gone
+        on with.
+        """
+        self.state, self.ending = RunState.ABORTED, Ending.ABORTED
+        if stage > 1:
+            self.state, self.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+        self.says = f"{ABORTED_BY}{by}"
 
 
 class Conclusion:
@@ -52,10 +64,14 @@ class Conclusion:
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
-        began = course.ending not in {Ending.LEASE_HELD, Ending.REFUSED, Ending.UNCONFIRMED}
-        if began and course.ending is not Ending.UNREACHABLE:
+        nothing_done = {Ending.REFUSED, Ending.UNCONFIRMED, Ending.UNREACHABLE}
+        if course.began and course.ending not in nothing_done:
             await self._finally(course)
         report = await self._report(course)
+        pulled = self._stage.brake.stage
+        if pulled and course.ending is Ending.DONE:
+            # Too late to change anything; that it was wanted is told nevertheless.
+            course.aborted(f"{self._stage.brake.by}, when all was done", pulled)
         if report.owed or (report.left_drained and course.ending is not Ending.DONE):
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDO_FAILED
@@ -63,7 +79,8 @@ class Conclusion:
             if course.state is RunState.SUCCEEDED:
                 course.state = RunState.FAILED
         if undo and course.ending is Ending.UNDONE:
-            course.ending = Ending.DONE  # that is what was asked for
+            # It is what was asked for; but an abort never ends well.
+            course.ending = Ending.ABORTED if pulled else Ending.DONE
         return report
 
     async def _put_right(self, course: Course) -> None:

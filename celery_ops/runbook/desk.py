@@ -169,6 +169,10 @@ class Runs:
         message = inbox.Message(inbox.Word.ANSWER, self.operator, step, answer)
         inbox.send(self.store.inbox(run), message)
 
+    def question(self, run: str) -> Event | None:
+        """What it waits to be answered; None: nothing. Raise JournalError."""
+        return journal.open_question(list(journal.read(self.store.path(run))))
+
     def _send(self, run: str, word: inbox.Word) -> None:
         inbox.send(self.store.inbox(run), inbox.Message(word, self.operator))
 
@@ -216,7 +220,8 @@ class RunDesk(Runs):
     def take_up(self, run: str, *, undo: bool = False) -> None:
         """Start an executor that goes on with an interrupted run, or takes back what a run did.
 
-        What was said to it before is forgotten. Raise JournalError.
+        What was said to it before is forgotten, a pause too: taking it up is the operator's word to
+        go on. That it was being aborted is in its journal, and stays. Raise JournalError.
         """
         inbox.clear(self.store.inbox(run))
         self._launcher.launch(run, undo=undo)

@@ -21,6 +21,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
+from celery_ops.runbook import conclusion
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Step
 
 
-ABORTED_BY = "aborted by "
 A_BUG = "a bug: "
 """How the end of a run begins that ended by a mistake of ours; its details are in the run's log."""
 
@@ -161,9 +161,9 @@ class Executor:
     async def _go(self, course: Course) -> None:
         """Everything up to the end of the steps; what went wrong is in `course` afterwards."""
         try:
-            await self._keeper.acquire(self._plan.wait, self._waiting)
+            await self._keeper.acquire(self._plan.wait, self._waiting, self.brake.sleep)
             self._journal.append(EventKind.LEASED)
-            self._leased = True
+            self._leased = course.began = True
             await self._notice.begins(resumes=self._recall.resumes)
             await self._check_broker()
             await self._recollect()
@@ -176,6 +176,7 @@ class Executor:
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
                 await self._step(step, planned)
+            self.brake.check(safe=True)
         except LeaseHeld as error:
             began = self._effects.made and self._leased
             self._failed(course, Ending.STOPPED if began else Ending.LEASE_HELD, error.says)
@@ -189,10 +190,7 @@ class Executor:
         except StepFailed as failed:
             self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
         except Aborted as aborted:
-            course.state, course.ending = RunState.ABORTED, Ending.ABORTED
-            course.says = f"{ABORTED_BY}{aborted}"
-            if self.brake.stage > 1:
-                course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
+            course.aborted(str(aborted), self.brake.stage)
             self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
         except LeaseBroken as error:
             course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
@@ -204,7 +202,7 @@ class Executor:
     def _go_on_aborting(self) -> None:
         """Raise Aborted if the run was being aborted when its executor died."""
         if self._recall.aborting:
-            raise Aborted(self._recall.aborting.removeprefix(ABORTED_BY))
+            raise Aborted(self._recall.aborting.removeprefix(conclusion.ABORTED_BY))
 
     async def _check_broker(self) -> None:
         if self._broker.identity != self._plan.where.identity:

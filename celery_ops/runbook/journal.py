@@ -387,6 +387,17 @@ def state_of(events: list[Event], *, held: bool) -> RunState:
     return state
 
 
+def open_question(events: Sequence[Event]) -> Event | None:
+    """The `ASKED` event that waits for its answer, if the last word is not another."""
+    asked = None
+    for event in events:
+        if event.event is EventKind.ASKED:
+            asked = event
+        elif event.event is not EventKind.PROGRESS:
+            asked = None
+    return asked
+
+
 def _doing(event: Event, before: str) -> str:
     """Where a run is after an event, if it was there `before`."""
     match event.event:

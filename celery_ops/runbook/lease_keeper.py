@@ -63,8 +63,16 @@ class LeaseKeeper:
             raise LeaseLost("the lease ran out before it could be renewed")
         return self._fence
 
-    async def acquire(self, wait: float, waiting: Callable[[str], None]) -> None:
-        """Take it, waiting up to `wait` seconds for its holder. Raise LeaseHeld."""
+    async def acquire(
+        self,
+        wait: float,
+        waiting: Callable[[str], None],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """Take it, waiting up to `wait` seconds for its holder. Raise LeaseHeld.
+
+        `waiting` is told who holds it, and each time that changes; what `sleep` raises ends it.
+        """
         deadline = self._clock.monotonic() + wait
         told = ""
         while True:
@@ -77,7 +85,7 @@ class LeaseKeeper:
                 if held.says != told:
                     told = held.says
                     waiting(held.says)
-                await self._clock.sleep(RETRY_SECONDS)
+                await sleep(RETRY_SECONDS)
             else:
                 self._hold(asked)
                 return

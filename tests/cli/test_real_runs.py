@@ -429,6 +429,28 @@ def test_what_a_run_asks_is_asked_in_its_terminal(on_terminal: Callable[..., Ter
     assert terminal.end() == 3
 
 
+def test_what_a_run_asks_is_answered_from_another_terminal(
+    fleet: Fleet, on_terminal: Callable[..., Terminal]
+) -> None:
+    terminal = on_terminal("runbook", "fails-ask", "-p", "workers=threads1@demo", "--yes")
+    terminal.wait_for("stop, undo or continue? ")
+    wrong = fleet("runs", "answer", "perhaps")
+    assert wrong.code == 2, wrong.err
+    assert "stop, undo or continue?" in wrong.err
+    given = fleet("runs", "answer", fleet.newest_run()["id"], "Undo")
+    assert given.code == 0, given.err
+    assert terminal.end() == 3
+    assert "answered: undo (" in terminal.seen
+    assert fleet("runs", "answer", "undo").code == 2, "it has ended"
+
+
+def test_what_was_not_asked_is_not_answered(fleet: Fleet) -> None:
+    fleet("runbook", "idles", "--detach")
+    assert "asks nothing" in fleet("runs", "answer", "yes").err
+    assert fleet("runs", "abort").code == 0
+    assert fleet("runs", "follow").code == 5
+
+
 def test_a_closed_terminal_does_not_stop_the_run(
     fleet: Fleet, on_terminal: Callable[..., Terminal]
 ) -> None:

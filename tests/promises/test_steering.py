@@ -104,3 +104,56 @@ def test_a_lease_is_broken_by_somebody_else_and_its_run_does_nothing_more(
     assert "lease broken by bob@" in ann.do("runs", "--all").out
     adopted = bob.do("runs", "adopt", run, "--yes")
     assert adopted.code == 0, adopted.all
+
+
+def test_thrice_abort_from_another_terminal_ends_at_once_and_it_can_be_resumed(
+    fleet: Operations, ann: Operator, busy: str
+) -> None:
+    following = ann.start(*RESTART)
+    ann.until_draining()
+    os.kill(ann.executor(), signal.SIGSTOP)  # so that it hears all three at once
+    for _ in range(3):
+        assert ann.do("runs", "abort").code == 0
+    os.kill(ann.executor(), signal.SIGCONT)
+    said = following.wait()
+    assert said.code == 4, said.all
+    assert f"worker resume {busy}" in said.err
+    assert ann.events()[-1]["event"] != "ended"
+    assert ann.do("runs", "abort").code == 2, "nobody executes it any more"
+    resumed = ann.start("runs", "resume")
+    ann.until(lambda event: event["event"] == "resumed", "another executor")
+    assert ann.do("runs", "abort").code == 0
+    assert resumed.wait().code == 5
+    assert fleet.nothing_is_taken()
+
+
+def test_twice_abort_from_another_terminal_leaves_it_and_says_how_to_mend_it(
+    ann: Operator, busy: str
+) -> None:
+    following = ann.start(*RESTART)
+    ann.until_draining()
+    os.kill(ann.executor(), signal.SIGSTOP)
+    for _ in range(2):
+        assert ann.do("runs", "abort").code == 0
+    os.kill(ann.executor(), signal.SIGCONT)
+    said = following.wait()
+    assert said.code == 4, said.all
+    assert f"worker resume {busy}" in said.out
+    undone = ann.do("runs", "undo", "--yes")
+    assert undone.code == 0, undone.all
+
+
+def test_sigterm_at_the_executor_aborts_in_order_and_sighup_changes_nothing(
+    fleet: Operations, ann: Operator
+) -> None:
+    following = ann.start(*RESTART)
+    ann.until_draining()
+    os.kill(ann.executor(), signal.SIGHUP)
+    assert ann.do("runs", "pause").code == 0
+    assert ann.do("runs", "continue").code == 0
+    assert ann.do("runs", "--json").json["runs"][0]["state"] == "running"
+    os.kill(ann.executor(), signal.SIGTERM)
+    said = following.wait()
+    assert said.code == 5, said.all
+    assert "aborted by SIGTERM" in said.out
+    assert fleet.nothing_is_taken()
