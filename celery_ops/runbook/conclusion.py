@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted
+from celery_ops.runbook.cleanup import Cleanup
 from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.rolling import StepFailed
 from celery_ops.runbook.schema import WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
-from celery_ops.runbook.worker_verbs import Order, all_of
+from celery_ops.runbook.worker_verbs import Order
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 ABORTED_BY = "aborted by "
 UNDO_TIMEOUT = 120.0
@@ -54,13 +54,17 @@ class Conclusion:
         self._stage = stage
         self._runbook = runbook
         self._broker = broker
+        self._cleanup = Cleanup(stage, broker)
 
     async def conclude(self, course: Course, *, undo: bool) -> Report:
         """Undo what is half done, check `finally`, and say what is left. `undo`: that was asked for
         in place of going on.
         """
         if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
-            await self._put_right(course)
+            try:
+                await self._cleanup.put_right()
+            except (Aborted, LeaseBroken) as error:
+                _break_off(course, error)
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
@@ -82,28 +86,6 @@ class Conclusion:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
         return report
-
-    async def _put_right(self, course: Course) -> None:
-        """Give back what is still owed to anybody, unless somebody else has the lease by now: then
-        the report says what is owed. A second abort ends even this.
-        """
-        if not self._stage.effects.may_go_on:
-            return
-
-        async def right(target: Target) -> None:
-            try:
-                await self._stage.verbs.put_right("undo", target)
-            except LeaseBroken:
-                raise
-            except OpsError as error:
-                target.failed = target.failed or error.says
-                self._stage.effects.conclude("undo", target.name, Result.FAILED, error.says)
-
-        targets = self._stage.targets.values()
-        try:
-            await all_of([right(one) for one in targets if one.owed and not one.given_up])
-        except (Aborted, LeaseBroken) as error:
-            _break_off(course, error)
 
     async def _take_back(self, course: Course) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first."""

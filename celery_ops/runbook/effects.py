@@ -35,7 +35,10 @@ REGAIN_SECONDS = 30.0
 
 
 class Effects:
-    """One run's hands. `made` counts the effects that were sent: zero means nothing was changed."""
+    """One run's hands. `made` counts the effects that were sent: zero means nothing was changed.
+
+    `away` is why the broker could not be told the last control message; empty: it could.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Effects:
         self._journal = journal
         self._clock = clock
         self.made = 0
+        self.away = ""
 
     @property
     def may_go_on(self) -> bool:
@@ -111,7 +115,9 @@ class Effects:
             self.made += 1
             try:
                 await self._fenced(send)
+                self.away = ""
             except BrokerUnreachable as error:
+                self.away = error.says
                 errors.update(dict.fromkeys(names, f"unknown whether it was sent: {error.says}"))
         return errors
 

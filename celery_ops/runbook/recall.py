@@ -134,6 +134,12 @@ class Recall:
             if key[1] == target and (steps is None or key[0] in steps):
                 del self._open[key]
 
+    def forget_failed(self, step: str, target: str) -> None:
+        """What failed may be tried again: what is next to be told of it is what came after that."""
+        acts = self._open.get((step, target))
+        while acts and acts[0].outcome is not None and acts[0].outcome.result is Result.FAILED:
+            acts.popleft()
+
     def batch(self, step: str) -> datetime | None:
         """When the next batch of a roll began, if it did."""
         began = self._batches.get(step)

@@ -53,6 +53,10 @@ class Target:
     failed: str = ""
     given_up: bool = False
     """It was just tried to put it right, in vain: another try would only take longer to say so."""
+    away: str = ""
+    """Why its host or the broker could not be reached when it was last told something; empty: they
+    could.
+    """
 
     @property
     def name(self) -> str:
@@ -125,12 +129,13 @@ class WorkerVerbs:
         proved.
         """
         kept = target.failed
-        target.failed = ""
+        target.failed = target.away = ""
+        self._recall.forget_failed(step, target.name)
         if target.down:
             await self._start_again(Order(step, WorkerVerb.START, GIVE_BACK_TIMEOUT), target)
         if target.queues_taken and not target.failed:
             await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
-        target.given_up = target.owed
+        target.given_up = target.owed and not target.away
         target.failed = kept or target.failed
 
     async def _start_again(self, order: Order, target: Target) -> None:
@@ -244,6 +249,7 @@ class WorkerVerbs:
             self._effects.conclude(order.step, target.name, Result.DONE, seen.says)
             return
         reply = refused.get(target.name)
+        target.away = self._effects.away if refused else ""
         target.failed = f"queues not given back: {seen.says}" + (f" ({reply})" if reply else "")
         self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
 
@@ -389,6 +395,7 @@ class WorkerVerbs:
             self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
             return False
         except HostUnreachable as error:
+            target.away = error.says
             target.failed = "" if how.patient else error.says
             self._effects.conclude(order.step, target.name, Result.UNKNOWN, error.says)
             return how.patient

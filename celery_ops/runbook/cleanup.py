@@ -1,0 +1,121 @@
+"""What a run owes is given back at its end: at once where that can be, and again and again where a
+host or the broker cannot be reached meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration
+from celery_ops.errors import (
+    BrokerFull,
+    BrokerUnreachable,
+    CommandFailed,
+    HostUnreachable,
+    LeaseBroken,
+    LeaseHeld,
+    OpsError,
+    UsageError,
+)
+from celery_ops.runbook.journal import Result
+from celery_ops.runbook.worker_verbs import all_of
+
+if TYPE_CHECKING:
+    from celery_ops.ports import Broker
+    from celery_ops.runbook.stage import Stage
+    from celery_ops.runbook.worker_verbs import Target
+
+STEP = "undo"
+PATIENCE = 120.0
+"""Seconds for which who cannot be reached is tried again; then it is reported as owed."""
+FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 40.0
+LOOK_TIMEOUT = 10.0
+
+
+class Cleanup:
+    """Gives back what a run still owes to anybody."""
+
+    def __init__(self, stage: Stage, broker: Broker) -> None:
+        self._stage = stage
+        self._broker = broker
+
+    async def put_right(self) -> None:
+        """All of it, as far as it can be done; the rest stays owed, and its failure is concluded.
+
+        Nothing once somebody else has the lease: then the report says what is owed. Raise Aborted at the second stage of an abort, LeaseBroken if somebody broke the lease.
+        """
+        clock = self._stage.clock
+        gives_up_at = clock.monotonic() + PATIENCE
+        pause = FIRST_PAUSE
+        while self._stage.effects.may_go_on and (away := await self._round()):
+            if clock.monotonic() + pause > gives_up_at:
+                for target, why in away:
+                    says = f"still owed after {as_duration(PATIENCE)} of trying: {why}"
+                    self._failed(target, says)
+                return
+            for target, why in away:
+                again = f"tried again in {as_duration(pause)}, and so on"
+                self._stage.say(target.name, f"cannot be given back now: {why}; {again}", STEP)
+            await self._stage.brake.sleep(pause, safe=False)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _round(self) -> list[tuple[Target, str]]:
+        """Try it once with everybody; those who could not be reached, and why."""
+        away: list[tuple[Target, str]] = []
+
+        async def attempt(target: Target) -> None:
+            why = await self._unreachable(target) or await self._give_back(target)
+            if why:
+                away.append((target, why))
+
+        targets = self._stage.targets.values()
+        await all_of([attempt(one) for one in targets if one.owed and not one.given_up])
+        return away
+
+    async def _give_back(self, target: Target) -> str:
+        """Why it could not be reached; empty: it was given back, or cannot be."""
+        try:
+            await self._stage.verbs.put_right(STEP, target)
+            if not target.owed:
+                return ""
+        except (LeaseBroken, LeaseHeld, BrokerFull) as error:
+            self._failed(target, error.says)
+            if isinstance(error, LeaseBroken):
+                raise
+            target.given_up = True
+            return ""
+        except (BrokerUnreachable, HostUnreachable) as error:
+            return error.says
+        except OpsError as error:
+            self._failed(target, error.says)
+        why = target.away or await self._unreachable(target)
+        target.given_up = not why
+        return why
+
+    async def _unreachable(self, target: Target) -> str:
+        """Why there is no use in trying now: the broker, or the host of a stopped service, is
+        away.
+        """
+        try:
+            await self._broker.holder()
+        except BrokerUnreachable as error:
+            return error.says
+        except OpsError:
+            return ""  # it answers, whatever it says
+        service = target.planned.service
+        if not target.down or service is None:
+            return ""
+        hosts = self._stage.hosts
+        try:
+            look = hosts.supervisor(service.supervisor).status([service])
+            await hosts.shell(service.host).run(look, timeout=LOOK_TIMEOUT)
+        except HostUnreachable as error:
+            return error.says
+        except (CommandFailed, UsageError):
+            return ""
+        return ""
+
+    def _failed(self, target: Target, says: str) -> None:
+        target.failed = target.failed or says
+        self._stage.effects.conclude(STEP, target.name, Result.FAILED, says)
