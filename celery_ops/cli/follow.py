@@ -181,7 +181,7 @@ class Follower:
         outcome = self._end.outcome if self._end is not None else None
         if outcome is None or outcome.ending is None or self._plan is None:
             return await self._broken_off()
-        for line in show_run.end_lines(outcome, self._plan):
+        for line in show_run.end_lines(outcome, self._plan, width_of_terminal()):
             click.echo(line, err=self._as_json)
         code = exit_codes.of_ending(outcome.ending)
         if outcome.says.startswith(A_BUG):

@@ -103,10 +103,11 @@ def show(id_: str | None, *, as_json: bool) -> None:
     plan = events[0].plan if events else None
     lines = [] if plan is None else [*show_plan.lines(plan, width_of_terminal()), ""]
     lines += [show_run.event_line(event) for event in events]
-    lines += ["", f"{found} is {store.summary(found).state}"]
     last = events[-1] if events else None
     if plan is not None and last is not None and last.outcome and last.event is EventKind.ENDED:
-        lines += show_run.end_lines(last.outcome, plan)[1:]
+        lines += ["", *show_run.end_lines(last.outcome, plan, width_of_terminal())]
+    else:
+        lines += ["", f"{found} is {store.summary(found).state}"]
     click.echo(masked("\n".join(lines)))
 
 

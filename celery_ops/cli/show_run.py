@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from celery_ops.cli.text import safe_lines
@@ -12,9 +13,10 @@ from celery_ops.tui.text import clock
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_ops.runbook.journal import Event, Outcome, Owed, Report
+    from celery_ops.runbook.journal import Event, Outcome, Report
     from celery_ops.runbook.plan import Plan
 
+_NARROWEST = 40
 _VERDICTS = {
     Result.DONE: "ok",
     Result.FAILED: "FAILED",
@@ -31,33 +33,75 @@ def event_line(event: Event) -> str:
     return safe_lines(text.replace("\n", " "))
 
 
-def end_lines(outcome: Outcome, plan: Plan) -> list[str]:
-    """The report: every target by how it ended, and the command that mends what is left."""
+def end_lines(outcome: Outcome, plan: Plan, width: int) -> list[str]:
+    """The report: why it ended, every target by how it ended, and what mends what is left.
+
+    Sentences are folded to `width`; a command has a line of its own, whole, so that it can be
+    copied.
+    """
     state = outcome.state.value if outcome.state is not None else "ended"
-    lines = [f"{plan.run} {state}: {masked(outcome.says)}"]
+    lines = _folded(f"{plan.run} {state}: {masked(outcome.says)}", width)
     if outcome.report is not None:
-        lines += _report(outcome.report, plan)
-    return [safe_lines(line) for line in lines]
+        lines += _report(outcome.report, plan, width)
+    return lines
 
 
-def mend(owed: Owed, plan: Plan) -> str:
+def mend(command: str, plan: Plan) -> str:
     """The command that mends, on the context that the run was on."""
     if plan.where.config is None:
-        return owed.mend
-    return owed.mend.replace("celery-ops ", f"celery-ops -c {plan.where.context} ", 1)
+        return command
+    return command.replace("celery-ops ", f"celery-ops -c {plan.where.context} ", 1)
 
 
-def _report(report: Report, plan: Plan) -> list[str]:
-    groups = (
-        ("done", report.done),
-        ("failed", report.failed),
-        ("deferred", report.deferred),
-        ("not started", report.not_started),
-    )
-    lines = [f"  {title}: {', '.join(names)}" for title, names in groups if names]
+def _report(report: Report, plan: Plan, width: int) -> list[str]:
+    lines = _group("done", report.done, width)
+    lines += _failed(report, width)
+    lines += _group("deferred", report.deferred, width)
+    lines += _group("not started", report.not_started, width)
+    if report.again:
+        lines += ["  to go on with those that are not done:", _command(report.again, plan)]
     for title, owed in (("left drained", report.left_drained), ("owed", report.owed)):
-        lines += [f"  {title}: {one.says}    {mend(one, plan)}" for one in owed]
+        for one in owed:
+            lines += [*_folded(f"  {title}: {one.says}", width), _command(one.mend, plan)]
     return lines
+
+
+def _group(title: str, names: Sequence[str], width: int) -> list[str]:
+    return _folded(f"  {title}: {', '.join(names)}", width) if names else []
+
+
+def _failed(report: Report, width: int) -> list[str]:
+    """Each with its cause in a line, and below it what its command wrote."""
+    told = {one.target: one for one in report.causes}
+    lines = []
+    for name in report.failed:
+        why = f": {told[name].says}" if name in told else ""
+        lines += _folded(f"  failed: {name}{why}", width)
+        lines += _quoted(told[name].err) if name in told else []
+    if "" in told:
+        lines += _quoted(told[""].err)
+    return lines
+
+
+def _quoted(err: str) -> list[str]:
+    return [safe_lines(f"    | {line}") for line in masked(err).splitlines()]
+
+
+def _command(command: str, plan: Plan) -> str:
+    return safe_lines(f"      {mend(command, plan)}")
+
+
+def _folded(text: str, width: int) -> list[str]:
+    indent = "    " if text.startswith("  ") else "  "
+    text = safe_lines(text.replace("\n", " "))
+    return textwrap.wrap(
+        text,
+        max(width, _NARROWEST),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    ) or [text]
 
 
 def _says(event: Event) -> str:

@@ -11,6 +11,7 @@ from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
 from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
 from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.report import again, cause, causes
 from celery_ops.runbook.rolling import StepFailed
 from celery_ops.runbook.schema import WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
@@ -34,6 +35,8 @@ class Course:
     state: RunState = RunState.SUCCEEDED
     ending: Ending = Ending.DONE
     says: str = ""
+    err: str = ""
+    """What a command wrote that the run failed on."""
     began: bool = False
     """It held the lease."""
 
@@ -85,7 +88,13 @@ class Conclusion:
         if undo and course.ending is Ending.UNDONE:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
-        return report
+        return self._explained(report, course)
+
+    def _explained(self, report: Report, course: Course) -> Report:
+        found = causes(self._stage.targets.values())
+        if course.err and not found:
+            found = (cause("", f"{course.says}\n{course.err}"),)
+        return replace(report, causes=found, again=again(report, self._stage.plan, course.state))
 
     async def _take_back(self, course: Course) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first."""

@@ -133,7 +133,9 @@ class Effects:
         self._hosts.supervisor(action.service.supervisor).read_effect(action.service, completed)
 
     async def run(self, host: str, command: Command, timeout: float) -> tuple[bool, str]:
-        """Run a command of the runbook's; whether it ended with 0, and the last of what it said."""
+        """Run a command of the runbook's; whether it ended with 0, and the last of what it said: of
+        one that failed, how it ended comes first, in a line of its own.
+        """
         await self._fenced(self._still_ours)
         self.made += 1
         try:
@@ -143,7 +145,7 @@ class Effects:
         said = (completed.err if completed.code else completed.out).decode(errors="replace")
         last = "\n".join(said.strip().splitlines()[-5:])
         if completed.code:
-            return False, f"ended with {completed.code}: {last}"
+            return False, f"ended with {completed.code}\n{last}".strip()
         return True, last or "ended with 0"
 
     async def restore(self, messages: Sequence[HeldMessage]) -> tuple[GivenBack, ...]:

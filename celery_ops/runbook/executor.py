@@ -376,7 +376,8 @@ class Executor:
             course.state = RunState.INTERRUPTED
 
     def _failed(self, course: Course, ending: Ending, says: str) -> None:
-        course.state, course.ending, course.says = RunState.FAILED, ending, says
+        course.state, course.ending = RunState.FAILED, ending
+        course.says, _, course.err = says.partition("\n")
 
     def _waiting(self, says: str) -> None:
         self._journal.append(EventKind.WAITING, outcome=Outcome(Result.UNKNOWN, says))

@@ -107,8 +107,23 @@ class Owed:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a target failed: one line, and the last lines of what a command wrote to stderr.
+
+    No `target`: a step that is none's.
+    """
+
+    target: str
+    says: str
+    err: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """The end of a run in names: every target is in exactly one of the first four."""
+    """The end of a run in names: every target is in exactly one of the first four.
+
+    `again` is the command that goes on with those that are not done.
+    """
 
     done: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
@@ -116,6 +131,8 @@ class Report:
     not_started: tuple[str, ...] = ()
     left_drained: tuple[Owed, ...] = ()
     owed: tuple[Owed, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)

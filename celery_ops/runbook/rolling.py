@@ -227,7 +227,7 @@ class Rolling:
         return [target for target in alive if not target.failed]
 
     async def _too_many(self, failed: list[Target]) -> None:
-        says = "; ".join(f"{target.name}: {target.failed}" for target in failed)
+        says = "; ".join(f"{target.name}: {target.failed.splitlines()[0]}" for target in failed)
         choice = self._roll.on_fail.value
         if self._roll.on_fail is OnFail.ASK:
             choice = await self._ask(says)

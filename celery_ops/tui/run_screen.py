@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from celery_ops.runbook.journal import Event
+    from celery_ops.runbook.journal import Event, Report
     from celery_ops.tui.picture import Picture
 
 TARGET_COLUMNS: tuple[Column[TargetProgress], ...] = (
@@ -214,7 +214,7 @@ class RunScreen(Frame):
         if self._aborts_sent and progress.state in runs.LIVE:
             yield line((f"■ Abort sent ({self._aborts_sent}); A again is stronger", Tone.WARN))
         if progress.report is not None:
-            yield from _report(progress)
+            yield from _reported(progress, progress.report)
         elif progress.says:
             yield line((progress.says, Tone.DIM))
 
@@ -234,16 +234,29 @@ def _title(progress: RunProgress, now: datetime) -> list[Part]:
     return parts
 
 
-def _report(progress: RunProgress) -> Iterable[Line]:
-    report = progress.report
-    if report is None:
-        return
+def _reported(progress: RunProgress, report: Report) -> Iterable[Line]:
+    """Why it ended, then what must be done: what does not fit is read in the end's own event."""
     tone = Tone.GOOD if progress.state is RunState.SUCCEEDED else Tone.BAD
     yield line((progress.says, tone))
-    for left in report.left_drained:
-        yield line((f"▲ {left.says}: ", Tone.WARN), left.mend)
+    yield from _report(report)
+
+
+def _report(report: Report) -> Iterable[Line]:
     for owed in report.owed:
         yield line((f"▲ {owed.says}: ", Tone.BAD), owed.mend)
+    for left in report.left_drained:
+        yield line((f"▲ {left.says}: ", Tone.WARN), left.mend)
+    if report.again:
+        yield line(("to go on with those that are not done: ", Tone.DIM), report.again)
+    told = {one.target: one for one in report.causes}
+    for name in (*report.failed, ""):
+        if name in told:
+            yield line((f"✗ {name or 'step'}: ", Tone.BAD), told[name].says)
+            for said in told[name].err.splitlines():
+                yield line((f"  | {said}", Tone.DIM))
+    for title, names in (("deferred", report.deferred), ("not started", report.not_started)):
+        if names:
+            yield line((f"{title}: ", Tone.DIM), ", ".join(names))
 
 
 def _whole(event: Event) -> Iterable[Line]:
@@ -261,3 +274,6 @@ def _whole(event: Event) -> Iterable[Line]:
     if event.outcome is not None:
         yield line(("  outcome", Tone.DIM), event.outcome.result.value, indent=12)
         yield line(("  says", Tone.DIM), event.outcome.says, indent=12)
+        if event.outcome.report is not None:
+            yield Line()
+            yield from _report(event.outcome.report)

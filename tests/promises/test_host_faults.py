@@ -115,9 +115,8 @@ class Incident:
 
     def mend(self, said: Said) -> None:
         """Do what the last lines of a run tell to do, and nothing else."""
-        commands = [
-            line.split("celery-ops ", 1)[1] for line in said.out.splitlines() if "owed:" in line
-        ]
+        owed = said.out.split("owed: ")[1:]
+        commands = [one.split("celery-ops ", 1)[1].splitlines()[0] for one in owed]
         assert commands, said.all
         for command in commands:
             mended = self.ann.do(*shlex.split(command), "--yes")

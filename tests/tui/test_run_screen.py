@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import JournalError
-from celery_ops.runbook.journal import EventKind, Owed, RunState
+from celery_ops.runbook.journal import Cause, EventKind, Owed, Report, RunState
 from tests.tui import fleets, standins
 from tests.tui.screens import Opened, opened
 from tests.tui.standins import PaperDesk
@@ -66,6 +67,27 @@ async def test_leaving_the_screen_stops_following_and_nothing_else() -> None:
         await there.press("escape")
         assert desk.following == 0
         assert desk.said == []
+
+
+async def test_the_end_says_why_each_failed_and_how_to_go_on() -> None:
+    ended = standins.ended(RunState.FAILED)
+    assert ended.outcome is not None
+    report = Report(
+        done=("fast1@demo",),
+        failed=("fast2@demo",),
+        not_started=("slow1@demo",),
+        causes=(Cause("fast2@demo", "migrate: ended with 3", "\x1b[31mNo such table"),),
+        again="celery-ops runbook rolling-restart -p workers=fast2@demo,slow1@demo",
+    )
+    outcome = replace(ended.outcome, report=report)
+    events = [*standins.events(to_the_end=False), replace(ended, outcome=outcome)]
+    async with opened(size=(80, 24), desk=desk_with(*events)) as there:
+        await follow(there)
+        assert "celery-ops runbook rolling-restart -p" in there.text
+        assert "✗ fast2@demo: migrate: ended with 3" in there.text
+        await there.press("enter")
+        assert "| ␛[31mNo such table" in there.text
+        assert "not started: slow1@demo" in there.text
 
 
 async def test_the_end_names_what_is_owed_and_what_mends_it() -> None:
