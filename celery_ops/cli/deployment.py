@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import connect
-from celery_ops.cli import terminal
+from celery_ops.broker.emergency import NoBroker
+from celery_ops.cli import emergency, terminal
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SystemClock
@@ -41,9 +42,15 @@ class Deployment:
 
 @asynccontextmanager
 async def opened(
-    context: Context, *, passphrases: Passphrases | None = None, clock: Clock | None = None
+    context: Context,
+    *,
+    passphrases: Passphrases | None = None,
+    without_broker: bool = False,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Deployment]:
     """Connect, and close everything afterwards. Raise BrokerUnreachable or UsageError.
+
+    `without_broker`: the broker is not used, in an emergency.
 
     Without `passphrases`, whoever sits at the terminal is asked for those that the hosts need,
     right away: people think longer than a look at a fleet takes.
@@ -53,6 +60,8 @@ async def opened(
         passphrases = Passphrases(terminal.ask_passphrase if asks else None)
     clock = clock or SystemClock()
     broker = await connect(context.broker, broker_options(context), clock=clock)
+    if without_broker:
+        broker = NoBroker(broker, emergency.lock(broker), clock)
     hosts = HostPool(context, ask_passphrase=passphrases)
     surveyor = Surveyor(
         broker,

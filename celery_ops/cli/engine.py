@@ -9,6 +9,7 @@ from celery_ops.cli.launcher import Launcher
 from celery_ops.doctor import RULES
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.runbook.desk import RunDesk, Runs, RunStore
+from celery_ops.runbook.emergency import EmergencyLibrary
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
 from celery_ops.runbook.planner import Planner
@@ -30,18 +31,19 @@ def runs() -> Runs:
     return Runs(store(), clock=SystemClock(), operator=state.operator())
 
 
-def library(directory: Path | None) -> Library:
+def library(directory: Path | None, *, emergency: bool = False) -> Library:
     """The runbooks that are shipped, and the user's own beside the configuration in `directory`."""
-    return Library(None if directory is None else directory / "runbooks", rules=RULES)
+    kind = EmergencyLibrary if emergency else Library
+    return kind(None if directory is None else directory / "runbooks", rules=RULES)
 
 
-def desk(deployment: Deployment, chosen: Chosen) -> RunDesk:
-    """The desk of a context."""
+def desk(deployment: Deployment, chosen: Chosen, *, emergency: bool = False) -> RunDesk:
+    """The desk of a context; in an `emergency`, for what can be done there without the broker."""
     kept = store()
     planner = Planner(
         surveyor=deployment.surveyor,
         hosts=deployment.hosts,
-        library=library(chosen.context.directory),
+        library=library(chosen.context.directory, emergency=emergency),
         where=where(deployment, chosen),
         clock=deployment.clock,
         operator=state.operator(),

@@ -86,8 +86,13 @@ async def execute(run: str, told: Told) -> ExitCode:
     executor: Executor | None = None
     try:
         passphrases = Passphrases(known=told.passphrases)  # and nobody to ask
-        context = context_of(plan, told)
-        async with opened(context, passphrases=passphrases, clock=clock) as deployment:
+        where = context_of(plan, told)
+        async with opened(
+            where,
+            passphrases=passphrases,
+            without_broker=bool(plan.emergency),
+            clock=clock,
+        ) as deployment:
             executor = Executor(
                 journal=kept,
                 inbox=store.inbox(run),

@@ -50,6 +50,7 @@ def wanted(runbook: str, options: Mapping[str, Any]) -> Wanted:
         as_json=options["as_json"],
         wait=options["wait"],
         detach=options["detach"],
+        emergency=options["emergency"],
     )
 
 
@@ -82,6 +83,12 @@ def run_options() -> list[click.Parameter]:
             default="0s",
             metavar="DURATION",
             help="How long to wait for somebody else's lease.",
+        ),
+        click.Option(
+            ["--emergency"],
+            is_flag=True,
+            help="Without the broker, while it is down or full: by the supervisors alone, nothing"
+            " drained, guarded or proved.",
         ),
         click.Option(["--detach"], is_flag=True, help="Start it, print its id, do not follow."),
     ]

@@ -57,7 +57,8 @@ def lines(plan: Plan, width: int) -> list[str]:
 
 def _head(plan: Plan) -> list[str]:
     params = " ".join(f"-p {key}={value}" for key, value in plan.params.items())
-    lines = [
+    lines = [f"EMERGENCY: {plan.emergency}"] if plan.emergency else []
+    lines += [
         f"{plan.runbook}: {plan.summary}",
         f"on {plan.where.context} ({plan.where.broker}), risk {plan.risk}, from {plan.file}",
     ]

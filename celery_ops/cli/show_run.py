@@ -139,4 +139,5 @@ def _planned(plan: Plan | None) -> str:
         return "planned"
     names: Sequence[str] = [target.name for target in plan.targets]
     on = f" on {', '.join(names)}" if names else ""
-    return f"{plan.run}: {plan.runbook}{on}, by {plan.operator}"
+    without = f"; EMERGENCY, without the broker: {plan.emergency}" if plan.emergency else ""
+    return f"{plan.run}: {plan.runbook}{on}, by {plan.operator}{without}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from celery_ops.cli import confirm, context, engine, show_plan, terminal
+from celery_ops.cli import confirm, context, emergency, engine, show_plan, terminal
 from celery_ops.cli.boundary import complain, run
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.follow import Follower
+from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.text import width_of_terminal
 from celery_ops.config.secret import masked
 from celery_ops.errors import LeaseHeld, PreconditionFailed
+from celery_ops.runbook.emergency import SAYS
 
 if TYPE_CHECKING:
     from celery_ops.cli.choice import Choice
@@ -42,6 +44,8 @@ class Wanted:
     as_json: bool = False
     wait: float = 0.0
     detach: bool = False
+    emergency: bool = False
+    """Do without the broker, which is down or full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,15 @@ def start_run(choice: Choice, wanted: Wanted) -> int:
 
 
 async def _draw(chosen: Chosen, wanted: Wanted) -> _Drawn:
-    async with opened(chosen.context) as deployment:
-        desk = engine.desk(deployment, chosen)
+    why = ""
+    if wanted.emergency:
+        async with opened(chosen.context, passphrases=Passphrases()) as deployment:
+            why = await emergency.why(deployment.broker)
+    async with opened(chosen.context, without_broker=wanted.emergency) as deployment:
+        desk = engine.desk(deployment, chosen, emergency=wanted.emergency)
         plan = await desk.plan(wanted.runbook, wanted.given)
+        if wanted.emergency:
+            plan = replace(plan, emergency=why, hazards=(SAYS, *plan.hazards))
         return _Drawn(plan, desk, await deployment.broker.holder())
 
 

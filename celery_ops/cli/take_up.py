@@ -127,7 +127,8 @@ def _context_of(choice: Choice, plan: Plan) -> Chosen:
 
 async def _compared(taken_up: _TakenUp) -> tuple[RunDesk, frozenset[str], frozenset[str]]:
     """The desk, and who is not selected any more, and who is now but was not planned for."""
-    async with opened(taken_up.chosen.context) as deployment:
+    context_, without = taken_up.chosen.context, bool(taken_up.plan.emergency)
+    async with opened(context_, without_broker=without) as deployment:
         desk = engine.desk(deployment, taken_up.chosen)
         planned = frozenset(target.name for target in taken_up.plan.targets)
         try:

@@ -94,7 +94,8 @@ class Conclusion:
         found = causes(self._stage.targets.values())
         if course.err and not found:
             found = (cause("", f"{course.says}\n{course.err}"),)
-        return replace(report, causes=found, again=again(report, self._stage.plan, course.state))
+        goes_on = again(report, self._stage.plan, self._runbook, course.state)
+        return replace(report, causes=found, again=goes_on)
 
     async def _take_back(self, course: Course) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first."""

@@ -123,7 +123,7 @@ class Executor:
         recall = Recall() if undo else self._recall
         verbs = WorkerVerbs(
             effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock,
-            recall=recall,
+            recall=recall, by_supervisor=bool(plan.emergency),
         )  # fmt: skip
         self._restored: list[str] = []
         self._stage = Stage(

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import Verify
 
-
 T = TypeVar("T")
+
+STEADY_SECONDS = 10.0
+"""How long a service must run to be believed where its worker cannot be asked: many die in the
+first seconds, and systemd calls them active meanwhile.
+"""
 
 
 class Seen(StrEnum):
@@ -187,6 +191,29 @@ def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
             return Judgement(Seen.NOT_YET, f"is {worker.state}: {worker.says}")
         says = f"pid {life.pid}, started {life.started_at:%H:%M:%S}"
         return Judgement(Seen.DONE, says, runs_on=runs_on)
+
+    return judge
+
+
+def runs(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
+    """Its supervisor runs it, and goes on to: all that can be known without a broker. Unless `anew`
+    it may be the life that was planned for.
+    """
+    seen: dict[str | None, datetime] = {}
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        if status.state is ServiceState.FAILED:
+            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
+        runs_on = status.identity is not None and status.identity == target.identity
+        if status.state is not ServiceState.RUNNING or (anew and runs_on):
+            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
+        ran_for = (snapshot.at - seen.setdefault(status.identity, snapshot.at)).total_seconds()
+        says = f"pid {status.pid}, says its supervisor; not asked itself"
+        is_steady = ran_for >= STEADY_SECONDS
+        return Judgement(Seen.DONE if is_steady else Seen.NOT_YET, says, runs_on=runs_on)
 
     return judge
 

@@ -142,6 +142,8 @@ class Plan:
     """What restore steps give back: these deliveries and no others."""
     wait: float = 0.0
     """Seconds to wait for somebody else's lease."""
+    emergency: str = ""
+    """Why the run does without the broker; empty: it does not."""
 
     def target(self, name: str) -> PlannedWorker:
         """The target of that name; KeyError if it is none."""

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
 from celery_ops.runbook.journal import Cause, RunState
+from celery_ops.runbook.schema import ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from celery_ops.runbook.journal import Report
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.worker_verbs import Target
 
 _MOST_LINES = 5
@@ -31,18 +33,23 @@ def cause(target: str, failed: str) -> Cause:
     return Cause(target, says, "\n".join(more.splitlines()[-_MOST_LINES:]))
 
 
-def again(report: Report, plan: Plan, state: RunState) -> str:
-    """The command for those that are not done; empty where nobody is left."""
+def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
+    """The command for those that are not done; empty where nobody is left, or where that could not
+    be said in parameters.
+    """
     if state is RunState.INTERRUPTED:
         return f"celery-ops runs resume {plan.run}"
     left = (*report.failed, *report.deferred, *report.not_started)
     if not left or not report.done + report.failed:
         return ""
-    given = {name: value for name, value in plan.params.items() if name != "workers"}
-    if "workers" in plan.params:
-        given = {"workers": ",".join(left), **given}
+    choosing = [one.name for one in runbook.params if one.type is ParamType.WORKERS]
+    if len(choosing) != 1:
+        return ""
+    others = {name: value for name, value in plan.params.items() if name not in choosing}
+    given = {choosing[0]: ",".join(left), **others}
     words = ["celery-ops", "runbook", plan.runbook]
     for name, value in (*given.items(), *(("allow_gap", queue) for queue in plan.allow_gap)):
         if name != "allow_gap" or value in plan.allow_gap:
             words += ["-p", f"{name}={value}"]
+    words += ["--emergency"] if plan.emergency else []
     return masked(shlex.join(words))

@@ -99,13 +99,18 @@ class WorkerVerbs:
         journal: Journal,
         clock: Clock,
         recall: Recall,
+        by_supervisor: bool = False,
     ) -> None:
+        """`by_supervisor`: there is no broker, so its supervisor's word that a worker runs is
+        enough.
+        """
         self._effects = effects
         self._watch = watch
         self._hosts = hosts
         self._journal = journal
         self._clock = clock
         self._recall = recall
+        self._started = judges.runs if by_supervisor else judges.started
 
     async def perform(self, order: Order, targets: Sequence[Target]) -> None:
         """Do it to every target; those on which it failed say why in `failed`.
@@ -350,7 +355,7 @@ class WorkerVerbs:
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
         since = self._clock.now()
-        judge = judges.started(target.planned, since, anew=anew)
+        judge = self._started(target.planned, since, anew=anew)
         runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(
             judge, order, target, ask=True, service=_service(target), safe=False, first=runs

@@ -202,6 +202,9 @@ class RunScreen(Frame):
 
     def _said(self) -> Iterable[Line]:
         progress = self.progress
+        if progress.plan is not None and progress.plan.emergency:
+            says = f"▲ EMERGENCY, without the broker: {progress.plan.emergency}"
+            yield line((says, Tone.BAD))
         if progress.batch and not progress.report:
             yield line((progress.batch, Tone.STRONG))
         if self._error is not None:

@@ -82,8 +82,8 @@ async def test_each_failure_is_a_line_and_what_its_command_wrote(operation: Oper
         "    | line 18",
         "    | line 19",
         "    | ␛[31mNo such table: tasks",
-        "  not started: worker-number-3@web1, worker-number-4@web1,",
-        "    worker-number-5@web1, worker-number-6@web1",
+        "  not started: worker-number-3@web1, worker-number-4@web1, worker-number-5@web1,",
+        "    worker-number-6@web1",
         "  to go on with those that are not done:",
         "      celery-ops runbook migrates -p workers=worker-number-2@web1,worker-number-3@web1,"
         "worker-number-4@web1,worker-number-5@web1,worker-number-6@web1 -p 'how=not so fast'",
@@ -101,9 +101,8 @@ async def test_the_command_it_names_goes_on_with_those_that_are_left(
     rest = await operation.run("migrates", **given)
     assert rest.ending is Ending.DONE, rest.told()
     assert rest.end.report is not None
-    assert {*ran.end.report.done, *rest.end.report.done} == {
-        f"worker-number-{number}@web1" for number in range(1, 7)
-    }
+    assert ran.end.report.done == ("worker-number-1@web1",)
+    assert set(rest.end.report.done) == {f"worker-number-{number}@web1" for number in range(2, 7)}
 
 
 async def test_a_run_that_is_done_names_nothing_to_do(operation: Operation) -> None:
