@@ -195,7 +195,7 @@ def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
     return judge
 
 
-def runs(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
+def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
     """Its supervisor runs it, and goes on to: all that can be known without a broker. Unless `anew`
     it may be the life that was planned for.
     """

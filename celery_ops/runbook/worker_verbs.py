@@ -110,7 +110,7 @@ class WorkerVerbs:
         self._journal = journal
         self._clock = clock
         self._recall = recall
-        self._started = judges.runs if by_supervisor else judges.started
+        self._started = judges.keeps_running if by_supervisor else judges.started
 
     async def perform(self, order: Order, targets: Sequence[Target]) -> None:
         """Do it to every target; those on which it failed say why in `failed`.

@@ -316,7 +316,7 @@ def test_a_damaged_journal_is_shown_as_far_as_it_goes_or_refused_with_its_line(
         assert show_run.event_line(event).isprintable()
         assert event_cell(event).text is not None
         if event.outcome is not None and progress.plan is not None:
-            show_run.end_lines(event.outcome, progress.plan)
+            show_run.end_lines(event.outcome, progress.plan, 80)
     RunStore(path.parent, VirtualClock()).summaries()
 
 
