@@ -17,7 +17,7 @@ from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.inbox import Message, Word, clear
 from celery_ops.runbook.journal import Ending, EventKind, Journal, RunState
 from tests.runbook.operation import Operation, Ran
-from tests.runbook.test_resume import CASES, Case, begin, came_of, killed
+from tests.runbook.test_resume import CASES, Came, Case, begin, came_of, killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,10 +68,7 @@ async def told_at(operation: Operation, path: Path, line: int, *messages: Messag
         ending = await executor.execute()
     finally:
         held.close()
-    # What still sleeps would keep this clock busy beside the one of the next fleet.
-    for task in asyncio.all_tasks() - before:
-        if not operation.clock.drives(task):
-            task.cancel()
+    end_what_sleeps(operation, before)
     return Ran(ending, list(journal.read(path)))
 
 
@@ -82,9 +79,16 @@ def reported(ran: Ran) -> set[str]:
     return {one.mend for one in (*report.owed, *report.left_drained)}
 
 
-def lines_of(undisturbed: Ran) -> list[int]:
+def end_what_sleeps(operation: Operation, before: set[asyncio.Task[Any]]) -> None:
+    """It would keep this clock busy, for ever beside that of the next fleet."""
+    for task in asyncio.all_tasks() - before:
+        if not operation.clock.drives(task):
+            task.cancel()
+
+
+def lines_of(ran: Ran) -> list[int]:
     """The lines of a journal at which something is said: of progress, only the first of a row."""
-    events = undisturbed.events[1:-1]
+    events = ran.events[1:-1]
     return [
         event.seq
         for before, event in zip([None, *events], events, strict=False)
@@ -92,6 +96,16 @@ def lines_of(undisturbed: Ran) -> list[int]:
         or before is None
         or before.event is not EventKind.PROGRESS
     ]
+
+
+async def undisturbed(directory: Path, case: Case) -> tuple[list[int], Came]:
+    """The lines at which such a run is to be aborted, and what it leaves if nobody does."""
+    operation, path = await begin(directory / "undisturbed", case)
+    before = asyncio.all_tasks()
+    ran = await operation.take_up(path)
+    came = await came_of(operation, ran)
+    end_what_sleeps(operation, before)
+    return lines_of(ran), came
 
 
 def was_over(ran: Ran) -> bool:
@@ -115,8 +129,8 @@ def another(directory: Path, operation: Operation) -> Operation:
 async def test_the_first_abort_anywhere_gives_back_what_was_taken(
     tmp_path: Path, case: Case
 ) -> None:
-    undisturbed, path = await begin(tmp_path / "undisturbed", case)
-    for line in lines_of(await undisturbed.take_up(path)):
+    lines, _ = await undisturbed(tmp_path, case)
+    for line in lines:
         operation, path = await begin(tmp_path / f"at-{line}", case)
         already = await owed(operation)
         ran = await told_at(operation, path, line, ABORT)
@@ -138,9 +152,8 @@ async def test_the_first_abort_anywhere_gives_back_what_was_taken(
 async def test_the_second_abort_anywhere_leaves_nothing_unsaid_and_can_be_gone_on_with(
     tmp_path: Path, case: Case
 ) -> None:
-    undisturbed, path = await begin(tmp_path / "undisturbed", case)
-    expected = await came_of(undisturbed, ran := await undisturbed.take_up(path))
-    for line in lines_of(ran):
+    lines, expected = await undisturbed(tmp_path, case)
+    for line in lines:
         operation, path = await begin(tmp_path / f"at-{line}", case)
         ran = await told_at(operation, path, line, ABORT, ABORT)
         at = f"aborted at line {line}\n{ran.told()}"
