@@ -43,7 +43,8 @@ class Cleanup:
     async def put_right(self) -> None:
         """All of it, as far as it can be done; the rest stays owed, and its failure is concluded.
 
-        Nothing once somebody else has the lease: then the report says what is owed. Raise Aborted at the second stage of an abort, LeaseBroken if somebody broke the lease.
+        Nothing once somebody else has the lease: then the report says what is owed. Raise Aborted
+        at the second stage of an abort, LeaseBroken if somebody broke the lease.
         """
         clock = self._stage.clock
         gives_up_at = clock.monotonic() + PATIENCE

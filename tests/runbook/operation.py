@@ -47,7 +47,8 @@ class Operation:
     ) -> None:
         self.fleet = fleet or StandinFleet(VirtualClock())
         self.clock = self.fleet.clock
-        self.broker = broker or StandinBroker(self.fleet)
+        self.broker = self._stamps = broker or StandinBroker(self.fleet)
+        self.now: Clock = self.clock
         self.hosts = StandinHosts(self.fleet)
         self.directory = directory
         self.operator = operator
@@ -57,8 +58,8 @@ class Operation:
 
     def process(self, since: ClockMark | None = None) -> Clock:
         """The clock of a process that begins now: what it asks for is stamped by it."""
-        self.broker.clock = SteadyClock(self.clock, since)
-        return self.broker.clock
+        self.now = self._stamps.clock = SteadyClock(self.clock, since)
+        return self.now
 
     def surveyor(self) -> Surveyor:
         return Surveyor(
@@ -66,7 +67,7 @@ class Operation:
             self.hosts,
             context="test",
             services=self.fleet.refs,
-            clock=self.broker.clock,
+            clock=self.now,
             diagnose=examine,
         )
 
@@ -103,7 +104,7 @@ class Operation:
         answers = {one.step: f"yes ({self.operator})" for one in given}
         path = self.directory / "runs" / f"{plan.run}.jsonl"
         answered = replace(plan, answers={**plan.answers, **answers})
-        journal.create(path, answered, self.broker.clock)
+        journal.create(path, answered, self.now)
         return path
 
     async def take_up(

@@ -124,7 +124,7 @@ def test_a_golden_journal_is_shown_and_listed_by_the_command_line(
     shutil.copy(kept(name), runs)
     shown = CliRunner().invoke(cli, ["runs", "show", name])
     assert shown.exit_code == 0, shown.output
-    assert f"{name} is {EXPECTED[name][0]}" in shown.output
+    assert EXPECTED[name][0].value in shown.output
     for mend in EXPECTED[name][3]:
         assert mend in shown.output
     as_json = CliRunner().invoke(cli, ["runs", "show", name, "--json"])
