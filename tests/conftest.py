@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from tests.rig.redis import Certificates
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-death",
+        action="store_true",
+        help="Kill executors at every point on the real rig, not only at some of them.",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for all tests that neither stop nor configure it; see `redis_server`."""

@@ -110,11 +110,13 @@ class Operator:
 
     def start(self, *arguments: str, **variables: str) -> Running:
         """Run a command, and leave it running."""
-        return self.launch(
-            [sys.executable, "-m", "celery_ops", *self._options, *arguments], variables
-        )
+        return self.launch(self.argv(*arguments), variables)
 
-    def launch(self, argv: list[str], variables: Mapping[str, str] | None = None) -> Running:
+    def argv(self, *arguments: str) -> tuple[str, ...]:
+        """The command with this operator's options."""
+        return (sys.executable, "-m", "celery_ops", *self._options, *arguments)
+
+    def launch(self, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> Running:
         """Run any command as this operator: no terminal, nothing to read."""
         number = len(self._started)
         out, err = (self._printed / f"{number}.{kind}" for kind in ("out", "err"))

@@ -1,0 +1,257 @@
+"""An executor is killed in the act, and the run gone on with: it ends as if nothing had happened.
+
+Real workers under load, the real command. Each verb, killed before its effect, while it takes
+place, and after it. Six of all these deaths are died each time; with `--every-death` all of them
+are, and the runs that nobody disturbs too, against the same expectations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.terminal import Terminal
+from tests.rig import wait_until
+from tests.rig.mortal import Death, When
+from tests.rig.operations import COMMON, Operations, Program, operations
+from tests.rig.operator import Said
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig.operator import Operator
+
+pytestmark = pytest.mark.rig
+
+SEED = 20261125
+NODE = "w@rig"
+ALONE = ("-p", "allow_gap=w")
+MARKED = """
+name: marked
+summary: Drains a worker, runs a command that leaves its mark, and gives the queues back.
+risk: low
+params:
+  workers: {type: workers}
+steps:
+  - roll: ${{ params.workers }}
+    batch: 1
+    steps:
+      - drain: worker
+        timeout: 1m
+      - run: [sh, -c, 'echo done >> marks']
+        timeout: 10s
+      - resume: worker
+        timeout: 1m
+    verify:
+      that: [worker.online]
+      timeout: 1m
+"""
+
+
+@dataclass(frozen=True)
+class Came:
+    """What is left of a run: the same however often its executor died."""
+
+    state: str = "succeeded"
+    ending: str = "done"
+    done: tuple[str, ...] = (NODE,)
+    lives: int = 0
+    """How many new incarnations of the worker there were."""
+    taken: tuple[str, ...] = ()
+    queues: tuple[str, ...] | None = (COMMON, "w")
+    """What the worker consumes; None: it is stopped."""
+    marks: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, the acts in it, and how it ends."""
+
+    command: tuple[str, ...]
+    acts: tuple[str, ...]
+    came: Came
+    before: tuple[str, ...] = ()
+    mend: tuple[str, ...] = ()
+
+
+DRAIN = ("worker", "drain", NODE, *ALONE)
+RESUME = ("worker", "resume", NODE)
+STOP = ("worker", "stop", NODE, *ALONE)
+START = ("worker", "start", NODE)
+CASES = {
+    "drain": Case(DRAIN, ("drain",), Came(taken=(f"queues:{NODE}",), queues=()), mend=RESUME),
+    "resume": Case(RESUME, ("resume",), Came(), before=DRAIN),
+    "stop": Case(STOP, ("stop",), Came(taken=(f"service:{NODE}",), queues=None), mend=START),
+    "start": Case(START, ("start",), Came(lives=1), before=STOP),
+    "restart": Case(
+        ("worker", "restart", NODE, *ALONE, "-p", "hold=1s"), ("stop", "start"), Came(lives=1)
+    ),
+    "run": Case(("runbook", "marked", "-p", f"workers={NODE}", *ALONE), ("run",), Came(marks=1)),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A case, and where its executor dies; None: nowhere."""
+
+    case: str
+    death: Death | None
+
+    def __str__(self) -> str:
+        return f"{self.case}-{self.death or 'undisturbed'}"
+
+
+def every_scene(case: str) -> list[Scene]:
+    """All deaths of a verb. A command is over with the next word that is heard of it."""
+    moments = [when for when in When if (case, when) != ("run", When.DURING)]
+    return [Scene(case, Death(act, when)) for act in CASES[case].acts for when in moments]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "scene" not in metafunc.fixturenames:
+        return
+    if metafunc.config.getoption("--every-death"):
+        scenes = [
+            scene for case in CASES for scene in (Scene(case, None), *every_scene(case))
+        ]
+    else:
+        chance = random.Random(SEED)  # noqa: S311 - the same six each time
+        scenes = [chance.choice(every_scene(case)) for case in CASES]
+    metafunc.parametrize("scene", scenes, ids=str)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    with operations(tmp_path_factory.mktemp("fleet"), Program("w"), Program("other")) as made:
+        (made.folder / "runbooks").mkdir()
+        (made.folder / "runbooks" / "marked.yaml").write_text(MARKED)
+        yield made
+
+
+class Load:
+    """Numbered tasks that come all the time, to the worker's own queue and to the common one."""
+
+    def __init__(self, fleet: Operations, numbers: Iterator[int]) -> None:
+        self._fleet = fleet.fleet
+        self._numbers = numbers
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.sent: set[int] = set()
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def until_each_ran_once(self) -> None:
+        def over() -> bool:
+            return self.sent <= self._fleet.ends().keys()
+
+        wait_until(over, what="every task has ended")
+        starts, ends = self._fleet.starts(), self._fleet.ends()
+        assert {number: (starts[number], ends[number]) for number in self.sent} == dict.fromkeys(
+            self.sent, (1, 1)
+        )
+
+    def _send(self) -> None:
+        while not self._over.wait(0.3):
+            number = next(self._numbers)
+            task = "rig.work_late" if number % 3 else "rig.work"
+            self._fleet.send(number, 0.2, task=task, queue="w" if number % 2 else COMMON)
+            self.sent.add(number)
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def load(fleet: Operations) -> Iterator[Load]:
+    with Load(fleet, NUMBERS) as made:
+        wait_until(lambda: len(made.sent) > 2, what="some tasks")
+        yield made
+    wait_until(lambda: fleet.consumes_all("w", "other"), what="all is as it was")
+    made.until_each_ran_once()
+    assert fleet.nothing_is_taken()
+
+
+@pytest.mark.usefixtures("load")
+def test_a_run_whose_executor_is_killed_in_the_act_ends_as_if_it_had_not_been(
+    scene: Scene, fleet: Operations, ann: Operator
+) -> None:
+    case = CASES[scene.case]
+    if case.before:
+        begun = ann.do(*case.before, "--yes")
+        assert begun.code == 0, begun.all
+    lives = spawned(fleet)
+    if scene.death is None:
+        said = ann.do(*case.command, "--yes")
+    else:
+        said = killed_and_resumed(scene, fleet, ann)
+    assert said.code == 0, said.all
+    assert replace(came_of(fleet, ann), lives=spawned(fleet) - lives) == case.came, said.all
+    (ann.home / "marks").unlink(missing_ok=True)
+    if case.mend:
+        mended = ann.do(*case.mend, "--yes")
+        assert mended.code == 0, mended.all
+
+
+def killed_and_resumed(scene: Scene, fleet: Operations, ann: Operator) -> Said:
+    assert scene.death is not None
+    variables = scene.death.variables(ann.home / "mortal")
+    said = ann.do(*CASES[scene.case].command, "--yes", **variables)
+    run = ann.journals()[-1].stem
+    has_taken = any(record["run"] == run for record in taken(fleet).values())
+    assert said.code == (4 if has_taken else 9), said.all
+    assert f"celery-ops runs resume {run} goes on with it" in said.err
+    assert ann.do("runs", "--json").json["runs"][0]["state"] == "interrupted"
+    resumed = ann.do("runs", "resume")
+    if scene.case != "run":
+        return resumed
+    # Only somebody who looks can tell whether a command was done; meanwhile a worker is drained.
+    assert resumed.code == 4, resumed.all
+    assert "it is not known how it ended. Nobody is there to say so" in resumed.all
+    assert f"worker resume {NODE}" in resumed.all
+    return resumed_by_hand(ann, "again" if scene.death.when is When.BEFORE else "done")
+
+
+def resumed_by_hand(ann: Operator, answer: str) -> Said:
+    """In a terminal, where it is asked whether the command was done."""
+    argv = ann.argv("runs", "resume")
+    terminal = Terminal(argv, cwd=ann.home, env=ann.environment())
+    terminal.wait_for("done, again or stop?")
+    terminal.type(f"{answer}\n")
+    return Said(terminal.end(), terminal.seen, "")
+
+
+def taken(fleet: Operations) -> dict[str, dict[str, str]]:
+    """What is taken, as the broker has it, by key."""
+    entries: dict[bytes, bytes] = fleet.redis.hgetall("celery-ops:taken")  # type: ignore[assignment]
+    return {key.decode(): json.loads(value) for key, value in entries.items()}
+
+
+def came_of(fleet: Operations, ann: Operator) -> Came:
+    outcome = ann.events()[-1]["outcome"]
+    marks = ann.home / "marks"
+    runs = fleet.pid("w") > 0
+    return Came(
+        state=outcome["state"],
+        ending=outcome["ending"],
+        done=tuple(outcome["report"].get("done", ())),
+        taken=tuple(taken(fleet)),
+        queues=tuple(queue["name"] for queue in fleet.consumed_by(NODE)) if runs else None,
+        marks=len(marks.read_text().splitlines()) if marks.exists() else 0,
+    )
+
+
+def spawned(fleet: Operations) -> int:
+    """How often the worker was started, says its supervisor."""
+    return (fleet.rig.folder / "supervisord.log").read_text().count("spawned: 'w' with pid")
