@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -21,11 +22,13 @@ from celery_ops.fleet.logs import Logs
 from celery_ops.tui.app import OpsApp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from celery_ops.cli.choice import Choice
     from celery_ops.demo import Demo
+
+_LEAVING_SECONDS = 3
 
 
 def open_app(choice: Choice) -> None:
@@ -63,11 +66,32 @@ async def _opened(chosen: Chosen, demo: Demo | None) -> int:
             reporter=boundary.report,
         )
         deployment.passphrases.ask = app.ask_passphrase
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, app.exit)
-        await app.run_async()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.exit)
+        with _ended_by_a_hang_up(app):
+            await app.run_async()
         return app.return_code or 0
+
+
+@contextmanager
+def _ended_by_a_hang_up(app: OpsApp) -> Iterator[None]:
+    """SIGHUP closes the app, and is the end of the process where that takes too long.
+
+    Textual waits for ever to write to a terminal that is gone: its writing thread has died of it,
+    and its queue is full. Such a process would count as somebody who can be asked by the runs that
+    it follows. So nothing here may depend on the event loop.
+    """
+    loop = asyncio.get_running_loop()
+
+    def hung_up(*_: object) -> None:
+        signal.alarm(_LEAVING_SECONDS)
+        loop.call_soon_threadsafe(app.exit)
+
+    before = signal.signal(signal.SIGHUP, hung_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.alarm(0)
 
 
 def _demo_of(file: Path | None) -> Demo | None:
