@@ -60,9 +60,14 @@ Judge = Callable[["FleetSnapshot"], Judgement]
 
 
 def drained(target: PlannedWorker, since: datetime) -> Judge:
-    """FACTS: consumes nothing, holds nothing, and stayed so through several readings."""
+    """FACTS: consumes nothing, holds nothing, and stayed so through several readings.
+
+    Never, once it consumes again what it had left: somebody else gave that back to it.
+    """
+    has_left = False
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
+        nonlocal has_left
         worker = snapshot.worker(target.name)
         gone = _gone(target, worker)
         if gone is not None:
@@ -75,8 +80,12 @@ def drained(target: PlannedWorker, since: datetime) -> Judge:
             return Judgement(Seen.NOT_YET, _no_answer(worker))
         if worker.state is WorkerState.DRAINED:
             return Judgement(Seen.DONE, worker.says or "holds nothing")
+        if worker.queues and has_left:
+            again = f"consumes {', '.join(worker.queues)} again, which somebody else gave back"
+            return Judgement(Seen.NEVER, again)
         if worker.queues:
             return Judgement(Seen.NOT_YET, f"still consumes {', '.join(worker.queues)}")
+        has_left = True
         return Judgement(Seen.NOT_YET, worker.says or f"is {worker.state}")
 
     return judge
