@@ -257,7 +257,10 @@ class _Draft:
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 if step.verb is WorkerVerb.RESUME:
-                    chosen = tuple(worker for worker in chosen if _is_owed(worker))
+                    recorded = {record.worker for record in self.snapshot.taken}
+                    chosen = tuple(
+                        one for one in chosen if _is_owed(one) or one.name in recorded
+                    )  # what a dead incarnation was owed is cleared by this, too
                 return in_order(chosen, Order.BY_NAME)
             case _:
                 return []
