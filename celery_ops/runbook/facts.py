@@ -158,9 +158,14 @@ def _left_drained(snapshot: FleetSnapshot) -> int | None:
     left = 0
     for record in snapshot.taken:
         worker = snapshot.worker(record.worker)
-        is_new_life = worker is not None and worker.incarnation and worker.taken is None
-        left += record.kind == "queues" and not is_new_life
+        left += record.kind == "queues" and not (worker is not None and _owes_nothing(worker))
     return left
+
+
+def _owes_nothing(worker: Worker) -> bool:
+    """It is another incarnation than the one that something was taken from; of two, who knows."""
+    is_told = worker.incarnation is not None and worker.state is not WorkerState.CONFLICT
+    return is_told and worker.taken is None
 
 
 def _length(reading: Reading[tuple[Task, ...]] | None) -> int | None:
