@@ -16,7 +16,7 @@ from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.text import cut, width_of_terminal
-from celery_ops.errors import OpsError
+from celery_ops.errors import JournalError, OpsError
 from celery_ops.runbook.executor import A_BUG
 from celery_ops.runbook.journal import EventKind
 
@@ -113,6 +113,10 @@ class Follower:
         except asyncio.CancelledError:
             self._lines.complain(f"The run goes on: celery-ops runs follow {self._run}")
             return exit_codes.of_signal(signal.SIGINT)
+        except JournalError as error:
+            if self._plan is None:
+                raise
+            return await self._lost(error)
         finally:
             self._ask_no_more()
         return await self._concluded()
@@ -207,13 +211,30 @@ class Follower:
         if not self._has_effects:
             say("Nothing had been changed.")
             return ExitCode.INTERRUPTED
+        is_left = await self._say_what_is_left()
+        return ExitCode.NEEDS_HUMAN if is_left else ExitCode.INTERRUPTED
+
+    async def _lost(self, error: JournalError) -> int:
+        """The journal cannot be read any more, and nobody but the broker tells of the run."""
+        say = self._lines.complain
+        say(f"celery-ops: {error}")
+        say("Whether the run goes on is not known here: celery-ops runs --all tells.")
+        if await self._say_what_is_left():
+            say(f"Once it runs no more, celery-ops runs adopt {self._run} gives that back.")
+        return ExitCode.NEEDS_HUMAN
+
+    async def _say_what_is_left(self) -> bool:
+        """Whether something is taken by the run, or may be."""
         taken = await self._left_taken()
         if taken is None:
-            say("What it left is not known here: celery-ops status shows what is taken.")
-            return ExitCode.NEEDS_HUMAN
+            self._lines.complain(
+                "What it left is not known here: celery-ops status shows what is taken."
+            )
+            return True
         for record in taken:
-            say(f"{record.worker} is left without its {record.kind}: {record.mend}")
-        return ExitCode.NEEDS_HUMAN if taken else ExitCode.INTERRUPTED
+            mend = record.mend if self._plan is None else show_run.mend(record.mend, self._plan)
+            self._lines.complain(f"{record.worker} is left without its {record.kind}: {mend}")
+        return bool(taken)
 
     async def _left_taken(self) -> list[TakenRecord] | None:
         if self._context is None:

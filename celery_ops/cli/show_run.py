@@ -47,7 +47,7 @@ def end_lines(outcome: Outcome, plan: Plan, width: int) -> list[str]:
 
 
 def mend(command: str, plan: Plan) -> str:
-    """The command that mends, on the context that the run was on."""
+    """A command of ours that mends, for the context that the run was on."""
     if plan.where.config is None:
         return command
     return command.replace("celery-ops ", f"celery-ops -c {plan.where.context} ", 1)

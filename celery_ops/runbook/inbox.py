@@ -57,7 +57,7 @@ def send(path: Path, message: Message) -> None:
 
 
 class Inbox:
-    """The executor's end: reads what was not read yet."""
+    """The executor's end: reads what was not read yet. Where the file is gone, nobody is there."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

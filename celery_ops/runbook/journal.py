@@ -371,6 +371,8 @@ async def follow(
     `after` is the number of the last event that is known already. Ends after the end of the run, or
     when the run is interrupted: it began, and nobody holds its lock. A run that was not picked up
     by an executor is waited for (10 s), then counts as interrupted.
+
+    Raise JournalError when it cannot be read any more: somebody may have deleted it.
     """
     reader = _Reader(path)
     patience = clock.monotonic() + PICK_UP_SECONDS
