@@ -219,7 +219,8 @@ class Journal:
     """Writes one run's journal; holds the lock of the file while it is open.
 
     Every event is flushed; `INTENT`, `RESULT` and what changes the state of the run is fsynced too.
-    `doing` is where the run is now, in a few words; empty before its first step.
+    `doing` is where the run is now, in a few words; empty before its first step. `is_cramped`: the
+    disk is full, and what is written now is written to what the reserve gave.
     """
 
     _LIGHT = frozenset({EventKind.PROGRESS})
@@ -238,6 +239,7 @@ class Journal:
             os.close(self._file)
             raise JournalError(f"another process executes the run {path.stem}") from error
         self._reserve = path.with_suffix(".reserve")
+        self.is_cramped = False
         try:
             self._mend_torn_line()
             events = list(read(path))
@@ -287,6 +289,7 @@ class Journal:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not self._reserve.exists():
                 raise JournalError(f"cannot write {self.path}: {error.strerror}") from error
             self._reserve.unlink()
+            self.is_cramped = True
             self._mend_torn_line()
             self._write(line, durable=durable)
             return

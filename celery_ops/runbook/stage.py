@@ -144,8 +144,14 @@ class Stage:
         self.journal.append(EventKind.PROGRESS, step=step, target=target, outcome=outcome)
 
     async def safe_point(self) -> None:
-        """Between two things: a pause is kept here, an abort ends the run here."""
+        """Between two things: a pause is kept here, an abort ends the run here.
+
+        Raise PreconditionFailed where there is no room for more in the journal: what is left of it
+        is for the undo.
+        """
         self.brake.check(safe=True)
+        if self.journal.is_cramped:
+            raise PreconditionFailed(f"the disk is full: no room for {self.journal.path}")
         if not self.brake.paused:
             return
         self.journal.append(EventKind.PAUSED)
