@@ -116,7 +116,7 @@ def _says(event: Event) -> str:
         case EventKind.BATCH | EventKind.PROGRESS | EventKind.INTENT:
             text = event.intent or said or word
         case EventKind.LEASE_LOST | EventKind.ABORTING | EventKind.ASKED:
-            text = f"{word.upper()}: {' '.join(part for part in (said, event.intent) if part)}"
+            text = f"{word.upper()}: {'; '.join(part for part in (said, event.intent) if part)}"
         case (
             EventKind.STARTED
             | EventKind.RESUMED

@@ -71,7 +71,7 @@ def undo(ctx: click.Context, id_: str | None, *, yes: bool, as_json: bool) -> No
             fix=f"celery-ops runs abort {taken_up.run} ends it and takes its batch back.",
         )
     desk, owed = run(_owed(taken_up))
-    lines = [f"{one.worker}: give back {one.what}" for one in owed]
+    lines = [_giving_back(one) for one in owed]
     lines += [str(one) for one in reversals(Recall.of(taken_up.events), taken_up.runbook)]
     if not lines:
         complain(f"{taken_up.run} owes nothing, and there is nothing to take back.")
@@ -143,6 +143,12 @@ async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
     return desk, [one for one in taken if one.run == taken_up.run]
+
+
+def _giving_back(record: TakenRecord) -> str:
+    if record.kind == "service":
+        return f"{record.worker}: start it again ({record.service})"
+    return f"{record.worker}: give back {record.what}"
 
 
 def _agree(*, yes: bool) -> None:

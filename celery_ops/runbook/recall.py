@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import PlannedWorker
 
 
+VERIFY = " verify"
+"""How the step of a roll's proof ends, after the roll's own."""
+
+
 @dataclass(slots=True)
 class Act:
     """Something that was begun: its intent, and what came of it.
@@ -120,6 +124,14 @@ class Recall:
         return next(
             (act for act in reversed(self.acts) if act.target == target and act.began), None
         )
+
+    def was_verified(self, target: str) -> bool:
+        """The proof of a roll's batch was seen of it."""
+        return any(
+            act.target == target and act.step.endswith(VERIFY) and act.outcome is not None
+            and act.outcome.result is Result.DONE
+            for act in self.acts
+        )  # fmt: skip
 
     def answer(self, step: str) -> str | None:
         """What the next question of a step was answered, if it was."""

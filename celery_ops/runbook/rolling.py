@@ -14,6 +14,7 @@ from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.loader import render, render_argument
+from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import (
     CheckStep,
     CurrentWorker,
@@ -259,7 +260,7 @@ class Rolling:
 
     @property
     def _verify_step(self) -> str:
-        return f"{self._roll.id} verify"
+        return f"{self._roll.id}{VERIFY}"
 
     def _scope(self, target: Target, snapshot: FleetSnapshot, began: datetime) -> dict[str, object]:
         worker = snapshot.worker(target.name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
 from celery_ops.runbook.journal import Result
+from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import Roll, WorkerVerb
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Irreversible:
 def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible, ...]:
     """The newest first, as they must be taken back."""
     verified = {
-        (act.step.removesuffix(" verify"), act.target)
+        (act.step.removesuffix(VERIFY), act.target)
         for act in recall.acts
-        if act.step.endswith(" verify") and act.outcome and act.outcome.result is Result.DONE
+        if act.step.endswith(VERIFY) and act.outcome and act.outcome.result is Result.DONE
     }
     roll_of = {
         step.id: roll.id for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps
