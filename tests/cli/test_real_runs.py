@@ -422,6 +422,22 @@ def test_4_ctrl_c_twice_leaves_it_and_says_how_to_mend_it(
     assert fleet("worker", "resume", "threads2@demo", "--yes").code == 0
 
 
+def test_9_ctrl_c_twice_before_any_effect_interrupts(
+    fleet: Fleet, on_terminal: Callable[..., Terminal]
+) -> None:
+    terminal = on_terminal("runbook", "idles")
+    terminal.wait_for("started")
+    executor = fleet.executor()
+    os.kill(executor, signal.SIGSTOP)  # so that both are read at once
+    terminal.type("\x03")
+    terminal.wait_for("aborting")
+    terminal.type("\x03")
+    terminal.wait_for("without undo")
+    os.kill(executor, signal.SIGCONT)
+    assert terminal.end() == 9
+    assert fleet.newest_run()["state"] == "interrupted"
+
+
 def test_what_a_run_asks_is_asked_in_its_terminal(on_terminal: Callable[..., Terminal]) -> None:
     terminal = on_terminal("runbook", "fails-ask", "-p", "workers=threads1@demo", "--yes")
     terminal.wait_for("stop, undo or continue? ")

@@ -153,6 +153,18 @@ def test_a_bug_of_ours_names_a_log_and_neither_shows_the_password(
     assert log.stat().st_mode & 0o077 == 0
 
 
+def test_a_bug_of_the_executors_ends_the_run_as_one(
+    fleet: Operations, ann: Operator, tmp_path: Path
+) -> None:
+    executes = "'_execute' in __import__('sys').argv"
+    said = ann.do(*WITH_GAP, **bug(tmp_path, fleet, when=executes))
+    assert said.code == 70, said.all
+    assert "bug of ours (RuntimeError). The details are in" in said.err
+    (run,) = ann.do("runs", "--json").json["runs"]
+    assert run["state"] == "failed"
+    assert fleet.nothing_is_taken()
+
+
 def test_a_bug_in_the_middle_of_a_run_ends_it_and_says_what_is_owed(
     fleet: Operations, ann: Operator, tmp_path: Path
 ) -> None:
