@@ -115,6 +115,12 @@ class Operations:
     def url(self) -> str:
         return broker_url(self.server)
 
+    def config_with(self, name: str, server: str) -> Path:
+        """A configuration beside the usual one that finds supervisord somewhere else."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(self.config.read_text().replace(self.rig.server, server))
+        return path
+
     def operator(self, directory: Path, name: str, *options: str) -> Operator:
         """Somebody with an empty home, who names the configuration unless `options` are given."""
         options = options or ("--config", str(self.config))
@@ -157,6 +163,19 @@ class Operations:
         """The pid of a program, as its supervisor says; 0 if it does not run."""
         info: Any = self._supervisor.getProcessInfo(name)
         return int(info["pid"])
+
+    def spawned(self, name: str) -> int:
+        """How often a program was started, says its supervisor."""
+        log = (self.rig.folder / "supervisord.log").read_text()
+        return log.count(f"spawned: '{name}' with pid")
+
+    def revived(self, *names: str) -> bool:
+        """All of these run and answer; those that were given up are started again."""
+        for name in names:
+            if self._state(name) in {"EXITED", "FATAL"}:
+                self._supervisor.startProcess(name, False)
+        answering = self.poller.consuming().keys()
+        return all(self.programs[name].node_name in answering for name in names)
 
     def kill(self, name: str) -> None:
         """kill -9; return when its supervisor has started it again, and it consumes."""
@@ -222,15 +241,17 @@ def operations(
     *programs: Program,
     conf: Mapping[str, object] | None = None,
     redis: Sequence[str] = (),
+    counts: str = "",
 ) -> Iterator[Operations]:
     """A fleet of these programs, all that start by themselves ready. At the end nothing is left.
 
-    `redis` are further arguments of its server.
+    `redis` are further arguments of its server; `counts` is the URL where tasks are counted, for
+    tests that take the broker away: another database of the broker's own server unless given.
     """
     server = RedisServer(folder / "redis", arguments=(*LOGIN, *redis))
     try:
         url = broker_url(server)
-        fleet = Fleet(folder / "app", url, server.url(1), {**CONF, **(conf or {})})
+        fleet = Fleet(folder / "app", url, counts or server.url(1), {**CONF, **(conf or {})})
         sections = {one.name: one.settings(fleet, folder / "app") for one in programs}
         with supervisord(sections) as rig:
             made = Operations(folder, server, fleet, rig, programs)
