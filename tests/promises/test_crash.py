@@ -195,7 +195,9 @@ def test_a_run_killed_between_stop_and_start_is_gone_on_with(
         "a worker that stops",
     )
     kill_executor(ann)
-    assert following.wait().code == 4
+    said = following.wait()
+    assert said.code == 4
+    assert "celery-ops -c rig worker start prefork@rig" in said.err
     resumed = ann.do("runs", "resume")
     assert resumed.code == 0, resumed.all
     assert fleet.pid("prefork") > 0

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
-import threading
+import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.terminal import Terminal
 from tests.rig import wait_until
+from tests.rig.load import Load
 from tests.rig.mortal import Death, When
 from tests.rig.operations import COMMON, Operations, Program, operations
 from tests.rig.operator import Said
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 SEED = 20261125
+FIRSTS = itertools.count(0, 100_000)
+"""The number of the first task of each test."""
 NODE = "w@rig"
 ALONE = ("-p", "allow_gap=w")
 MARKED = """
@@ -113,16 +115,19 @@ def every_scene(case: str) -> list[Scene]:
     return [Scene(case, Death(act, when)) for act in CASES[case].acts for when in moments]
 
 
+def one_scene(case: str) -> Scene:
+    """The same one each time."""
+    scenes = every_scene(case)
+    return scenes[zlib.crc32(f"{SEED} {case}".encode()) % len(scenes)]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scene" not in metafunc.fixturenames:
         return
     if metafunc.config.getoption("--every-death"):
-        scenes = [
-            scene for case in CASES for scene in (Scene(case, None), *every_scene(case))
-        ]
+        scenes = [scene for case in CASES for scene in (Scene(case, None), *every_scene(case))]
     else:
-        chance = random.Random(SEED)  # noqa: S311 - the same six each time
-        scenes = [chance.choice(every_scene(case)) for case in CASES]
+        scenes = [one_scene(case) for case in CASES]
     metafunc.parametrize("scene", scenes, ids=str)
 
 
@@ -134,52 +139,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
         yield made
 
 
-class Load:
-    """Numbered tasks that come all the time, to the worker's own queue and to the common one."""
-
-    def __init__(self, fleet: Operations, numbers: Iterator[int]) -> None:
-        self._fleet = fleet.fleet
-        self._numbers = numbers
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self.sent: set[int] = set()
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def until_each_ran_once(self) -> None:
-        def over() -> bool:
-            return self.sent <= self._fleet.ends().keys()
-
-        wait_until(over, what="every task has ended")
-        starts, ends = self._fleet.starts(), self._fleet.ends()
-        assert {number: (starts[number], ends[number]) for number in self.sent} == dict.fromkeys(
-            self.sent, (1, 1)
-        )
-
-    def _send(self) -> None:
-        while not self._over.wait(0.3):
-            number = next(self._numbers)
-            task = "rig.work_late" if number % 3 else "rig.work"
-            self._fleet.send(number, 0.2, task=task, queue="w" if number % 2 else COMMON)
-            self.sent.add(number)
-
-
-NUMBERS = itertools.count(1)
-
-
 @pytest.fixture
-def load(fleet: Operations) -> Iterator[Load]:
-    with Load(fleet, NUMBERS) as made:
-        wait_until(lambda: len(made.sent) > 2, what="some tasks")
-        yield made
+def load(fleet: Operations) -> Iterator[None]:
+    """Numbered tasks all the time, in the worker's own queue too; in the end each ran once."""
+    with Load(fleet.fleet, "w", COMMON, first=next(FIRSTS), every=0.3) as load:
+        wait_until(lambda: load.sent > 2, what="some tasks")
+        yield
     wait_until(lambda: fleet.consumes_all("w", "other"), what="all is as it was")
-    made.until_each_ran_once()
+    load.settle()
+    assert load.twice() == []
     assert fleet.nothing_is_taken()
 
 
@@ -191,13 +159,13 @@ def test_a_run_whose_executor_is_killed_in_the_act_ends_as_if_it_had_not_been(
     if case.before:
         begun = ann.do(*case.before, "--yes")
         assert begun.code == 0, begun.all
-    lives = spawned(fleet)
+    lives = fleet.spawned("w")
     if scene.death is None:
         said = ann.do(*case.command, "--yes")
     else:
         said = killed_and_resumed(scene, fleet, ann)
     assert said.code == 0, said.all
-    assert replace(came_of(fleet, ann), lives=spawned(fleet) - lives) == case.came, said.all
+    assert replace(came_of(fleet, ann), lives=fleet.spawned("w") - lives) == case.came, said.all
     (ann.home / "marks").unlink(missing_ok=True)
     if case.mend:
         mended = ann.do(*case.mend, "--yes")
@@ -234,7 +202,7 @@ def resumed_by_hand(ann: Operator, answer: str) -> Said:
 
 def taken(fleet: Operations) -> dict[str, dict[str, str]]:
     """What is taken, as the broker has it, by key."""
-    entries: dict[bytes, bytes] = fleet.redis.hgetall("celery-ops:taken")  # type: ignore[assignment]
+    entries: Any = fleet.redis.hgetall("celery-ops:taken")
     return {key.decode(): json.loads(value) for key, value in entries.items()}
 
 
@@ -250,8 +218,3 @@ def came_of(fleet: Operations, ann: Operator) -> Came:
         queues=tuple(queue["name"] for queue in fleet.consumed_by(NODE)) if runs else None,
         marks=len(marks.read_text().splitlines()) if marks.exists() else 0,
     )
-
-
-def spawned(fleet: Operations) -> int:
-    """How often the worker was started, says its supervisor."""
-    return (fleet.rig.folder / "supervisord.log").read_text().count("spawned: 'w' with pid")

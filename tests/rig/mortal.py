@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from celery_ops.runbook import journal
+
 _ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = "RIG_DEATH"
 _CUSTOM = """
@@ -57,9 +59,7 @@ class Death:
 
 
 def doom() -> None:
-    """Called in an executor before anything of it is imported."""
-    from celery_ops.runbook import journal  # noqa: PLC0415 - not in those who make deaths
-
+    """Called in an executor before it has a journal."""
     said = json.loads(os.environ[_VARIABLE])
     death = Death(said["verb"], When(said["when"]))
 
@@ -81,4 +81,4 @@ def doom() -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
             return written
 
-    journal.Journal = MortalJournal  # type: ignore[misc]
+    vars(journal)["Journal"] = MortalJournal
