@@ -261,7 +261,7 @@ def test_4_a_killed_executor_leaves_a_worker_drained_and_it_is_said(fleet: Fleet
     finally:
         end(process)
     assert process.returncode == 4, (out, err)
-    assert b"celery-ops worker resume prefork2@demo" in err
+    assert f"celery-ops -c {fleet.name} worker resume prefork2@demo" in err.decode()
     assert fleet.newest_run()["state"] == "interrupted"
     # Another operator, who has neither the journal nor the configuration. The dead run's lease
     # expires by itself, which is waited for.
