@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import Count, as_duration, counted
 from celery_ops.errors import UsageError
-from celery_ops.model import Level, WorkerState
+from celery_ops.model import Level
 from celery_ops.ports import Question
 from celery_ops.runbook import actions, facts, orphans
 from celery_ops.runbook.guard import Guard, consumers
@@ -27,7 +27,6 @@ from celery_ops.runbook.plan import (
     PlannedAction,
     PlannedBatch,
     PlannedStep,
-    PlannedWorker,
     QueueCapacity,
 )
 from celery_ops.runbook.schema import (
@@ -46,16 +45,17 @@ from celery_ops.runbook.schema import (
     WorkerVerb,
 )
 from celery_ops.runbook.selectors import Selector, select
+from celery_ops.runbook.targets import in_order, is_owed, plan_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Worker
     from celery_ops.ports import Clock, Hosts
     from celery_ops.runbook.library import Library
-    from celery_ops.runbook.plan import Where
+    from celery_ops.runbook.plan import PlannedWorker, Where
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
 
 SURVEY_TIMEOUT = 3.0
@@ -155,51 +155,6 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
     )
 
 
-def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
-    """A target as it is now, owing what an earlier run recorded."""
-    taken = worker.taken if worker.taken is not None and worker.taken.kind == "queues" else None
-    queues = worker.consuming.value if worker.consuming is not None else None
-    if taken is not None:
-        recorded = {queue.name: queue for queue in (*(queues or ()), *taken.queues)}
-        queues = tuple(recorded.values())
-    status = worker.service.status.value if worker.service and worker.service.status else None
-    running = worker.active.value if worker.active is not None else ()
-    ages = [(snapshot.at - task.started_at).total_seconds() for task in running if task.started_at]
-    return PlannedWorker(
-        name=worker.name,
-        state=worker.state,
-        incarnation=worker.incarnation,
-        queues=queues,
-        service=worker.service.ref if worker.service else None,
-        identity=status.identity if status else None,
-        active=None if worker.active is None else len(worker.active.value),
-        reserved=None if worker.reserved is None else len(worker.reserved.value),
-        scheduled=None if worker.scheduled is None else len(worker.scheduled.value),
-        longest=max(ages, default=None),
-        stop_grace=status.stop_grace if status else None,
-        debtors=tuple(
-            sorted({record.run for record in snapshot.taken if record.worker == worker.name})
-        ),
-    )
-
-
-def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
-    """The order in which a roll takes its targets; names decide between equals."""
-
-    def key(worker: Worker) -> tuple[object, ...]:
-        match order:
-            case Order.BY_NAME:
-                return (worker.name,)
-            case Order.BY_HOST:
-                return (worker.service.ref.host if worker.service else "", worker.name)
-            case Order.UNHEALTHY_FIRST:
-                return (worker.state is WorkerState.ONLINE, worker.name)
-            case Order.FEWEST_ACTIVE_FIRST:
-                return (len(worker.active.value) if worker.active else 0, worker.name)
-
-    return sorted(workers, key=key)
-
-
 @dataclass(slots=True)
 class _Draft:
     """A plan in the making."""
@@ -259,7 +214,7 @@ class _Draft:
                 if step.verb is WorkerVerb.RESUME:
                     recorded = {record.worker for record in self.snapshot.taken}
                     chosen = tuple(
-                        one for one in chosen if _is_owed(one) or one.name in recorded
+                        one for one in chosen if is_owed(one) or one.name in recorded
                     )  # what a dead incarnation was owed is cleared by this, too
                 return in_order(chosen, Order.BY_NAME)
             case _:
@@ -446,11 +401,6 @@ def _drains_before_it_stops(runbook: Runbook) -> bool:
             elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
                 return False
     return True
-
-
-def _is_owed(worker: Worker) -> bool:
-    """Something was taken from it, or it consumes nothing and nobody recorded why."""
-    return worker.taken is not None or worker.queues == ()
 
 
 def keep_available(params: Mapping[str, Value]) -> Count:

@@ -14,7 +14,8 @@ from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.loader import resolve
-from celery_ops.runbook.planner import keep_available, plan_worker
+from celery_ops.runbook.planner import keep_available
+from celery_ops.runbook.targets import plan_worker
 from celery_ops.runbook.worker_verbs import Target
 
 if TYPE_CHECKING:

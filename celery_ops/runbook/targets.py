@@ -1,0 +1,64 @@
+"""The workers that a plan is for: as they are met, and in which order they are taken. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.model import WorkerState
+from celery_ops.runbook.plan import PlannedWorker
+from celery_ops.runbook.schema import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery_ops.model import FleetSnapshot, Worker
+
+
+def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
+    """A target as it is now, owing what an earlier run recorded."""
+    taken = worker.taken if worker.taken is not None and worker.taken.kind == "queues" else None
+    queues = worker.consuming.value if worker.consuming is not None else None
+    if taken is not None:
+        recorded = {queue.name: queue for queue in (*(queues or ()), *taken.queues)}
+        queues = tuple(recorded.values())
+    status = worker.service.status.value if worker.service and worker.service.status else None
+    running = worker.active.value if worker.active is not None else ()
+    ages = [(snapshot.at - task.started_at).total_seconds() for task in running if task.started_at]
+    return PlannedWorker(
+        name=worker.name,
+        state=worker.state,
+        incarnation=worker.incarnation,
+        queues=queues,
+        service=worker.service.ref if worker.service else None,
+        identity=status.identity if status else None,
+        active=None if worker.active is None else len(worker.active.value),
+        reserved=None if worker.reserved is None else len(worker.reserved.value),
+        scheduled=None if worker.scheduled is None else len(worker.scheduled.value),
+        longest=max(ages, default=None),
+        stop_grace=status.stop_grace if status else None,
+        debtors=tuple(
+            sorted({record.run for record in snapshot.taken if record.worker == worker.name})
+        ),
+    )
+
+
+def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
+    """The order in which a roll takes its targets; names decide between equals."""
+
+    def key(worker: Worker) -> tuple[object, ...]:
+        match order:
+            case Order.BY_NAME:
+                return (worker.name,)
+            case Order.BY_HOST:
+                return (worker.service.ref.host if worker.service else "", worker.name)
+            case Order.UNHEALTHY_FIRST:
+                return (worker.state is WorkerState.ONLINE, worker.name)
+            case Order.FEWEST_ACTIVE_FIRST:
+                return (len(worker.active.value) if worker.active else 0, worker.name)
+
+    return sorted(workers, key=key)
+
+
+def is_owed(worker: Worker) -> bool:
+    """Something was taken from it, or it consumes nothing and nobody recorded why."""
+    return worker.taken is not None or worker.queues == ()
