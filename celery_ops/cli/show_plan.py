@@ -48,6 +48,7 @@ def lines(plan: Plan, width: int) -> list[str]:
         _listed("REFUSED, because:", plan.refusals),
         _listed("Hazards:", plan.hazards),
         _listed("Cannot be undone:", plan.irreversible),
+        _listed("Left out:", [f"{name}: {why}" for name, why in plan.left_out.items()]),
         _targets(plan.targets, width),
     ]
     blocks += [_step(step, width) for step in plan.steps]

@@ -22,6 +22,7 @@ _VERDICTS = {
     Result.FAILED: "FAILED",
     Result.UNKNOWN: "unknown",
     Result.SKIPPED: "skipped",
+    Result.DEFERRED: "put off",
 }
 
 
@@ -58,6 +59,8 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
     lines += _failed(report, width)
     lines += _group("deferred", report.deferred, width)
     lines += _group("not started", report.not_started, width)
+    for name, why in report.left_out.items():
+        lines += _folded(f"  left out: {name}: {why}", width)
     if report.again:
         lines += ["  to go on with those that are not done:", _command(report.again, plan)]
     for title, owed in (("left drained", report.left_drained), ("owed", report.owed)):

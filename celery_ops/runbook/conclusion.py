@@ -197,15 +197,23 @@ class Conclusion:
 
     def _names(self) -> Report:
         """Each target once. One that is back without having been verified (an abort) is done."""
-        done, failed, not_started = [], [], []
+        done, failed, deferred, not_started = [], [], [], []
         for one in self._stage.targets.values():
             if one.failed or (one.owed and not one.done):
                 failed.append(one.name)
             elif one.done or one.renewed:
                 done.append(one.name)
+            elif one.put_off:
+                deferred.append(one.name)
             else:
                 not_started.append(one.name)
-        return Report(tuple(done), tuple(failed), not_started=tuple(not_started))
+        targets = self._stage.targets.values()
+        left_out = {one.name: one.left_out for one in targets if one.left_out}
+        left_out = {**self._stage.plan.left_out, **left_out}
+        not_started += [name for name in left_out if name not in not_started]
+        return Report(
+            tuple(done), tuple(failed), tuple(deferred), tuple(not_started), left_out=left_out
+        )
 
     def _left_on_purpose(self) -> set[str]:
         """A runbook whose last word to a worker is drain or stop means to leave it so."""

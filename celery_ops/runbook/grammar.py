@@ -18,6 +18,7 @@ from celery_ops.runbook.schema import (
     CurrentWorker,
     DoctorStep,
     InnerStep,
+    Offline,
     OnFail,
     OnTimeout,
     Order,
@@ -82,10 +83,10 @@ def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
     node = spot.keys.get("on_timeout")
     if node is None:
         return OnTimeout.FAIL
-    if isinstance(node, Scalar) and node.text == "defer":
-        steps.wrong(node.place, f"`on_timeout: defer` {NOT_YET}")
-        return OnTimeout.FAIL
     chosen = steps.values.reader.choice(node, f"on_timeout of {spot.what}", OnTimeout)
+    if chosen == OnTimeout.DEFER and spot.where is not Where.ROLL:
+        says = "`on_timeout: defer` is for a roll: here there are no others to go on with"
+        steps.wrong(node.place, says)
     return OnTimeout(chosen or OnTimeout.FAIL)
 
 
@@ -240,6 +241,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
     verify = _read_verify(steps, spot, keys["verify"]) if "verify" in keys else None
     order = _choice(steps, spot, "order", Order)
     on_fail = _choice(steps, spot, "on_fail", OnFail)
+    offline = _choice(steps, spot, "offline", Offline)
     workers = values.workers(spot.value, spot.what)
     if verify is None:
         verify = Verify(
@@ -255,6 +257,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         max_failed=_optional(spot, "max_failed", values.integer, 0),
         settle=_optional(spot, "settle", values.duration, 5.0),
         on_fail=OnFail(on_fail or OnFail.ASK),
+        offline=Offline(offline or Offline.FAIL),
         steps=inner,
         verify=verify,
         place=spot.place,
@@ -360,6 +363,7 @@ VERBS: Mapping[str, Verb | None] = {
             "max_failed",
             "settle",
             "on_fail",
+            "offline",
             "steps",
             "verify",
         ),

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
-from celery_ops.runbook.schema import OnTimeout, WorkerVerb
+from celery_ops.runbook.schema import OnTimeout, WorkerStep, WorkerVerb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from celery_ops.model import FleetSnapshot, Worker
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import WorkerStep
+    from celery_ops.runbook.schema import InnerStep
 
+_ASKS = frozenset({WorkerVerb.DRAIN, WorkerVerb.RESUME})
+"""Verbs that a worker itself must answer; the others are its supervisor's."""
 _PURGE = frozenset({"--purge", "--discard"})
 
 
@@ -27,7 +31,7 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
     if state is WorkerState.CONFLICT:
         fix = "stop one of them with its own supervisor, or give it a name of its own (-n)"
         return [f"{name}: {says}: {fix}"]
-    if verb in {WorkerVerb.DRAIN, WorkerVerb.RESUME}:
+    if verb in _ASKS:
         if state is WorkerState.UNREADABLE:
             return [f"{name} answers in a format that is not read here, so nothing can be proved"]
         if live is None or not live.answers:
@@ -40,6 +44,26 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
     if verb in {WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART}:
         return _service_obstacles(verb, worker, live)
     return []
+
+
+def absence(
+    steps: Iterable[InnerStep], worker: PlannedWorker, snapshot: FleetSnapshot
+) -> str | None:
+    """Why these steps cannot reach that worker now: it is silent where one of them needs its
+    answers, or its supervisor is where one needs that. None: they can, as far as can be seen.
+    """
+    live = snapshot.worker(worker.name)
+    if live is None:
+        return "was not seen any more"
+    worker_steps = [step for step in steps if isinstance(step, WorkerStep)]
+    asks = [step for step in worker_steps if step.verb in _ASKS]
+    if asks and live.state is WorkerState.SILENT:
+        return f"is silent: {live.says}" if live.says else "is silent"
+    service = live.service
+    needs_host = len(asks) < len(worker_steps)
+    if needs_host and service is not None and service.status is None and service.error:
+        return f"its supervisor cannot be asked: {service.error}"
+    return None
 
 
 def _service_obstacles(verb: WorkerVerb, worker: PlannedWorker, live: Worker | None) -> list[str]:
@@ -77,6 +101,8 @@ def dangers(
             found.append(f"{name}: a stop signals the pool's children too: {after}")
         if status.stop_signal in {"QUIT", "SIGQUIT", "KILL", "SIGKILL"}:
             found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
+        if worker.state is WorkerState.SILENT and not drained:
+            found.append(f"{name} is silent: what it runs is not known, and a stop may cut it off")
         grace, longest = status.stop_grace, worker.longest
         if not drained and grace is not None and longest is not None and longest > grace:
             found.append(

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ class Result(StrEnum):
     FAILED = "failed"
     UNKNOWN = "unknown"
     SKIPPED = "skipped"
+    DEFERRED = "deferred"
+    """Not now: what was taken is given back, and its turn comes again."""
 
 
 class RunState(StrEnum):
@@ -133,6 +135,8 @@ class Report:
     owed: tuple[Owed, ...] = ()
     causes: tuple[Cause, ...] = ()
     again: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why some of those that were not started could not be reached."""
 
 
 @dataclass(frozen=True, slots=True)

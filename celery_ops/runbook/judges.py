@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-from celery_ops.config.units import as_duration
+from celery_ops.config.units import as_duration, counted
 from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook import facts
 
@@ -124,6 +124,32 @@ def resumed(target: PlannedWorker, since: datetime) -> Judge:
         return Judgement(Seen.DONE, f"consumes {', '.join(sorted(owed))}")
 
     return judge
+
+
+class Free:
+    """None of the tasks that it was first seen to run runs any more; nor do they in its next life.
+
+    Meanwhile it goes on consuming: what it begins later is not waited for.
+    """
+
+    def __init__(self, target: PlannedWorker, since: datetime) -> None:
+        self._target = target
+        self._since = since
+        self._running: frozenset[str] | None = None
+
+    def __call__(self, snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(self._target.name)
+        if _gone(self._target, worker) is not None:
+            return Judgement(Seen.DONE, "is not the process any more that ran them")
+        if worker is None or worker.active is None or not _fresh(worker.active, self._since):
+            return Judgement(Seen.NOT_YET, _no_answer(worker))
+        runs = frozenset(task.id for task in worker.active.value)
+        if self._running is None:
+            self._running = runs
+        left = len(self._running & runs)
+        if left:
+            return Judgement(Seen.NOT_YET, f"still runs {counted(left, 'task')}")
+        return Judgement(Seen.DONE, "has ended what it ran")
 
 
 def stopped(target: PlannedWorker, since: datetime) -> Judge:

@@ -17,8 +17,9 @@ from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
 from celery_ops.runbook import actions, facts, orphans
+from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
-from celery_ops.runbook.hazards import dangers, obstacles
+from celery_ops.runbook.hazards import absence, dangers, obstacles
 from celery_ops.runbook.loader import loads, render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.plan import (
@@ -34,7 +35,7 @@ from celery_ops.runbook.schema import (
     ConfirmStep,
     CurrentWorker,
     DoctorStep,
-    OnTimeout,
+    Offline,
     Order,
     RestoreStep,
     Risk,
@@ -48,7 +49,7 @@ from celery_ops.runbook.selectors import Selector, select
 from celery_ops.runbook.targets import in_order, is_owed, plan_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
     from celery_ops.fleet.survey import Surveyor
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
 
 SURVEY_TIMEOUT = 3.0
+_NOTHING_OWED = "nothing is owed to any of these workers"
 _EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
 
 
@@ -152,6 +154,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
         messages=tuple(draft.messages),
+        left_out=draft.left_out,
     )
 
 
@@ -170,6 +173,7 @@ class _Draft:
     irreversible: list[str] = field(default_factory=list)
     messages: dict[HeldMessage, None] = field(default_factory=dict)
     scope: dict[str, object] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def choose_targets(self) -> None:
         """Resolve every selector of the runbook, and fix what the guard is measured by."""
@@ -180,7 +184,8 @@ class _Draft:
         if not self.targets and any(
             self.selects_workers(step) for step in self.request.runbook.steps
         ):
-            self.refusals.append("there is nothing to do: nothing is owed to any of these workers")
+            why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
+            self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(self.targets)
         self.choose_messages()
         self.scope["targets"] = facts.TargetsFacts(len(names), names, len(self.messages))
@@ -208,7 +213,13 @@ class _Draft:
         match step:
             case Roll():
                 chosen = select(Selector.parse(resolve(step.workers, self.scope)), self.snapshot)
-                return in_order(chosen, step.order)
+                ordered = in_order(chosen, step.order)
+                if step.offline is Offline.FAIL:
+                    return ordered
+                for worker in ordered:
+                    absent = self.absence(step, worker)
+                    self.left_out |= {} if absent is None else {worker.name: absent}
+                return [worker for worker in ordered if worker.name not in self.left_out]
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 if step.verb is WorkerVerb.RESUME:
@@ -219,6 +230,16 @@ class _Draft:
                 return in_order(chosen, Order.BY_NAME)
             case _:
                 return []
+
+    def absence(self, roll: Roll, worker: Worker) -> str | None:
+        """Why the steps of a roll that are for this worker cannot reach it, if so."""
+        steps = [step for step in roll.steps if self.may_apply(step, worker.name)]
+        return absence(steps, plan_worker(worker, self.snapshot), self.snapshot)
+
+    def may_apply(self, step: InnerStep, name: str) -> bool:
+        """False where the step's `when` is known not to hold for this target now."""
+        verdict = None if step.when is None else step.when.evaluate(self.scope_of(name))
+        return verdict is None or verdict.truth is not Truth.FAILS
 
     def selects_workers(self, step: Step) -> bool:
         return isinstance(step, Roll | WorkerStep)
@@ -256,7 +277,7 @@ class _Draft:
                     says=_says(step, self.scope),
                     targets=tuple(chosen),
                     batches=batches,
-                    actions=self.actions(step, chosen, drained=False),
+                    actions=self.actions(step, chosen),
                 )
             case RestoreStep():
                 return self.plan_restore(step)
@@ -294,12 +315,31 @@ class _Draft:
             self.batch(guard, number, names, canary=number == 1 and canary > 0, takes=takes)
             for number, names in enumerate(cut, start=1)
         )
-        drains = any(isinstance(s, WorkerStep) and s.verb is WorkerVerb.DRAIN for s in roll.steps)
-        done = [
-            action for step in roll.steps for action in self.actions(step, chosen, drained=drains)
-        ]
+        lost = self.counted_as_failed(roll, chosen)
+        done: list[PlannedAction] = []
+        drained: set[str] = set()
+        for step in roll.steps:
+            turns = [name for name in chosen if name not in lost and self.may_apply(step, name)]
+            done += self.actions(step, turns, drained=drained) if turns else ()
+            if isinstance(step, WorkerStep) and step.verb is WorkerVerb.DRAIN:
+                drained.update(turns)
         says = f"roll through {len(chosen)} workers in {len(cut)} batches of at most {size}"
         return PlannedStep(roll.id, says, tuple(chosen), batches, tuple(done))
+
+    def counted_as_failed(self, roll: Roll, chosen: list[str]) -> set[str]:
+        """Those that cannot be reached, where so many may fail; else they stand in the way."""
+        absent = {
+            name: why
+            for name in chosen
+            if (worker := self.snapshot.worker(name)) and (why := self.absence(roll, worker))
+        }
+        most = resolve(roll.max_failed, self.scope)
+        if len(absent) > most:
+            return set()
+        self.hazards += [
+            f"{name} counts as failed, of at most {most}: {why}" for name, why in absent.items()
+        ]
+        return set(absent)
 
     @property
     def allow_gap(self) -> tuple[str, ...]:
@@ -331,7 +371,7 @@ class _Draft:
         return tuple(queue.name for queue in self.targets[name].queues or ())
 
     def actions(
-        self, step: InnerStep | ConfirmStep, chosen: Iterable[str], *, drained: bool = False
+        self, step: InnerStep | ConfirmStep, chosen: Iterable[str], *, drained: Collection[str] = ()
     ) -> tuple[PlannedAction, ...]:
         """The exact effects of a step on each target; notes what is in their way."""
         found: list[PlannedAction] = []
@@ -341,7 +381,7 @@ class _Draft:
                     worker = self.targets[name]
                     refusals = obstacles(step.verb, worker, self.snapshot)
                     self.refusals += refusals
-                    self.hazards += dangers(step, worker, self.snapshot, drained=drained)
+                    self.hazards += dangers(step, worker, self.snapshot, drained=name in drained)
                     if not refusals:
                         undo = actions.undo_of(step.verb, worker, self.hosts)
                         found += [
@@ -365,7 +405,8 @@ class _Draft:
         worker = self.snapshot.worker(name) if name is not None else None
         if name is None or worker is None:
             return self.scope
-        before = facts.BeforeFacts(facts.of_planned(self.targets[name]))
+        target = self.targets.get(name) or plan_worker(worker, self.snapshot)
+        before = facts.BeforeFacts(facts.of_planned(target))
         return {**self.scope, "worker": facts.of_worker(worker), "before": before}
 
     def confirmations(self) -> tuple[Confirmation, ...]:
@@ -390,13 +431,13 @@ class _Draft:
 
 
 def _drains_before_it_stops(runbook: Runbook) -> bool:
-    """Every stop comes after a drain in the same roll, which fails rather than cut tasks off."""
+    """Every stop comes after a drain in the same roll, which never cuts tasks off."""
     for step in runbook.steps:
         drained = False
         for inner in step.steps if isinstance(step, Roll) else (step,):
             if not isinstance(inner, WorkerStep):
                 continue
-            if inner.verb is WorkerVerb.DRAIN and inner.on_timeout is OnTimeout.FAIL:
+            if inner.verb is WorkerVerb.DRAIN and inner.on_timeout.never_cuts_off:
                 drained = True
             elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
                 return False

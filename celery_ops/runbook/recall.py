@@ -119,6 +119,12 @@ class Recall:
         acts = self._open.get((step, target))
         return acts[0] if acts else None
 
+    def was_put_off(self, steps: Collection[str], target: str) -> bool:
+        """The next act of one of these steps on a target was put off: it had another turn later."""
+        acts = [self.peek(step, target) for step in steps]
+        outcomes = [act.outcome for act in acts if act is not None]
+        return any(one is not None and one.result is Result.DEFERRED for one in outcomes)
+
     def last(self, target: str) -> Act | None:
         """The last thing that was begun with a target."""
         return next(

@@ -11,13 +11,18 @@ from celery_ops.errors import ConfirmationNeeded
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
 from celery_ops.runbook.brake import Aborted
+from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.loader import render, render_argument
+from celery_ops.runbook.plan import PlannedBatch
+from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import (
     CheckStep,
     CurrentWorker,
+    Offline,
     OnFail,
     RunStep,
     WaitStep,
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.model import FleetSnapshot
-    from celery_ops.runbook.plan import PlannedBatch
     from celery_ops.runbook.schema import InnerStep, Roll
     from celery_ops.runbook.stage import Stage
     from celery_ops.runbook.worker_verbs import Target
@@ -58,6 +62,7 @@ class Rolling:
         self._batches = batches
         self._keep = stage.value(roll.keep_available)
         self._failed: list[str] = []
+        self._put_off: list[PutOff] = []
 
     async def go(self) -> None:
         """Raise StepFailed, PreconditionFailed (the guard) or Aborted; the batch under way is then
@@ -71,16 +76,43 @@ class Rolling:
             await self._batch(batch)
             if batch is not self._batches[-1]:
                 await self._stage.brake.sleep(settle)
+        if self._put_off:
+            await self._come_back(settle)
+
+    async def _come_back(self, settle: float) -> None:
+        """Those that were put off have another turn, one at a time, each as soon as it is free.
+
+        Raise StepFailed if there are any that do not come free in the time that a drain has.
+        """
+        waiting, self._put_off = self._put_off, []
+        turns = Turns(self._stage, f"{self._roll.id} later", waiting)
+        number = len(self._batches)
+        while (target := await turns.next()) is not None:
+            number += 1
+            target.put_off = ""
+            batch = PlannedBatch(number, (target.name,), ())
+            if self._came_through(batch):
+                continue
+            await self._stage.brake.sleep(settle)
+            await self._stage.safe_point()
+            await self._batch(batch)
+        left = [one.target for one in waiting if one.target.put_off]
+        if left:
+            says = "; ".join(f"{one.name}: deferred, and {one.put_off}" for one in left)
+            raise StepFailed(says)
 
     def _came_through(self, batch: PlannedBatch) -> bool:
         """The journal says of every worker of the batch that it was verified."""
         recall, verify = self._stage.recall, self._verify_step
+        inner = [step.id for step in self._roll.steps]
+        if any(recall.was_put_off(inner, name) for name in batch.workers):
+            return False
         targets = [self._stage.targets[name] for name in batch.workers]
         proofs = [recall.peek(verify, target.name) for target in targets]
         if not all(one and one.outcome and one.outcome.result is Result.DONE for one in proofs):
             return False
         recall.batch(self._roll.id)
-        over = {self._verify_step, *(step.id for step in self._roll.steps)}
+        over = {self._verify_step, *inner}
         for target in targets:
             recall.forget(target.name, over)
             target.done = True
@@ -90,7 +122,10 @@ class Rolling:
         stage = self._stage
         began = stage.recall.batch(self._roll.id)
         if began is None:
-            says = f"batch {batch.number} of {len(self._batches)}: {', '.join(batch.workers)}"
+            names = ", ".join(batch.workers)
+            says = f"batch {batch.number} of {len(self._batches)}: {names}"
+            if batch.number > len(self._batches):
+                says = f"again, as it was put off: {names}"
             event = stage.journal.append(
                 EventKind.BATCH, step=self._roll.id, outcome=Outcome(Result.UNKNOWN, says)
             )
@@ -98,13 +133,38 @@ class Rolling:
         for target in stage.targets.values():
             target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
+        if self._roll.offline is Offline.SKIP:
+            alive = await self._present(alive, began)
         before = {target.name: facts.of_planned(target.planned) for target in alive}
         for step in self._roll.steps:
             await stage.safe_point()
             await self._step(step, alive, began)
+            alive = await self._without_put_off(step, alive, last=batch.number > len(self._batches))
             alive = await self._without_failed(alive)
         await self._verify(alive, before, began)
         await self._without_failed(alive)
+
+    async def _present(self, alive: list[Target], began: datetime) -> list[Target]:
+        """Leave out those that cannot be reached and with whom nothing was begun yet."""
+        stage = self._stage
+        snapshot = await stage.look()
+        for target in alive:
+            if any(stage.recall.peek(step.id, target.name) for step in self._roll.steps):
+                continue
+            past = stage.recall.next(self._roll.id, target.name)
+            if past is not None and past.outcome is not None:
+                target.left_out = past.outcome.says
+                continue
+            scope = self._scope(target, snapshot, began)
+            steps = [
+                step
+                for step in self._roll.steps
+                if step.when is None or step.when.evaluate(scope).truth is not Truth.FAILS
+            ]
+            target.left_out = absence(steps, target.planned, snapshot) or ""
+            if target.left_out:
+                stage.effects.conclude(self._roll.id, target.name, Result.SKIPPED, target.left_out)
+        return [target for target in alive if not target.left_out]
 
     async def _step(self, step: InnerStep, alive: list[Target], began: datetime) -> None:
         stage = self._stage
@@ -211,6 +271,21 @@ class Rolling:
         else:
             target.failed = f"was not verified {seen.says}"
         _conclude(stage, step, target, seen.says)
+
+    async def _without_put_off(
+        self, step: InnerStep, alive: list[Target], *, last: bool
+    ) -> list[Target]:
+        """Give their queues back to those whose turn is to come again; `last`: it was that one."""
+        put_off = [target for target in alive if target.put_off]
+        undo = f"{self._roll.id} {'later undo' if last else 'undo'}"
+        for target in put_off:
+            if target.owed:
+                await self._stage.verbs.put_right(undo, target)
+            else:
+                self._stage.recall.forget(target.name, {undo})  # it was given back, and is over
+            if not last and not target.failed and isinstance(step, WorkerStep):
+                self._put_off.append(PutOff(target, self._stage.value(step.timeout), step.id))
+        return [target for target in alive if not target.put_off or target.failed]
 
     async def _without_failed(self, alive: list[Target]) -> list[Target]:
         """Give back what was taken from those that failed, and stop the roll if they are too

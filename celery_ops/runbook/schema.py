@@ -95,7 +95,14 @@ class OnTimeout(StrEnum):
     """What a drain does whose tasks do not end in time."""
 
     FAIL = "fail"
+    DEFER = "defer"
+    """Its queues are given back, and it has its turn again after all the others."""
     PROCEED = "proceed"
+
+    @property
+    def never_cuts_off(self) -> bool:
+        """Whatever the drain is followed by, no running task is cut off."""
+        return self is not OnTimeout.PROCEED
 
 
 class Order(StrEnum):
@@ -105,6 +112,15 @@ class Order(StrEnum):
     UNHEALTHY_FIRST = "unhealthy_first"
     BY_HOST = "by_host"
     BY_NAME = "by_name"
+
+
+class Offline(StrEnum):
+    """What a roll does about a target that is silent, or whose host cannot be reached."""
+
+    FAIL = "fail"
+    """It counts as failed."""
+    SKIP = "skip"
+    """It is left out, by name and with the reason."""
 
 
 class WorkerVerb(StrEnum):
@@ -240,6 +256,7 @@ class Roll:
     max_failed: Slot[int]
     settle: Slot[float]
     on_fail: OnFail
+    offline: Offline
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place

@@ -25,7 +25,7 @@ MAX_STEPS = 200
 DEFAULT_TIMEOUT = 120.0
 """Seconds, for steps that need not say how long they may take."""
 
-_KEYS_TO_COME = frozenset({"retries", "once_per", "offline"})
+_KEYS_TO_COME = frozenset({"retries", "once_per"})
 
 
 class Where(Enum):

@@ -43,7 +43,10 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
 
 
 def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
-    """The order in which a roll takes its targets; names decide between equals."""
+    """The order in which a roll takes its targets; names decide between equals.
+
+    Of whom it is not known what they run is not taken for idle: they come last.
+    """
 
     def key(worker: Worker) -> tuple[object, ...]:
         match order:
@@ -54,7 +57,8 @@ def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
             case Order.UNHEALTHY_FIRST:
                 return (worker.state is WorkerState.ONLINE, worker.name)
             case Order.FEWEST_ACTIVE_FIRST:
-                return (len(worker.active.value) if worker.active else 0, worker.name)
+                unknown = worker.active is None
+                return (unknown, len(worker.active.value) if worker.active else 0, worker.name)
 
     return sorted(workers, key=key)
 

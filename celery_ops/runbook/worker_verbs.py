@@ -51,6 +51,10 @@ class Target:
     renewed: bool = False
     """A new incarnation answers; whether all is well with it was not verified yet."""
     failed: str = ""
+    put_off: str = ""
+    """Why its turn is to come again after the others'."""
+    left_out: str = ""
+    """Why it could not be reached when its turn came, and nothing was begun with it."""
     given_up: bool = False
     """It was just tried to put it right, in vain: another try would only take longer to say so."""
     away: str = ""
@@ -220,6 +224,10 @@ class WorkerVerbs:
             says += f" (it replied: {refused})"
         if order.on_timeout is OnTimeout.PROCEED and seen.too_late:
             self._effects.conclude(order.step, target.name, Result.DONE, f"going on; {says}")
+            return
+        if order.on_timeout is OnTimeout.DEFER and seen.too_late:
+            target.put_off = says
+            self._effects.conclude(order.step, target.name, Result.DEFERRED, says)
             return
         target.failed = says
         self._effects.conclude(order.step, target.name, Result.FAILED, says)
@@ -462,6 +470,8 @@ def _retell(outcome: Outcome, target: Target) -> None:
     """What the journal says came of an act."""
     if outcome.result is Result.FAILED:
         target.failed = outcome.says
+    if outcome.result is Result.DEFERRED:
+        target.put_off = outcome.says
 
 
 def _told(error: OpsError) -> str:

@@ -55,6 +55,10 @@ def _warnings(plan: Plan) -> list[Line]:
         found.append(line(("Know before you agree", Tone.BAD)))
         found += [_item("▲", says, Tone.BAD) for says in plan.hazards]
         found.append(Line())
+    if plan.left_out:
+        found.append(line(("Left out", Tone.WARN)))
+        found += [_item("-", f"{name}: {why}", Tone.WARN) for name, why in plan.left_out.items()]
+        found.append(Line())
     if plan.irreversible:
         found.append(line(("Cannot be taken back", Tone.BAD)))
         found += [_item("▲", says, Tone.BAD) for says in plan.irreversible]

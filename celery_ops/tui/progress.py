@@ -21,6 +21,7 @@ RESULT_SIGNS = {
     Result.FAILED: ("✗", Tone.BAD),
     Result.UNKNOWN: ("?", Tone.WARN),
     Result.SKIPPED: ("-", Tone.DIM),
+    Result.DEFERRED: ("↷", Tone.WARN),
 }
 _LAST_WORDS = re.compile(r"(?:^|[(\s])([\w, ]+?) or (\w+)[)?]*$")
 

@@ -249,6 +249,8 @@ def _report(report: Report) -> Iterable[Line]:
         yield line((f"▲ {owed.says}: ", Tone.BAD), owed.mend)
     for left in report.left_drained:
         yield line((f"▲ {left.says}: ", Tone.WARN), left.mend)
+    for name, why in report.left_out.items():
+        yield line((f"- {name} was left out: ", Tone.WARN), why)
     if report.again:
         yield line(("to go on with those that are not done: ", Tone.DIM), report.again)
     told = {one.target: one for one in report.causes}

@@ -55,6 +55,8 @@ class Operation:
         self.user_runbooks = directory / "runbooks"
         self.runs = 0
         self.executor: Executor | None = None
+        self.beside: list[asyncio.Future[None]] = []
+        """What goes on in the fleet by itself."""
 
     def process(self, since: ClockMark | None = None) -> Clock:
         """The clock of a process that begins now: what it asks for is stamped by it."""

@@ -411,7 +411,7 @@ steps:
         ("steps: [{stop: a@h, timeout: 0s}]", "12:30: timeout of stop (step 1): no time at all"),
         (
             "steps: [{drain: a@h, timeout: 1m, on_timeout: defer}]",
-            "12:47: `on_timeout: defer` is not supported by this version",
+            "12:47: `on_timeout: defer` is for a roll: here there are no others to go on with",
         ),
         (
             "steps: [{drain: a@h, timeout: 1m, on_timeout: fial}]",

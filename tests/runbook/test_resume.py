@@ -162,6 +162,23 @@ def one_never_drains(operation: Operation) -> None:
     three_workers(operation)
 
 
+def one_is_free_later(operation: Operation) -> None:
+    operation.fleet.add_worker("w0@web1", queues=("default", "mail"))
+    operation.fleet.send("default", 45.0)
+    three_workers(operation)
+
+
+def one_falls_silent(operation: Operation) -> None:
+    """Soon after the plan was made, and until the end."""
+    one_never_drains(operation)
+
+    async def fall_silent() -> None:
+        await operation.clock.sleep(1)
+        operation.fleet.worker("w0@web1").faults.hangs = True
+
+    operation.beside.append(asyncio.ensure_future(fall_silent()))
+
+
 def one_is_killed_at_its_stop(operation: Operation) -> None:
     three_workers(operation)
     operation.fleet.workers[1].faults.killed_at_stop = True
@@ -178,6 +195,28 @@ class Case:
     """A runbook for the same workers that is run before."""
 
 
+PATIENT = """
+name: patient
+summary: What is busy comes later, what is silent stays out.
+risk: medium
+steps:
+  - roll: "*"
+    batch: 2
+    canary: 0
+    keep_available: 1
+    settle: 1s
+    offline: skip
+    steps:
+      - drain: worker
+        timeout: 15s
+        on_timeout: defer
+      - restart: worker
+        timeout: 1m
+    verify:
+      that: [worker.online]
+      hold: 1s
+      timeout: 1m
+"""
 W1 = {"workers": "w1@web1"}
 CASES = {
     "rolling-restart": Case(
@@ -192,6 +231,9 @@ CASES = {
     "does-not-drain": Case(
         one_never_drains, "rolling-restart", {"hold": "2s", "drain_timeout": "20s"}
     ),
+    "put-off": Case(one_is_free_later, "patient", {}),
+    "put-off-for-good": Case(one_never_drains, "patient", {}),
+    "left-out": Case(one_falls_silent, "patient", {}),
     "killed-at-its-stop": Case(one_is_killed_at_its_stop, "rolling-restart", {"hold": "2s"}),
 }
 
@@ -201,6 +243,7 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     operation = Operation(directory)
     case.prepare(operation)
     operation.write_runbook("others", WITH_OTHER_STEPS)
+    operation.write_runbook("patient", PATIENT)
     if case.first:
         await operation.run(case.first, **W1)
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
