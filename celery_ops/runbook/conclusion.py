@@ -9,10 +9,10 @@ from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
+from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
-from celery_ops.runbook.rolling import StepFailed
 from celery_ops.runbook.schema import WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 from celery_ops.runbook.worker_verbs import Order
@@ -126,12 +126,10 @@ class Conclusion:
             self._stage.effects.intend(
                 step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
             )
-            fine, says = await self._stage.effects.run(host, command, UNDO_TIMEOUT)
-            self._stage.effects.conclude(
-                step, one.target, Result.DONE if fine else Result.FAILED, says
-            )
-            if not fine:
-                raise StepFailed(says)
+            came = await self._stage.effects.run(host, command, UNDO_TIMEOUT)
+            self._stage.effects.conclude(step, one.target, came.result, came.says)
+            if came.result is not Result.DONE:
+                raise StepFailed(came.says)
             return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")

@@ -132,21 +132,25 @@ class Effects:
         completed = await shell.run(action.command, timeout=HOST_TIMEOUT)
         self._hosts.supervisor(action.service.supervisor).read_effect(action.service, completed)
 
-    async def run(self, host: str, command: Command, timeout: float) -> tuple[bool, str]:
-        """Run a command of the runbook's; whether it ended with 0, and the last of what it said: of
+    async def run(self, host: str, command: Command, timeout: float) -> Outcome:
+        """Run a command of the runbook's; done if it ended with 0, and the last of what it said: of
         one that failed, how it ended comes first, in a line of its own.
+
+        Unknown where its host went away: whether it was begun, and how it ended.
         """
         await self._fenced(self._still_ours)
         self.made += 1
         try:
             completed = await self._hosts.shell(host).run(command, timeout=timeout)
-        except (CommandFailed, HostUnreachable, UsageError) as error:
-            return False, error.says
+        except HostUnreachable as error:
+            return Outcome(Result.UNKNOWN, error.says)
+        except (CommandFailed, UsageError) as error:
+            return Outcome(Result.FAILED, error.says)
         said = (completed.err if completed.code else completed.out).decode(errors="replace")
         last = "\n".join(said.strip().splitlines()[-5:])
         if completed.code:
-            return False, f"ended with {completed.code}\n{last}".strip()
-        return True, last or "ended with 0"
+            return Outcome(Result.FAILED, f"ended with {completed.code}\n{last}".strip())
+        return Outcome(Result.DONE, last or "ended with 0")
 
     async def restore(self, messages: Sequence[HeldMessage]) -> tuple[GivenBack, ...]:
         """Give held messages back to their queues; what came of each."""

@@ -7,6 +7,7 @@ how it ends, `worker_verbs` and `rolling` what is done to workers, `effects` alo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -23,8 +24,10 @@ from celery_ops.errors import (
 from celery_ops.model import Holder
 from celery_ops.runbook import conclusion
 from celery_ops.runbook.brake import Aborted, Brake
+from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
+from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import (
     Ending,
@@ -42,7 +45,7 @@ from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
-from celery_ops.runbook.rolling import Rolling, StepFailed, run_on_host
+from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
@@ -279,7 +282,12 @@ class Executor:
             self._stage.refresh_target(step.id, target, step.verb, snapshot)
         ready = [target for target in targets if not target.failed]
         timeout = self._stage.value(step.timeout)
-        await self._stage.verbs.perform(Order(step.id, step.verb, timeout, step.on_timeout), ready)
+        order = Order(
+            step.id, step.verb, timeout, step.on_timeout,
+            retries=self._stage.value(step.retries.times),
+            pause=self._stage.value(step.retries.pause),
+        )  # fmt: skip
+        await self._stage.verbs.perform(order, ready)
         failed = [target for target in targets if target.failed]
         for target in ready:
             target.done = not target.failed
@@ -316,7 +324,13 @@ class Executor:
         scope = self._stage.scope(snapshot)
         if step.when is not None and not step.when.evaluate(scope).holds:
             return
-        verdict = step.that.evaluate(scope)
+        for attempt in itertools.count(1):
+            verdict = step.that.evaluate(scope)
+            if verdict.holds or not await self._stage.again(
+                step.retries, attempt, step.id, None, verdict.says
+            ):
+                break
+            scope = self._stage.scope(await self._stage.look())
         says = verdict.says
         if not verdict.holds:
             message = render(step.message, scope) if step.message else f"{step.that.source}"

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WORKER = "worker"
+_HOST = "host"
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -58,6 +59,7 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | None:
         on_timeout=_on_timeout(steps, spot),
         when=steps.when(spot),
         place=spot.place,
+        retries=steps.retries(spot),
     )
 
 
@@ -103,7 +105,10 @@ def _read_wait(steps: StepReader, spot: Spot) -> WaitStep | None:
 def _read_check(steps: StepReader, spot: Spot) -> CheckStep | None:
     that = steps.values.condition(spot.value, spot.verb, spot.names)
     message, when = steps.text(spot, "message"), steps.when(spot)
-    return None if that is None else CheckStep(spot.id, that, message, when, spot.place)
+    retries = steps.retries(spot)
+    if that is None:
+        return None
+    return CheckStep(spot.id, that, message, when, spot.place, retries)
 
 
 def _read_doctor(steps: StepReader, spot: Spot) -> DoctorStep | None:
@@ -150,7 +155,21 @@ def _read_run(steps: StepReader, spot: Spot) -> RunStep | None:
         undo=() if undo is None else steps.values.texts(undo, "the argv of undo", spot.names),
         when=steps.when(spot),
         place=spot.place,
+        retries=steps.retries(spot),
+        once_per_host=_once_per_host(steps, spot, takes_worker=takes_worker),
     )
+
+
+def _once_per_host(steps: StepReader, spot: Spot, *, takes_worker: bool) -> bool:
+    node = spot.keys.get("once_per")
+    if node is None:
+        return False
+    if spot.where is not Where.ROLL:
+        steps.wrong(node.place, "`once_per: host` is only possible inside a roll")
+    elif takes_worker:
+        says = "what takes a worker is done to each of them: it cannot be `once_per: host`"
+        steps.wrong(node.place, says)
+    return steps.values.reader.choice(node, f"once_per of {spot.what}", [_HOST]) is not None
 
 
 def _check_argv(
@@ -313,7 +332,9 @@ def _choice(steps: StepReader, spot: Spot, key: str, choices: Iterable[str]) -> 
 _NOTHING_WAITS_FOR_EVER = "nothing waits for ever"
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
+_RETRIES = ("retries", "retry_pause")
 _WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
+_STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 _TO_COME = (
     "scale",
@@ -337,18 +358,22 @@ VERBS: Mapping[str, Verb | None] = {
     ),
     "resume": _WORKER_VERB,
     "stop": _WORKER_VERB,
-    "start": _WORKER_VERB,
-    "restart": _WORKER_VERB,
+    "start": _STARTING_VERB,
+    "restart": _STARTING_VERB,
     "wait": Verb(
         _read_wait,
         _ANYWHERE,
         ("until", "timeout", "when"),
         {"until": "the condition that is waited for", **_TIMEOUT},
     ),
-    "check": Verb(_read_check, frozenset(Where), ("message", "when")),
+    "check": Verb(_read_check, frozenset(Where), ("message", "when", *_RETRIES)),
     "doctor": Verb(_read_doctor, frozenset({Where.PREFLIGHT})),
     "confirm": Verb(_read_confirm, frozenset({Where.STEPS})),
-    "run": Verb(_read_run, _ANYWHERE, ("on", "env", "timeout", "takes", "undo", "when")),
+    "run": Verb(
+        _read_run,
+        _ANYWHERE,
+        ("on", "env", "timeout", "takes", "undo", "once_per", "when", *_RETRIES),
+    ),
     "restore": Verb(
         _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")
     ),

@@ -12,7 +12,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import Count, as_duration, counted
+from celery_ops.config.units import Count, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
@@ -30,6 +30,7 @@ from celery_ops.runbook.plan import (
     PlannedStep,
     QueueCapacity,
 )
+from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
@@ -274,7 +275,7 @@ class _Draft:
                 batches = self.guarded(chosen) if step.verb.takes_capacity else ()
                 return PlannedStep(
                     id=step.id,
-                    says=_says(step, self.scope),
+                    says=in_words(step, self.scope),
                     targets=tuple(chosen),
                     batches=batches,
                     actions=self.actions(step, chosen),
@@ -282,7 +283,9 @@ class _Draft:
             case RestoreStep():
                 return self.plan_restore(step)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
-                return PlannedStep(step.id, _says(step, self.scope), actions=self.actions(step, ()))
+                return PlannedStep(
+                    step.id, in_words(step, self.scope), actions=self.actions(step, ())
+                )
 
     def plan_restore(self, step: RestoreStep) -> PlannedStep:
         wanted = orphans.Wanted.of(step, self.scope)
@@ -389,7 +392,7 @@ class _Draft:
                             for action in actions.of_verb(step.verb, worker, self.hosts)
                         ]
             case RunStep():
-                for turn in chosen or (None,):
+                for turn in self.turns(step, chosen):
                     scope = self.scope_of(turn)
                     argv = shlex.join(render(part, scope) for part in step.argv)
                     undo = shlex.join(render(part, scope) for part in step.undo) or None
@@ -399,6 +402,16 @@ class _Draft:
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)
+
+    def turns(self, step: RunStep, chosen: Iterable[str]) -> list[str | None]:
+        """The targets that a command is run for: all, or the first of each host."""
+        if not step.once_per_host:
+            return [*chosen] or [None]
+        first: dict[str | None, str | None] = {}
+        for name in chosen:
+            service = self.targets[name].service
+            first.setdefault(service.host if service is not None else None, name)
+        return list(first.values())
 
     def scope_of(self, name: str | None) -> dict[str, object]:
         """What a step can name when it is the turn of this target."""
@@ -448,22 +461,6 @@ def keep_available(params: Mapping[str, Value]) -> Count:
     """The guard of steps outside a roll: the parameter of that name, else one consumer."""
     keep = params.get("keep_available")
     return keep if isinstance(keep, Count) else Count(1)
-
-
-def _says(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
-    match step:
-        case WorkerStep():
-            timeout = as_duration(resolve(step.timeout, scope))
-            return f"{step.verb} (at most {timeout}, then {step.on_timeout})"
-        case WaitStep():
-            what = render(step.what, scope)
-            return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
-        case CheckStep():
-            return f"check {step.that.source}"
-        case ConfirmStep():
-            return f"confirm: {render(step.question, scope)}"
-        case RunStep():
-            return "run " + " ".join(render(part, scope) for part in step.argv)
 
 
 def _once(says: list[str]) -> tuple[str, ...]:

@@ -4,24 +4,21 @@ failed.
 
 from __future__ import annotations
 
-import shlex
+import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import ConfirmationNeeded
-from celery_ops.ports import Command
 from celery_ops.runbook import facts
-from celery_ops.runbook.brake import Aborted
+from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
-from celery_ops.runbook.loader import render, render_argument
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import (
     CheckStep,
-    CurrentWorker,
     Offline,
     OnFail,
     RunStep,
@@ -42,17 +39,6 @@ if TYPE_CHECKING:
 CONDITION_TIMEOUT = 10.0
 
 
-class StepFailed(Exception):
-    """A step failed and the run ends here. `undo`: the runbook or the operator asked for the
-    undo.
-    """
-
-    def __init__(self, says: str, *, undo: bool = False) -> None:
-        super().__init__(says)
-        self.says = says
-        self.undo = undo
-
-
 class Rolling:
     """One roll of a run."""
 
@@ -63,6 +49,19 @@ class Rolling:
         self._keep = stage.value(roll.keep_available)
         self._failed: list[str] = []
         self._put_off: list[PutOff] = []
+        self._once = self._done_once()
+        """What is done once a host, by step and host: how it failed there, empty if it did not."""
+
+    def _done_once(self) -> dict[tuple[str, str], str]:
+        stage = self._stage
+        steps = {one.id: one for one in self._roll.steps if isinstance(one, RunStep)}
+        return {
+            (act.step, host_of(stage, steps[act.step], stage.targets[act.target])): ""
+            for act in stage.recall.acts
+            if act.step in steps and steps[act.step].once_per_host
+            if act.began and act.outcome and act.outcome.result is Result.DONE
+            if act.target in stage.targets
+        }
 
     async def go(self) -> None:
         """Raise StepFailed, PreconditionFailed (the guard) or Aborted; the batch under way is then
@@ -179,15 +178,9 @@ class Rolling:
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
-                    await run_on_host(stage, step, target, self._scope(target, snapshot, began))
+                    await self._run(step, target, self._scope(target, snapshot, began))
             case CheckStep():
-                for target in chosen:
-                    if _told(stage, step.id, target):
-                        continue
-                    verdict = step.that.evaluate(self._scope(target, snapshot, began))
-                    if not verdict.holds:
-                        target.failed = f"{step.that.source} does not hold: {verdict.says}"
-                    _conclude(stage, step.id, target, verdict.says)
+                await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():
                 await all_of([self._wait(step, target, began) for target in chosen])
 
@@ -218,8 +211,41 @@ class Rolling:
         if step.verb.takes_capacity:
             await self._stage.guard(self._keep, self._stage.not_begun(step.id, chosen))
         timeout = self._stage.value(step.timeout)
-        order = Order(step.id, step.verb, timeout, step.on_timeout)
+        order = Order(
+            step.id, step.verb, timeout, step.on_timeout,
+            retries=self._stage.value(step.retries.times),
+            pause=self._stage.value(step.retries.pause),
+        )  # fmt: skip
         await self._stage.verbs.perform(order, chosen)
+
+    async def _run(self, step: RunStep, target: Target, scope: Mapping[str, object]) -> None:
+        if not step.once_per_host:
+            await run_on_host(self._stage, step, target, scope)
+            return
+        host = host_of(self._stage, step, target)
+        came = self._once.get((step.id, host))
+        if came is None:
+            await run_on_host(self._stage, step, target, scope)
+            self._once[step.id, host] = target.failed
+            return
+        target.failed = came
+        _conclude(self._stage, step.id, target, f"was done on {host}, once for all", skips=True)
+
+    async def _check(
+        self, step: CheckStep, target: Target, snapshot: FleetSnapshot, began: datetime
+    ) -> None:
+        if _told(self._stage, step.id, target):
+            return
+        for attempt in itertools.count(1):
+            verdict = step.that.evaluate(self._scope(target, snapshot, began))
+            says = f"{step.that.source} does not hold: {verdict.says}"
+            if verdict.holds or not await self._stage.again(
+                step.retries, attempt, step.id, target.name, says
+            ):
+                break
+            snapshot = await self._stage.look()
+        target.failed = "" if verdict.holds else says
+        _conclude(self._stage, step.id, target, verdict.says)
 
     async def _wait(self, step: WaitStep, target: Target, began: datetime) -> None:
         if _told(self._stage, step.id, target):
@@ -347,74 +373,6 @@ class Rolling:
         }
 
 
-async def run_on_host(
-    stage: Stage, step: RunStep, target: Target | None, scope: Mapping[str, object]
-) -> None:
-    """A `run` step, on the host of the current worker or the named one.
-
-    Raise StepFailed without a target, PreconditionFailed if something in the command is not known.
-    """
-    host = _host_of(stage, step, target)
-    name = target.name if target is not None else host
-    command = Command(
-        tuple(render_argument(part, scope) for part in step.argv),
-        env=tuple((key, render_argument(part, scope)) for key, part in step.env),
-    )
-    past = stage.recall.next(step.id, name)
-    if past is not None and past.outcome is not None:
-        fine, says = past.outcome.result is Result.DONE, past.outcome.says
-    elif past is not None and await _was_done(stage, step.id, name, command):
-        fine, says = True, "done, says who resumed the run"
-        stage.effects.conclude(step.id, name, Result.DONE, says)
-    else:
-        undo = shlex.join(render(part, scope) for part in step.undo) or None
-        stage.effects.intend(
-            step.id, name, str(command), expect="ends with 0", undo=undo, verb="run"
-        )
-        fine, says = await stage.effects.run(host, command, stage.value(step.timeout))
-        stage.effects.conclude(step.id, name, Result.DONE if fine else Result.FAILED, says)
-    if fine:
-        return
-    if target is None:
-        raise StepFailed(f"step {step.id}: {says}")
-    target.failed = f"{command}: {says}"
-
-
-def _host_of(stage: Stage, step: RunStep, target: Target | None) -> str:
-    if not isinstance(step.on, CurrentWorker):
-        return stage.value(step.on)
-    if target is None or target.planned.service is None:
-        raise StepFailed(f"step {step.id} has no host to run on")
-    return target.planned.service.host
-
-
-async def _was_done(stage: Stage, step: str, name: str, command: Command) -> bool:
-    """How a command ended that a run was interrupted in cannot be observed: it is asked.
-
-    True: it was done; False: it is to be run again. Raise ConfirmationNeeded without anybody to
-    ask, Aborted for any other answer.
-    """
-    says = f"{command} was begun on {name}, and it is not known how it ended"
-    question = "done, again or stop?"
-    stage.journal.append(
-        EventKind.ASKED, step=step, target=name, intent=question,
-        outcome=Outcome(Result.UNKNOWN, says),
-    )  # fmt: skip
-    message = await stage.brake.answer(step)
-    if message is None:
-        raise ConfirmationNeeded(
-            f"{says}. Nobody is there to say so.",
-            fix="Resume it in a terminal, or give back what was taken: runs undo.",
-        )
-    said = f"{message.answer} ({message.who})"
-    stage.journal.append(
-        EventKind.ANSWERED, step=step, target=name, outcome=Outcome(Result.DONE, said)
-    )
-    if message.answer not in {"done", "again"}:
-        raise Aborted(message.who)
-    return message.answer == "done"
-
-
 def _told(stage: Stage, step: str, target: Target) -> bool:
     """Whether the journal tells how a check or a wait went; a failure is the target's."""
     past = stage.recall.next(step, target.name)
@@ -425,6 +383,7 @@ def _told(stage: Stage, step: str, target: Target) -> bool:
     return True
 
 
-def _conclude(stage: Stage, step: str, target: Target, says: str) -> None:
-    result = Result.FAILED if target.failed else Result.DONE
+def _conclude(stage: Stage, step: str, target: Target, says: str, *, skips: bool = False) -> None:
+    fine = Result.SKIPPED if skips else Result.DONE
+    result = Result.FAILED if target.failed else fine
     stage.effects.conclude(step, target.name, result, target.failed or says)

@@ -83,6 +83,17 @@ class Text:
     parts: tuple[str | Reference, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a step that failed is tried again; the pause (seconds) doubles each time."""
+
+    times: Slot[int]
+    pause: Slot[float]
+
+
+NO_RETRIES = Retries(Constant(0), Constant(0.0))
+
+
 class OnFail(StrEnum):
     """What a roll does when too many targets failed."""
 
@@ -154,6 +165,7 @@ class WorkerStep:
     on_timeout: OnTimeout
     when: Condition | None
     place: Place
+    retries: Retries = NO_RETRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,7 @@ class CheckStep:
     message: Text | None
     when: Condition | None
     place: Place
+    retries: Retries = NO_RETRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +215,7 @@ class RunStep:
     """An argv on a host: the current worker's (`on` is CurrentWorker) or a named one.
 
     `takes_worker` says that it takes the current worker's capacity away, and is guarded for it.
+    `once_per_host`: once in the whole roll for all targets of a host.
     """
 
     id: str
@@ -213,6 +227,8 @@ class RunStep:
     undo: tuple[Text, ...]
     when: Condition | None
     place: Place
+    retries: Retries = NO_RETRIES
+    once_per_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from celery_ops.errors import PreconditionFailed
 from celery_ops.ports import Question
 from celery_ops.runbook import facts
+from celery_ops.runbook.attempts import backoff, failed_attempt
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.journal import EventKind, Outcome, Result
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Recall
-    from celery_ops.runbook.schema import Constant, Reference, Value, WorkerVerb
+    from celery_ops.runbook.schema import Constant, Reference, Retries, Value, WorkerVerb
     from celery_ops.runbook.watch import Watch
     from celery_ops.runbook.worker_verbs import WorkerVerbs
 
@@ -138,6 +139,22 @@ class Stage:
             target.failed = "; ".join(in_the_way)
         elif _was_restarted(before.incarnation, now.incarnation):
             self.say(target.name, "was restarted by somebody else since the plan was made")
+
+    async def again(
+        self, retries: Retries, attempt: int, step: str, target: str | None, says: str
+    ) -> bool:
+        """Whether a step that failed is tried once more, and the pause before that.
+
+        One whose next attempt the journal tells of needs none. Raise Aborted.
+        """
+        times = self.value(retries.times)
+        if attempt > times:
+            return False
+        if self.recall.peek(step, target) is None:
+            pause = backoff(self.value(retries.pause), attempt)
+            self.say(target, failed_attempt(attempt, times, says, pause), step)
+            await self.brake.sleep(pause)
+        return True
 
     def say(self, target: str | None, says: str, step: str | None = None) -> None:
         """A line of progress in the journal."""

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import Place, Scalar, Table, did_you_mean, kind, shown
-from celery_ops.runbook.schema import Constant, DoctorStep, Slot, Step, Text
+from celery_ops.runbook.schema import NO_RETRIES, Constant, DoctorStep, Retries, Slot, Step, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 NOT_YET = "is not supported by this version"
 MAX_STEPS = 200
+DEFAULT_PAUSE = 5.0
+"""Seconds between two attempts, for steps that do not say."""
 DEFAULT_TIMEOUT = 120.0
 """Seconds, for steps that need not say how long they may take."""
-
-_KEYS_TO_COME = frozenset({"retries", "once_per"})
 
 
 class Where(Enum):
@@ -114,6 +114,23 @@ class StepReader:
             return Constant(DEFAULT_TIMEOUT)
         return self.values.some_time(node, f"timeout of {spot.what}")
 
+    def retries(self, spot: Spot) -> Retries:
+        """The step's `retries:` and `retry_pause:`; never again without them."""
+        times, pause = spot.keys.get("retries"), spot.keys.get("retry_pause")
+        if times is not None and spot.where in {Where.PREFLIGHT, Where.FINALLY}:
+            self.wrong(times.place, f"nothing is tried again in {spot.where.value}")
+        if times is None:
+            if pause is not None:
+                self.wrong(pause.place, f"retry_pause of {spot.what} needs the key 'retries' too")
+            return NO_RETRIES
+        what = f"retries of {spot.what}"
+        return Retries(
+            self.values.integer(times, what),
+            Constant(DEFAULT_PAUSE)
+            if pause is None
+            else self.values.duration(pause, f"retry_pause of {spot.what}"),
+        )
+
     def text(self, spot: Spot, key: str) -> Text | None:
         """Another text of the step, if it has it."""
         node = spot.keys.get(key)
@@ -122,12 +139,9 @@ class StepReader:
     def table(
         self, node: Node, what: str, known: Collection[str], required: Mapping[str, str]
     ) -> dict[str, Node]:
-        """The keys of a step or a block; keys of later versions are not called misspelt."""
-        keys = self._reader.table(node, what, [*known, *_KEYS_TO_COME])
+        """The keys of a step or a block, and why some of them are required."""
+        keys = self._reader.table(node, what, [*known])
         if isinstance(node, Table):
-            for entry in node.entries:
-                if entry.key.text in _KEYS_TO_COME:
-                    self.wrong(entry.key.place, f"the key {shown(entry.key.text)} {NOT_YET}")
             for key, reason in required.items():
                 if key not in keys:
                     self.wrong(node.place, f"{what} needs the key {shown(key)}: {reason}")

@@ -95,6 +95,10 @@ class Watch:
         finally:
             self._waiters.discard(waiter)
 
+    async def pause(self, seconds: float) -> None:
+        """Between two attempts. Raise Aborted: the run may end here."""
+        await self._brake.sleep(seconds)
+
     async def look(self, worker: str, service: ServiceRef | None) -> FleetSnapshot | None:
         """One look at a worker and its service, now; None if the broker cannot be asked."""
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.runbook import actions, judges
+from celery_ops.runbook.attempts import backoff, failed_attempt
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
@@ -79,6 +80,8 @@ class Order:
     verb: WorkerVerb
     timeout: float
     on_timeout: OnTimeout = OnTimeout.FAIL
+    retries: int = 0
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,21 +330,25 @@ class WorkerVerbs:
         stopped_cleanly: bool = False,
         patient: bool = True,
     ) -> None:
-        """`anew`: it was seen to be down, and `stopped_cleanly`: not as failed. `patient`: a host
+        """Start it, as often as the step may be tried.
+
+        `anew`: it was seen to be down, and `stopped_cleanly`: not as failed. `patient`: a host
         that cannot be reached is watched, for it may have got the command.
         """
-        act = self._recall.next(order.step, target.name)
-        if act is not None and act.outcome is not None:
-            _retell(act.outcome, target)
-            says = act.outcome.says
-        else:
-            judge = judges.was_started(
-                target.planned, self._clock.now(), stopped_cleanly=stopped_cleanly
+        says = await self._start_once(
+            order, target, anew=anew, stopped_cleanly=stopped_cleanly, patient=patient
+        )
+        for attempt in range(1, order.retries + 1):
+            if not target.failed:
+                break
+            failed, target.failed = target.failed, ""
+            if self._recall.peek(order.step, target.name) is None:
+                pause = backoff(order.pause, attempt)
+                self._progress(order, target, failed_attempt(attempt, order.retries, failed, pause))
+                await self._watch.pause(pause)
+            says = await self._start_once(
+                order, target, anew=anew, stopped_cleanly=False, patient=patient
             )
-            begun = act is not None and await self._seen(judge, target, _service(target))
-            if not begun and not await self._send_start(order, target, act, patient=patient):
-                return
-            says = await self._until_started(order, target, anew=anew)
         if target.failed:
             return
         target.down = False
@@ -350,6 +357,22 @@ class WorkerVerbs:
             target.renewed = True
             target.queues_taken = False
             await self._effects.give_back("queues", target.planned)
+
+    async def _start_once(
+        self, order: Order, target: Target, *, anew: bool, stopped_cleanly: bool, patient: bool
+    ) -> str:
+        """What was concluded; a failure is the target's."""
+        act = self._recall.next(order.step, target.name)
+        if act is not None and act.outcome is not None:
+            _retell(act.outcome, target)
+            return act.outcome.says
+        judge = judges.was_started(
+            target.planned, self._clock.now(), stopped_cleanly=stopped_cleanly
+        )
+        begun = act is not None and await self._seen(judge, target, _service(target))
+        if not begun and not await self._send_start(order, target, act, patient=patient):
+            return ""
+        return await self._until_started(order, target, anew=anew)
 
     async def _send_start(
         self, order: Order, target: Target, act: Act | None, *, patient: bool
@@ -440,22 +463,20 @@ class WorkerVerbs:
         safe: bool,
         first: judges.Judge | None = None,
     ) -> Judgement:
-        def progress(says: str) -> None:
-            self._journal.append(
-                EventKind.PROGRESS,
-                step=order.step,
-                target=target.name,
-                outcome=Outcome(Result.UNKNOWN, says),
-            )
-
         return await self._watch.until(
             judge,
             worker=target.name if ask else None,
             service=service,
             timeout=order.timeout,
             safe=safe,
-            progress=progress,
+            progress=lambda says: self._progress(order, target, says),
             first=first,
+        )
+
+    def _progress(self, order: Order, target: Target, says: str) -> None:
+        outcome = Outcome(Result.UNKNOWN, says)
+        self._journal.append(
+            EventKind.PROGRESS, step=order.step, target=target.name, outcome=outcome
         )
 
 

@@ -385,7 +385,7 @@ steps:
         ),
         (
             "steps: [{stop: a@h, retries: 3}]",
-            "12:21: the key 'retries' is not supported by this version",
+            "12:21: unknown key 'retries' in stop (step 1)",
         ),
         (
             "steps: [{stop: a@h, on_timeout: fail}]",

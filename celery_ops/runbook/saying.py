@@ -1,0 +1,46 @@
+"""Steps in words, for a plan. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration, counted
+from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.schema import (
+    NO_RETRIES,
+    CheckStep,
+    ConfirmStep,
+    RunStep,
+    WaitStep,
+    WorkerStep,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery_ops.runbook.schema import InnerStep
+
+
+def in_words(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
+    """What a step is about, in one line; its exact actions are told beside it."""
+    retries = NO_RETRIES if isinstance(step, WaitStep | ConfirmStep) else step.retries
+    times = resolve(retries.times, scope)
+    again = f", tried again up to {counted(times, 'time')}" if times else ""
+    return _does(step, scope) + again
+
+
+def _does(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
+    match step:
+        case WorkerStep():
+            timeout = as_duration(resolve(step.timeout, scope))
+            return f"{step.verb} (at most {timeout}, then {step.on_timeout})"
+        case WaitStep():
+            what = render(step.what, scope)
+            return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
+        case CheckStep():
+            return f"check {step.that.source}"
+        case ConfirmStep():
+            return f"confirm: {render(step.question, scope)}"
+        case RunStep():
+            argv = " ".join(render(part, scope) for part in step.argv)
+            return f"run {argv}{', once a host' if step.once_per_host else ''}"
