@@ -52,6 +52,7 @@ def lines(plan: Plan, width: int) -> list[str]:
         _targets(plan.targets, width),
     ]
     blocks += [_step(step, width) for step in plan.steps]
+    blocks.append(_listed("At the end, however it goes:", plan.at_end))
     blocks.append(_listed("Will be asked:", _questions(plan)))
     return [line for block in blocks if block for line in ["", *block]][1:]
 

@@ -11,9 +11,10 @@ from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
+from celery_ops.runbook.notices import notify
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
-from celery_ops.runbook.schema import WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 from celery_ops.runbook.worker_verbs import Order
 
@@ -88,6 +89,8 @@ class Conclusion:
         if undo and course.ending is Ending.UNDONE:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
+        if course.began and course.ending not in nothing_done:
+            await self._tell(course)
         return self._explained(report, course)
 
     def _explained(self, report: Report, course: Course) -> Report:
@@ -147,15 +150,22 @@ class Conclusion:
         course.says = f"{course.says}; not undone: {says}" if course.says else f"not undone: {says}"
         course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
 
+    async def _tell(self, course: Course) -> None:
+        """Notify, now that it is known how the run ended."""
+        for step in self._runbook.finally_:
+            if isinstance(step, NotifyStep):
+                await notify(self._stage, step, course.ending.value, course.says)
+
     async def _finally(self, course: Course) -> None:
-        if not self._runbook.finally_:
+        checks = [step for step in self._runbook.finally_ if isinstance(step, CheckStep)]
+        if not checks:
             return
         try:
             scope = self._stage.scope(await self._stage.look())
         except BrokerUnreachable as error:
             self._worsen(course, error.says)
             return
-        for step in self._runbook.finally_:
+        for step in checks:
             verdict = step.that.evaluate(scope)
             result = Result.DONE if verdict.holds else Result.FAILED
             self._stage.effects.conclude(

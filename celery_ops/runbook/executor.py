@@ -42,6 +42,7 @@ from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
 from celery_ops.runbook.notice import Notice
+from celery_ops.runbook.notices import notify
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
@@ -49,6 +50,7 @@ from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
+    NotifyStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -260,6 +262,8 @@ class Executor:
                 await self._check(step)
             case WaitStep():
                 await self._wait(step)
+            case NotifyStep():
+                await notify(self._stage, step, "running", "")
             case RestoreStep():
                 if step.when is None or await self._holds(step.when):
                     self._restored.append(await Restoring(self._stage, step).go())

@@ -18,6 +18,7 @@ from celery_ops.runbook.schema import (
     CurrentWorker,
     DoctorStep,
     InnerStep,
+    NotifyStep,
     Offline,
     OnFail,
     OnTimeout,
@@ -233,6 +234,13 @@ def _env(steps: StepReader, spot: Spot) -> tuple[tuple[str, Text], ...]:
     )
 
 
+def _read_notify(steps: StepReader, spot: Spot) -> NotifyStep:
+    argv = steps.values.texts(spot.value, "the argv of notify", spot.names)
+    if isinstance(spot.value, Items) and not (argv and argv[0].parts):
+        steps.wrong(spot.value.place, "notify needs a program: an argv list")
+    return NotifyStep(spot.id, argv, _env(steps, spot), steps.when(spot), spot.place)
+
+
 # --- restore ------------------------------------------------------------------------------------
 
 
@@ -346,7 +354,6 @@ _TO_COME = (
     "activate",
     "probe",
     "control",
-    "notify",
 )
 
 VERBS: Mapping[str, Verb | None] = {
@@ -374,6 +381,7 @@ VERBS: Mapping[str, Verb | None] = {
         _ANYWHERE,
         ("on", "env", "timeout", "takes", "undo", "once_per", "when", *_RETRIES),
     ),
+    "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")
     ),

@@ -14,7 +14,7 @@ from celery_ops.errors import InvalidDocument, Problem, UsageError
 from celery_ops.runbook.grammar import VERBS
 from celery_ops.runbook.params import params_of, parse_params, read_params
 from celery_ops.runbook.positions import Source
-from celery_ops.runbook.schema import CheckStep, DoctorStep, Risk, Runbook, Step
+from celery_ops.runbook.schema import CheckStep, DoctorStep, FinalStep, Risk, Runbook, Step
 from celery_ops.runbook.slots import ValueReader, render, render_argument, resolve
 from celery_ops.runbook.steps import StepReader, Where
 
@@ -89,7 +89,7 @@ def _read(
         params=params,
         preflight=tuple(one for one in preflight if isinstance(one, CheckStep | DoctorStep)),
         steps=_read_steps(reader, steps, keys.get("steps")),
-        finally_=tuple(one for one in finally_ if isinstance(one, CheckStep)),
+        finally_=tuple(one for one in finally_ if isinstance(one, FinalStep)),
         file=file,
         source=text,
     )

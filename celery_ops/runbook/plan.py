@@ -144,6 +144,8 @@ class Plan:
     """Seconds to wait for somebody else's lease."""
     emergency: str = ""
     """Why the run does without the broker; empty: it does not."""
+    at_end: tuple[str, ...] = ()
+    """What is checked and told at the end, however the run goes."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Workers that were meant and cannot be reached, with the reason: `offline: skip`."""
 

@@ -36,6 +36,7 @@ from celery_ops.runbook.schema import (
     ConfirmStep,
     CurrentWorker,
     DoctorStep,
+    NotifyStep,
     Offline,
     Order,
     RestoreStep,
@@ -156,6 +157,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         irreversible=_once(draft.irreversible),
         messages=tuple(draft.messages),
         left_out=draft.left_out,
+        at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
 
 
@@ -282,6 +284,8 @@ class _Draft:
                 )
             case RestoreStep():
                 return self.plan_restore(step)
+            case NotifyStep():
+                return PlannedStep(step.id, in_words(step, self.scope))
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())

@@ -10,6 +10,7 @@ from celery_ops.runbook.schema import (
     NO_RETRIES,
     CheckStep,
     ConfirmStep,
+    NotifyStep,
     RunStep,
     WaitStep,
     WorkerStep,
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep
 
 
-def in_words(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
+def in_words(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object]) -> str:
     """What a step is about, in one line; its exact actions are told beside it."""
-    retries = NO_RETRIES if isinstance(step, WaitStep | ConfirmStep) else step.retries
+    retries = NO_RETRIES if isinstance(step, WaitStep | ConfirmStep | NotifyStep) else step.retries
     times = resolve(retries.times, scope)
     again = f", tried again up to {counted(times, 'time')}" if times else ""
     return _does(step, scope) + again
 
 
-def _does(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
+def _does(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object]) -> str:
     match step:
         case WorkerStep():
             timeout = as_duration(resolve(step.timeout, scope))
@@ -39,6 +40,8 @@ def _does(step: InnerStep | ConfirmStep, scope: Mapping[str, object]) -> str:
             return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
         case CheckStep():
             return f"check {step.that.source}"
+        case NotifyStep():
+            return "notify, on this machine: " + " ".join(render(one, scope) for one in step.argv)
         case ConfirmStep():
             return f"confirm: {render(step.question, scope)}"
         case RunStep():

@@ -256,6 +256,17 @@ class RestoreStep:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class NotifyStep:
+    """An argv on the operator's own machine, to tell somebody. Its failure fails nothing."""
+
+    id: str
+    argv: tuple[Text, ...]
+    env: tuple[tuple[str, Text], ...]
+    when: Condition | None
+    place: Place
+
+
 InnerStep = WorkerStep | WaitStep | CheckStep | RunStep
 
 
@@ -278,8 +289,9 @@ class Roll:
     place: Place
 
 
-Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | RestoreStep | Roll
+Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | RestoreStep | NotifyStep | Roll
 PreflightStep = CheckStep | DoctorStep
+FinalStep = CheckStep | NotifyStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +304,7 @@ class Runbook:
     params: tuple[Param, ...]
     preflight: tuple[PreflightStep, ...]
     steps: tuple[Step, ...]
-    finally_: tuple[CheckStep, ...]
+    finally_: tuple[FinalStep, ...]
     file: str
     source: str
 

@@ -33,6 +33,9 @@ def lines(plan: Plan) -> list[Line]:
     found += _targets(plan)
     for step in plan.steps:
         found += _step(step)
+    if plan.at_end:
+        found += [Line(), line(("At the end, however it goes", Tone.STRONG))]
+        found += [_item("-", says, Tone.NOTE) for says in plan.at_end]
     if plan.confirmations:
         found += [Line(), line(("You will be asked", Tone.STRONG))]
         found += [_item("?", one.question, Tone.NOTE) for one in plan.confirmations]

@@ -360,7 +360,7 @@ steps:
         ),
         ("steps: [{explode: a@h}]", "12:10: unknown verb 'explode' (possible here: drain,"),
         ("steps: [{purge: mail}]", "12:10: the verb 'purge' is not supported by this version"),
-        ("steps: [{notify: [true]}]", "12:10: the verb 'notify' is not supported by this version"),
+        ("steps: [{notify: []}]", "12:18: notify needs a program: an argv list"),
         (
             "steps: [{stop: a@h, start: a@h}]",
             "12:21: one verb a step: step 1 has 'stop' and 'start'",
@@ -375,7 +375,7 @@ steps:
         ),
         (
             "finally: [{run: [x], on: h}]\n" + GOOD_STEPS,
-            "12:12: 'run' cannot stand in finally (possible here: check)",
+            "12:12: 'run' cannot stand in finally (possible here: check, notify)",
         ),
         (ROLL.format(step="confirm: sure?"), "15:9: 'confirm' cannot stand in the steps of a roll"),
         # keys
