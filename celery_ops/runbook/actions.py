@@ -9,13 +9,17 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.ports import AddConsumer, CancelConsumer, Command, Order
+from celery_ops.ports import AddConsumer, CancelConsumer, Command, Control, Order
+from celery_ops.runbook.loader import as_argument
 from celery_ops.runbook.schema import WorkerVerb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedWorker
+    from celery_ops.runbook.schema import ControlStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,12 @@ def stop(service: ServiceRef, expect: str | None, hosts: Hosts) -> HostAction:
 
 def start(service: ServiceRef, hosts: Hosts) -> HostAction:
     return HostAction(service, hosts.supervisor(service.supervisor).start(service))
+
+
+def control(step: ControlStep, worker: str, scope: Mapping[str, object]) -> ControlAction:
+    """A control command of the runbook's. Raise PreconditionFailed for an unknown argument."""
+    arguments = {name: as_argument(value, scope) for name, value in step.arguments}
+    return ControlAction(worker, Control(step.method, arguments))
 
 
 def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Action, ...]:

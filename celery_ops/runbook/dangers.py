@@ -48,6 +48,11 @@ _BETWEEN_COMMANDS = re.compile(r"[;&|()<>\n]+")
 _NOT_A_PROGRAM = re.compile(r"-.*|[A-Za-z_][A-Za-z0-9_]*=.*|[0-9]+[smhd]?", re.DOTALL)
 
 
+def control_danger(method: str) -> bool:
+    """Whether a control command is known to take capacity away from whom it is sent to."""
+    return method in _CELERY["control"]
+
+
 def danger(argv: Sequence[str]) -> str | None:
     """Which part of an argv takes workers away (`systemctl restart`), or None.
 

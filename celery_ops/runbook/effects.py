@@ -5,6 +5,7 @@ The only module that changes a fleet. Acknowledged is not done; `judges` decide 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from celery_ops.model import HeldMessage
-    from celery_ops.ports import Broker, Clock, Command, Fence, GivenBack, Hosts, Order
+    from celery_ops.ports import Broker, Clock, Command, Fence, GivenBack, Hosts, Order, Reply
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.lease_keeper import LeaseKeeper
     from celery_ops.runbook.plan import Plan, PlannedWorker
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 ACKNOWLEDGE_TIMEOUT = 1.0
 HOST_TIMEOUT = 15.0
 REGAIN_SECONDS = 30.0
+_MOST_OF_A_REPLY = 400
+"""Characters."""
 
 
 class Effects:
@@ -120,6 +123,31 @@ class Effects:
                 self.away = error.says
                 errors.update(dict.fromkeys(names, f"unknown whether it was sent: {error.says}"))
         return errors
+
+    async def command(self, sent: ControlAction, timeout: float) -> Outcome:
+        """Send a control command of the runbook's to one worker: what it replied, and no more."""
+        to = Targets((sent.worker,))
+        replies: list[Reply] = []
+
+        async def send(fence: Fence) -> None:
+            replies.extend(
+                await self._broker.order(sent.order, to=to, fence=fence, timeout=timeout)
+            )
+
+        self.made += 1
+        try:
+            await self._fenced(send)
+        except BrokerUnreachable as error:
+            return Outcome(Result.UNKNOWN, f"it is not known whether it was sent: {error.says}")
+        if not replies:
+            return Outcome(Result.UNKNOWN, "no reply: it is not known whether it was done")
+        reply = replies[0]
+        if reply.error is not None:
+            return Outcome(Result.FAILED, f"it replied: {reply.error[:_MOST_OF_A_REPLY]}")
+        if reply.unreadable is not None:
+            return Outcome(Result.UNKNOWN, f"it replied in {reply.unreadable}, which is not read")
+        said = json.dumps(reply.value, default=str)[:_MOST_OF_A_REPLY]
+        return Outcome(Result.DONE, f"it replied: {said}")
 
     async def on_host(self, action: HostAction) -> None:
         """Have a supervisor start or stop a service. Raise CommandFailed or HostUnreachable."""

@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import conclusion
+from celery_ops.runbook import conclusion, controls
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -50,6 +50,7 @@ from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
+    ControlStep,
     NotifyStep,
     RestoreStep,
     Roll,
@@ -59,7 +60,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.worker_verbs import Order, WorkerVerbs
+from celery_ops.runbook.worker_verbs import Order, WorkerVerbs, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,6 +263,8 @@ class Executor:
                 await self._check(step)
             case WaitStep():
                 await self._wait(step)
+            case ControlStep():
+                await self._control(step, planned)
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():
@@ -297,6 +300,18 @@ class Executor:
             target.done = not target.failed
         if failed:
             raise StepFailed("; ".join(f"{target.name}: {target.failed}" for target in failed))
+
+    async def _control(self, step: ControlStep, planned: PlannedStep) -> None:
+        scope = self._stage.scope(await self._stage.look())
+        if step.when is not None and not step.when.evaluate(scope).holds:
+            return
+        targets = [self._stage.targets[name] for name in planned.targets]
+        await all_of([controls.send(self._stage, step, target, scope) for target in targets])
+        failed = [target for target in targets if target.failed]
+        for target in targets:
+            target.done = not target.failed
+        if failed:
+            raise StepFailed("; ".join(f"{one.name}: {one.failed}" for one in failed))
 
     async def _confirm(self, step: ConfirmStep) -> None:
         """Answered when the run was started, or asked now of whoever follows it."""

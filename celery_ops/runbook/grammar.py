@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from celery_ops.config.document import Items, Scalar, did_you_mean, kind, shown
 from celery_ops.config.units import Count
-from celery_ops.runbook.dangers import danger
+from celery_ops.runbook.dangers import control_danger, danger
 from celery_ops.runbook.schema import (
+    Argument,
     CheckStep,
     ConfirmStep,
     Constant,
+    ControlStep,
     CurrentWorker,
     DoctorStep,
     InnerStep,
@@ -45,6 +47,8 @@ T = TypeVar("T")
 _WORKER = "worker"
 _HOST = "host"
 _ORPHANS = "orphans"
+_METHOD = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NEVER_SENT = {"hello": "it merges what others have revoked into whoever answers"}
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -241,6 +245,62 @@ def _read_notify(steps: StepReader, spot: Spot) -> NotifyStep:
     return NotifyStep(spot.id, argv, _env(steps, spot), steps.when(spot), spot.place)
 
 
+# --- control ------------------------------------------------------------------------------------
+
+
+def _read_control(steps: StepReader, spot: Spot) -> ControlStep | None:
+    method = steps.values.reader.text(spot.value, f"the method of {spot.what}")
+    takes_worker = _takes_worker(steps, spot)
+    target = _directed_at(steps, spot)
+    if method is None or target is None:
+        return None
+    if not _METHOD.fullmatch(method):
+        steps.wrong(spot.value.place, f"{shown(method)} is no name of a control command")
+    elif method in _NEVER_SENT:
+        steps.wrong(spot.value.place, f"`{method}` is never sent: {_NEVER_SENT[method]}")
+    elif control_danger(method) and not takes_worker:
+        where = "" if spot.where is Where.ROLL else ", inside a roll"
+        says = f"`{method}` takes workers away: say `takes: worker`{where}, so that it is guarded"
+        steps.wrong(spot.value.place, says)
+    return ControlStep(
+        id=spot.id,
+        method=method,
+        arguments=_arguments(steps, spot),
+        target=target,
+        timeout=steps.timeout(spot),
+        takes_worker=takes_worker,
+        when=steps.when(spot),
+        place=spot.place,
+    )
+
+
+def _directed_at(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
+    """Nothing is ever sent to everybody: the current worker, or a selector."""
+    node = spot.keys.get("on")
+    if spot.where is Where.ROLL:
+        if node is not None and not (isinstance(node, Scalar) and node.text == _WORKER):
+            steps.wrong(node.place, "inside a roll it goes to the worker whose turn it is")
+        return CurrentWorker()
+    if node is None:
+        steps.wrong(spot.place, f"{spot.what} needs the key 'on': the workers it is sent to")
+        return None
+    return steps.values.workers(node, f"on of {spot.what}")
+
+
+def _arguments(steps: StepReader, spot: Spot) -> tuple[tuple[str, Argument], ...]:
+    node = spot.keys.get("args")
+    if node is None:
+        return ()
+    entries = steps.values.reader.any_table(node, f"args of {spot.what}")
+    for name, entry in entries.items():
+        if not _METHOD.fullmatch(name) or name in {"destination", "reply", "connection"}:
+            steps.wrong(entry.key.place, f"{shown(name)} cannot be an argument here")
+    return tuple(
+        (name, steps.values.argument(entry.node, f"{name} of args", spot.names))
+        for name, entry in entries.items()
+    )
+
+
 # --- restore ------------------------------------------------------------------------------------
 
 
@@ -353,7 +413,6 @@ _TO_COME = (
     "purge",
     "activate",
     "probe",
-    "control",
 )
 
 VERBS: Mapping[str, Verb | None] = {
@@ -381,6 +440,7 @@ VERBS: Mapping[str, Verb | None] = {
         _ANYWHERE,
         ("on", "env", "timeout", "takes", "undo", "once_per", "when", *_RETRIES),
     ),
+    "control": Verb(_read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")

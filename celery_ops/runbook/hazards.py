@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
-from celery_ops.runbook.schema import OnTimeout, WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import ControlStep, OnTimeout, WorkerStep, WorkerVerb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +46,20 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
     return []
 
 
+def asks(step: InnerStep) -> bool:
+    """Whether the worker itself must answer for the step to be done; else it is its host."""
+    return isinstance(step, ControlStep) or (isinstance(step, WorkerStep) and step.verb in _ASKS)
+
+
+def cannot_be_asked(worker: PlannedWorker, snapshot: FleetSnapshot, what: str) -> list[str]:
+    """Why a worker cannot be sent that; empty if it can."""
+    live = snapshot.worker(worker.name)
+    if live is not None and live.answers:
+        return []
+    return [f"{worker.name} is {worker.state} and cannot be asked to {what}: leave it out"
+            f" (!{worker.name})"]  # fmt: skip
+
+
 def absence(
     steps: Iterable[InnerStep], worker: PlannedWorker, snapshot: FleetSnapshot
 ) -> str | None:
@@ -55,13 +69,11 @@ def absence(
     live = snapshot.worker(worker.name)
     if live is None:
         return "was not seen any more"
-    worker_steps = [step for step in steps if isinstance(step, WorkerStep)]
-    asks = [step for step in worker_steps if step.verb in _ASKS]
-    if asks and live.state is WorkerState.SILENT:
+    needed = [asks(step) for step in steps if isinstance(step, WorkerStep | ControlStep)]
+    if any(needed) and live.state is WorkerState.SILENT:
         return f"is silent: {live.says}" if live.says else "is silent"
     service = live.service
-    needs_host = len(asks) < len(worker_steps)
-    if needs_host and service is not None and service.status is None and service.error:
+    if not all(needed) and service is not None and service.status is None and service.error:
         return f"its supervisor cannot be asked: {service.error}"
     return None
 

@@ -15,7 +15,7 @@ from celery_ops.runbook.grammar import VERBS
 from celery_ops.runbook.params import params_of, parse_params, read_params
 from celery_ops.runbook.positions import Source
 from celery_ops.runbook.schema import CheckStep, DoctorStep, FinalStep, Risk, Runbook, Step
-from celery_ops.runbook.slots import ValueReader, render, render_argument, resolve
+from celery_ops.runbook.slots import ValueReader, as_argument, render, render_argument, resolve
 from celery_ops.runbook.steps import StepReader, Where
 
 if TYPE_CHECKING:
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
     from celery_ops.config.document import Node
 
-__all__ = ["load", "loads", "params_of", "parse_params", "render", "render_argument", "resolve"]
+__all__ = [
+    "as_argument",
+    "load",
+    "loads",
+    "params_of",
+    "parse_params",
+    "render",
+    "render_argument",
+    "resolve",
+]
 
 MAX_BYTES = 200_000
 RESERVED = frozenset({"check", "new", "schema"})

@@ -19,7 +19,7 @@ from celery_ops.ports import Question
 from celery_ops.runbook import actions, facts, orphans
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
-from celery_ops.runbook.hazards import absence, dangers, obstacles
+from celery_ops.runbook.hazards import absence, cannot_be_asked, dangers, obstacles
 from celery_ops.runbook.loader import loads, render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.plan import (
@@ -34,6 +34,7 @@ from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
+    ControlStep,
     CurrentWorker,
     DoctorStep,
     NotifyStep,
@@ -223,6 +224,9 @@ class _Draft:
                     absent = self.absence(step, worker)
                     self.left_out |= {} if absent is None else {worker.name: absent}
                 return [worker for worker in ordered if worker.name not in self.left_out]
+            case ControlStep(target=target) if not isinstance(target, CurrentWorker):
+                chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
+                return in_order(chosen, Order.BY_NAME)
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 if step.verb is WorkerVerb.RESUME:
@@ -245,7 +249,7 @@ class _Draft:
         return verdict is None or verdict.truth is not Truth.FAILS
 
     def selects_workers(self, step: Step) -> bool:
-        return isinstance(step, Roll | WorkerStep)
+        return isinstance(step, Roll | WorkerStep | ControlStep)
 
     def check_preflight(self, step: CheckStep | DoctorStep) -> None:
         match step:
@@ -282,6 +286,10 @@ class _Draft:
                     batches=batches,
                     actions=self.actions(step, chosen),
                 )
+            case ControlStep():
+                chosen = [worker.name for worker in self.selected(step)]
+                says, done = in_words(step, self.scope), self.actions(step, chosen)
+                return PlannedStep(step.id, says, tuple(chosen), actions=done)
             case RestoreStep():
                 return self.plan_restore(step)
             case NotifyStep():
@@ -313,7 +321,7 @@ class _Draft:
         canary = resolve(roll.canary, self.scope)
         takes = any(
             (isinstance(step, WorkerStep) and step.verb.takes_capacity)
-            or (isinstance(step, RunStep) and step.takes_worker)
+            or (isinstance(step, RunStep | ControlStep) and step.takes_worker)
             for step in roll.steps
         )
         queues = {name: self.queues_of(name) for name in chosen}
@@ -403,6 +411,14 @@ class _Draft:
                     if undo is None:
                         self.irreversible.append(f"step {step.id}: {argv}")
                     found.append(PlannedAction(step.id, turn, argv, undo))
+            case ControlStep():
+                for name in chosen:
+                    refusals = cannot_be_asked(self.targets[name], self.snapshot, step.method)
+                    self.refusals += refusals
+                    if not refusals:
+                        action = actions.control(step, name, self.scope_of(name))
+                        self.irreversible.append(f"step {step.id}: {action}")
+                        found.append(PlannedAction(step.id, name, str(action), None))
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)

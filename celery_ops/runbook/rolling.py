@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook import facts
+from celery_ops.runbook import controls, facts
 from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
@@ -19,6 +19,7 @@ from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import (
     CheckStep,
+    ControlStep,
     Offline,
     OnFail,
     RunStep,
@@ -179,6 +180,15 @@ class Rolling:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
                     await self._run(step, target, self._scope(target, snapshot, began))
+            case ControlStep():
+                if step.takes_worker:
+                    await stage.guard(self._keep, stage.not_begun(step.id, chosen))
+                await all_of(
+                    [
+                        controls.send(stage, step, one, self._scope(one, snapshot, began))
+                        for one in chosen
+                    ]
+                )
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():

@@ -10,6 +10,7 @@ from celery_ops.runbook.schema import (
     NO_RETRIES,
     CheckStep,
     ConfirmStep,
+    ControlStep,
     NotifyStep,
     RunStep,
     WaitStep,
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep
 
 
+_TRIED_AGAIN = (WorkerStep, CheckStep, RunStep)
+
+
 def in_words(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object]) -> str:
     """What a step is about, in one line; its exact actions are told beside it."""
-    retries = NO_RETRIES if isinstance(step, WaitStep | ConfirmStep | NotifyStep) else step.retries
+    retries = step.retries if isinstance(step, _TRIED_AGAIN) else NO_RETRIES
     times = resolve(retries.times, scope)
     again = f", tried again up to {counted(times, 'time')}" if times else ""
     return _does(step, scope) + again
@@ -40,6 +44,8 @@ def _does(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object
             return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
         case CheckStep():
             return f"check {step.that.source}"
+        case ControlStep():
+            return f"control {step.method}, to each of them by name"
         case NotifyStep():
             return "notify, on this machine: " + " ".join(render(one, scope) for one in step.argv)
         case ConfirmStep():

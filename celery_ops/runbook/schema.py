@@ -267,7 +267,28 @@ class NotifyStep:
     place: Place
 
 
-InnerStep = WorkerStep | WaitStep | CheckStep | RunStep
+Argument = Text | bool | int | float | None | tuple["Argument", ...]
+"""An argument of a control command: text with references in it, or as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStep:
+    """Any control command, by Celery's own name, directed at its targets and never at everybody.
+
+    Nothing proves what it does but the replies: a `wait` or a `verify` after it does.
+    """
+
+    id: str
+    method: str
+    arguments: tuple[tuple[str, Argument], ...]
+    target: CurrentWorker | Slot[str]
+    timeout: Slot[float]
+    takes_worker: bool
+    when: Condition | None
+    place: Place
+
+
+InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +310,17 @@ class Roll:
     place: Place
 
 
-Step = WorkerStep | WaitStep | CheckStep | ConfirmStep | RunStep | RestoreStep | NotifyStep | Roll
+Step = (
+    WorkerStep
+    | WaitStep
+    | CheckStep
+    | ConfirmStep
+    | RunStep
+    | ControlStep
+    | RestoreStep
+    | NotifyStep
+    | Roll
+)
 PreflightStep = CheckStep | DoctorStep
 FinalStep = CheckStep | NotifyStep
 
@@ -316,4 +347,6 @@ class Runbook:
     @property
     def may_take_workers(self) -> bool:
         """It acts on workers, so a queue may be left without a consumer."""
-        return any(isinstance(step, WorkerStep | RunStep | Roll) for step in self.steps)
+        return any(
+            isinstance(step, WorkerStep | RunStep | ControlStep | Roll) for step in self.steps
+        )

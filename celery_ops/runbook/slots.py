@@ -16,7 +16,7 @@ from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
 from celery_ops.runbook.names import UnknownName, as_written, names_at, value_at
 from celery_ops.runbook.params import bounded_duration
-from celery_ops.runbook.schema import Constant, ParamType, Reference, Slot, Text
+from celery_ops.runbook.schema import Argument, Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ T = TypeVar("T")
 MAX_TEXT = 4_000
 MAX_REFERENCES = 30
 _REFERENCE = re.compile(r"\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -70,6 +71,25 @@ def render_argument(text: Text, scope: Mapping[str, object]) -> str:
         if isinstance(part, Reference) and value_at(scope, part.path) is None:
             raise PreconditionFailed(f"{'.'.join(part.path)} is not known, and a command needs it")
     return render(text, scope)
+
+
+def as_argument(argument: Argument, scope: Mapping[str, object]) -> object:
+    """An argument of a control command, as JSON has it; a lone reference keeps its type.
+
+    Raise PreconditionFailed if something in it is not known.
+    """
+    match argument:
+        case Text(parts=(Reference() as reference,)):
+            value = value_at(scope, reference.path)
+            return (
+                value if isinstance(value, bool | int | float) else render_argument(argument, scope)
+            )
+        case Text():
+            return render_argument(argument, scope)
+        case tuple():
+            return [as_argument(one, scope) for one in argument]
+        case _:
+            return argument
 
 
 # --- in the file --------------------------------------------------------------------------------
@@ -146,6 +166,19 @@ class ValueReader:
             opening = self.source.place(node, end + rest.index("${{"))
             self.reader.wrong(opening, "this ${{ has no }}")
         return Text(tuple(part for part in (*parts, rest) if part))
+
+    def argument(self, node: Node, what: str, names: Names) -> Argument:
+        """A value as YAML's core schema reads it: text only where it is quoted, or looks it."""
+        if isinstance(node, Items):
+            return tuple(self.argument(one, f"an entry of {what}", names) for one in node.nodes)
+        if isinstance(node, Scalar) and not node.quoted:
+            if node.is_null:
+                return None
+            if node.text.lower() in {"true", "false"}:
+                return node.text.lower() == "true"
+            if _NUMBER.fullmatch(node.text):
+                return float(node.text) if "." in node.text else int(node.text)
+        return self.text(node, what, names)
 
     def texts(self, node: Node, what: str, names: Names) -> tuple[Text, ...]:
         """A list of texts."""

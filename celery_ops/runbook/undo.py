@@ -80,6 +80,8 @@ def _reversal(act: Act) -> tuple[Reversal | Irreversible, ...]:
     if act.verb == "run":
         argv = tuple(shlex.split(act.undo or ""))
         return (Reversal(act.step, target, argv) if argv else Irreversible(act.step, target),)
+    if act.verb == "control":
+        return (Irreversible(act.step, target),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED
     if act.verb == WorkerVerb.START and was_stopped:
         return (Reversal(act.step, target),)

@@ -360,6 +360,17 @@ steps:
         ),
         ("steps: [{explode: a@h}]", "12:10: unknown verb 'explode' (possible here: drain,"),
         ("steps: [{purge: mail}]", "12:10: the verb 'purge' is not supported by this version"),
+        (
+            "steps: [{control: shutdown, on: a@h}]",
+            "12:19: `shutdown` takes workers away: say `takes: worker`, inside a roll, so that it",
+        ),
+        ("steps: [{control: rate_limit}]", "12:9: control (step 1) needs the key 'on'"),
+        ("steps: [{control: hello, on: a@h}]", "12:19: `hello` is never sent"),
+        ("steps: [{control: Rate-Limit, on: a@h}]", "12:19: 'Rate-Limit' is no name of a control"),
+        (
+            "steps: [{control: ping, on: a@h, args: {destination: [x]}}]",
+            "12:41: 'destination' cannot be an argument here",
+        ),
         ("steps: [{notify: []}]", "12:18: notify needs a program: an argv list"),
         (
             "steps: [{stop: a@h, start: a@h}]",

@@ -249,6 +249,8 @@ steps:
         once_per: host
         undo: [deploy]
         retries: 2
+      - control: rate_limit
+        args: {rate_limit: 1/m}
       - check: worker.online
         retries: 1
     verify:

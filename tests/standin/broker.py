@@ -427,6 +427,8 @@ class StandinBroker:
             case Control("shutdown", _):
                 self.fleet.warm_stop(worker)
                 return None
+            case Control("rate_limit", arguments):
+                says = {"ok": f"new rate limit set: {arguments['rate_limit']}"}
             case Control(method, _):
                 return Reply(worker.name, self.clock.now(), error=f"KeyError('{method}')")
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
