@@ -78,6 +78,17 @@ def control(step: ControlStep, worker: str, scope: Mapping[str, object]) -> Cont
     return ControlAction(worker, Control(step.method, arguments))
 
 
+def scale(worker: str, by: int) -> ControlAction:
+    """Grow by so many processes, or shrink by one.
+
+    A shrink by more ends every process that is idle before it finds that there are not enough: a
+    pool of none at all was left (measured on Celery 5.7).
+    """
+    if by < 0:
+        return ControlAction(worker, Control("pool_shrink", {"n": 1}))
+    return ControlAction(worker, Control("pool_grow", {"n": by}))
+
+
 def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Action, ...]:
     """Everything the verb would send for this target, in order."""
     match verb:

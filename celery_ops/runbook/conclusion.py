@@ -14,6 +14,7 @@ from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, r
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
+from celery_ops.runbook.scaling import resize
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 from celery_ops.runbook.worker_verbs import Order
@@ -136,6 +137,15 @@ class Conclusion:
             return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
+        if one.processes is not None:
+            kept, target.failed = target.failed, ""
+            await resize(
+                self._stage, step, target, target.planned, one.processes, timeout=UNDO_TIMEOUT
+            )
+            failed, target.failed = target.failed, kept
+            if failed:
+                raise StepFailed(failed)
+            return
         snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
         self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
         kept, target.failed = target.failed, ""

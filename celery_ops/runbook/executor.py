@@ -47,6 +47,7 @@ from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling
+from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
@@ -55,6 +56,7 @@ from celery_ops.runbook.schema import (
     RestoreStep,
     Roll,
     RunStep,
+    ScaleStep,
     WaitStep,
     WorkerStep,
 )
@@ -263,7 +265,7 @@ class Executor:
                 await self._check(step)
             case WaitStep():
                 await self._wait(step)
-            case ControlStep():
+            case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
@@ -301,12 +303,15 @@ class Executor:
         if failed:
             raise StepFailed("; ".join(f"{target.name}: {target.failed}" for target in failed))
 
-    async def _control(self, step: ControlStep, planned: PlannedStep) -> None:
+    async def _control(self, step: ControlStep | ScaleStep, planned: PlannedStep) -> None:
         scope = self._stage.scope(await self._stage.look())
         if step.when is not None and not step.when.evaluate(scope).holds:
             return
         targets = [self._stage.targets[name] for name in planned.targets]
-        await all_of([controls.send(self._stage, step, target, scope) for target in targets])
+        if isinstance(step, ScaleStep):
+            await all_of([scale(self._stage, step, target) for target in targets])
+        else:
+            await all_of([controls.send(self._stage, step, one, scope) for one in targets])
         failed = [target for target in targets if target.failed]
         for target in targets:
             target.done = not target.failed

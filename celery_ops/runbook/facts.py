@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
+from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,7 @@ class WorkerFacts:
     scheduled: int | None
     processed: int | None
     concurrency: int | None
+    processes: int | None
     pool: str | None
     version: str | None
 
@@ -100,6 +102,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         scheduled=_length(worker.scheduled),
         processed=worker.stats.value.processed if worker.stats else None,
         concurrency=worker.stats.value.concurrency if worker.stats else None,
+        processes=processes_of(worker),
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
     )
@@ -123,6 +126,7 @@ def of_planned(target: PlannedWorker) -> WorkerFacts:
         scheduled=target.scheduled,
         processed=None,
         concurrency=None,
+        processes=target.processes,
         pool=None,
         version=None,
     )

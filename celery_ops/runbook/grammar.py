@@ -8,15 +8,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from celery_ops.config.document import Items, Scalar, did_you_mean, kind, shown
+from celery_ops.config.document import Items, Scalar, did_you_mean, shown
 from celery_ops.config.units import Count
-from celery_ops.runbook.dangers import control_danger, danger
+from celery_ops.runbook.control_grammar import (
+    WORKER,
+    read_control,
+    read_scale,
+    takes_worker,
+    worker_target,
+)
+from celery_ops.runbook.dangers import danger
 from celery_ops.runbook.schema import (
-    Argument,
     CheckStep,
     ConfirmStep,
     Constant,
-    ControlStep,
     CurrentWorker,
     DoctorStep,
     InnerStep,
@@ -44,16 +49,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WORKER = "worker"
 _HOST = "host"
 _ORPHANS = "orphans"
-_METHOD = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_NEVER_SENT = {"hello": "it merges what others have revoked into whoever answers"}
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | None:
-    target = _worker_target(steps, spot)
+    target = worker_target(steps, spot)
     if target is None:
         return None
     return WorkerStep(
@@ -66,24 +68,6 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | None:
         place=spot.place,
         retries=steps.retries(spot),
     )
-
-
-def _worker_target(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
-    """Inside a roll the worker whose turn it is, else a selector."""
-    word = spot.value.text if isinstance(spot.value, Scalar) else None
-    if spot.where is Where.ROLL:
-        if word == _WORKER:
-            return CurrentWorker()
-        says = f"inside a roll it is `{spot.verb}: worker`, not {kind(spot.value)}"
-        steps.wrong(spot.value.place, says)
-        return None
-    if word == _WORKER:
-        steps.wrong(spot.value.place, "worker is only known inside a roll; name the workers here")
-        return None
-    if word == "beat":
-        steps.wrong(spot.value.place, f"`{spot.verb}: beat` {NOT_YET}")
-        return None
-    return steps.values.workers(spot.value, spot.what)
 
 
 def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
@@ -145,8 +129,8 @@ def _read_confirm(steps: StepReader, spot: Spot) -> ConfirmStep | None:
 def _read_run(steps: StepReader, spot: Spot) -> RunStep | None:
     argv = steps.values.texts(spot.value, "the argv of run", spot.names)
     undo = spot.keys.get("undo")
-    takes_worker = _takes_worker(steps, spot)
-    _check_argv(steps, spot, argv, takes_worker=takes_worker)
+    takes = takes_worker(steps, spot)
+    _check_argv(steps, spot, argv, takes_worker=takes)
     on = _host(steps, spot)
     if on is None:
         return None
@@ -156,12 +140,12 @@ def _read_run(steps: StepReader, spot: Spot) -> RunStep | None:
         env=_env(steps, spot),
         on=on,
         timeout=steps.timeout(spot),
-        takes_worker=takes_worker,
+        takes_worker=takes,
         undo=() if undo is None else steps.values.texts(undo, "the argv of undo", spot.names),
         when=steps.when(spot),
         place=spot.place,
         retries=steps.retries(spot),
-        once_per_host=_once_per_host(steps, spot, takes_worker=takes_worker),
+        once_per_host=_once_per_host(steps, spot, takes_worker=takes),
     )
 
 
@@ -199,16 +183,6 @@ def _check_argv(
     steps.wrong(spot.value.place, says)
 
 
-def _takes_worker(steps: StepReader, spot: Spot) -> bool:
-    node = spot.keys.get("takes")
-    if node is None:
-        return False
-    if spot.where is not Where.ROLL:
-        steps.wrong(node.place, "`takes: worker` is only possible inside a roll")
-        return False
-    return steps.values.reader.choice(node, f"takes of {spot.what}", [_WORKER]) is not None
-
-
 def _host(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
     node = spot.keys.get("on")
     if node is None and spot.where is Where.ROLL:
@@ -216,7 +190,7 @@ def _host(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
     if node is None:
         steps.wrong(spot.place, f"{spot.what} needs the key 'on': the host to run it on")
         return None
-    if isinstance(node, Scalar) and node.text == _WORKER:
+    if isinstance(node, Scalar) and node.text == WORKER:
         if spot.where is Where.ROLL:
             return CurrentWorker()
         steps.wrong(node.place, "worker is only known inside a roll; name a host here")
@@ -243,62 +217,6 @@ def _read_notify(steps: StepReader, spot: Spot) -> NotifyStep:
     if isinstance(spot.value, Items) and not (argv and argv[0].parts):
         steps.wrong(spot.value.place, "notify needs a program: an argv list")
     return NotifyStep(spot.id, argv, _env(steps, spot), steps.when(spot), spot.place)
-
-
-# --- control ------------------------------------------------------------------------------------
-
-
-def _read_control(steps: StepReader, spot: Spot) -> ControlStep | None:
-    method = steps.values.reader.text(spot.value, f"the method of {spot.what}")
-    takes_worker = _takes_worker(steps, spot)
-    target = _directed_at(steps, spot)
-    if method is None or target is None:
-        return None
-    if not _METHOD.fullmatch(method):
-        steps.wrong(spot.value.place, f"{shown(method)} is no name of a control command")
-    elif method in _NEVER_SENT:
-        steps.wrong(spot.value.place, f"`{method}` is never sent: {_NEVER_SENT[method]}")
-    elif control_danger(method) and not takes_worker:
-        where = "" if spot.where is Where.ROLL else ", inside a roll"
-        says = f"`{method}` takes workers away: say `takes: worker`{where}, so that it is guarded"
-        steps.wrong(spot.value.place, says)
-    return ControlStep(
-        id=spot.id,
-        method=method,
-        arguments=_arguments(steps, spot),
-        target=target,
-        timeout=steps.timeout(spot),
-        takes_worker=takes_worker,
-        when=steps.when(spot),
-        place=spot.place,
-    )
-
-
-def _directed_at(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | None:
-    """Nothing is ever sent to everybody: the current worker, or a selector."""
-    node = spot.keys.get("on")
-    if spot.where is Where.ROLL:
-        if node is not None and not (isinstance(node, Scalar) and node.text == _WORKER):
-            steps.wrong(node.place, "inside a roll it goes to the worker whose turn it is")
-        return CurrentWorker()
-    if node is None:
-        steps.wrong(spot.place, f"{spot.what} needs the key 'on': the workers it is sent to")
-        return None
-    return steps.values.workers(node, f"on of {spot.what}")
-
-
-def _arguments(steps: StepReader, spot: Spot) -> tuple[tuple[str, Argument], ...]:
-    node = spot.keys.get("args")
-    if node is None:
-        return ()
-    entries = steps.values.reader.any_table(node, f"args of {spot.what}")
-    for name, entry in entries.items():
-        if not _METHOD.fullmatch(name) or name in {"destination", "reply", "connection"}:
-            steps.wrong(entry.key.place, f"{shown(name)} cannot be an argument here")
-    return tuple(
-        (name, steps.values.argument(entry.node, f"{name} of args", spot.names))
-        for name, entry in entries.items()
-    )
 
 
 # --- restore ------------------------------------------------------------------------------------
@@ -405,7 +323,6 @@ _WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 _TO_COME = (
-    "scale",
     "pause",
     "backup",
     "park",
@@ -440,7 +357,8 @@ VERBS: Mapping[str, Verb | None] = {
         _ANYWHERE,
         ("on", "env", "timeout", "takes", "undo", "once_per", "when", *_RETRIES),
     ),
-    "control": Verb(_read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
+    "scale": Verb(read_scale, _ANYWHERE, ("to", "by", "timeout", "when")),
+    "control": Verb(read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")

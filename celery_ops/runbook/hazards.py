@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
-from celery_ops.runbook.schema import ControlStep, OnTimeout, WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import (
+    ControlStep,
+    OnTimeout,
+    Roll,
+    ScaleStep,
+    WorkerStep,
+    WorkerVerb,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from celery_ops.model import FleetSnapshot, Worker
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import InnerStep
+    from celery_ops.runbook.schema import InnerStep, Runbook
 
 _ASKS = frozenset({WorkerVerb.DRAIN, WorkerVerb.RESUME})
 """Verbs that a worker itself must answer; the others are its supervisor's."""
@@ -48,7 +55,9 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
 
 def asks(step: InnerStep) -> bool:
     """Whether the worker itself must answer for the step to be done; else it is its host."""
-    return isinstance(step, ControlStep) or (isinstance(step, WorkerStep) and step.verb in _ASKS)
+    if isinstance(step, ControlStep | ScaleStep):
+        return True
+    return isinstance(step, WorkerStep) and step.verb in _ASKS
 
 
 def cannot_be_asked(worker: PlannedWorker, snapshot: FleetSnapshot, what: str) -> list[str]:
@@ -60,6 +69,25 @@ def cannot_be_asked(worker: PlannedWorker, snapshot: FleetSnapshot, what: str) -
             f" (!{worker.name})"]  # fmt: skip
 
 
+def scale_obstacles(worker: PlannedWorker, goal: int | None, snapshot: FleetSnapshot) -> list[str]:
+    """Why its pool cannot be made that large."""
+    refusals = cannot_be_asked(worker, snapshot, "scale")
+    if refusals:
+        return refusals
+    name = worker.name
+    if worker.autoscale is not None:
+        least, most = worker.autoscale
+        return [
+            f"{name} scales itself between {least} and {most} processes, and then refuses to be"
+            " scaled: change its range (control: autoscale, args: {max: …, min: …})"
+        ]
+    if worker.processes is None or goal is None:
+        return [f"{name} does not tell how many processes its pool has: only prefork pools do"]
+    if goal < 1:
+        return [f"{name} would be left with no process at all, and go on consuming"]
+    return []
+
+
 def absence(
     steps: Iterable[InnerStep], worker: PlannedWorker, snapshot: FleetSnapshot
 ) -> str | None:
@@ -69,7 +97,9 @@ def absence(
     live = snapshot.worker(worker.name)
     if live is None:
         return "was not seen any more"
-    needed = [asks(step) for step in steps if isinstance(step, WorkerStep | ControlStep)]
+    needed = [
+        asks(step) for step in steps if isinstance(step, WorkerStep | ControlStep | ScaleStep)
+    ]
     if any(needed) and live.state is WorkerState.SILENT:
         return f"is silent: {live.says}" if live.says else "is silent"
     service = live.service
@@ -131,3 +161,17 @@ def dangers(
     if verb is WorkerVerb.START and worker.queues is None:
         found.append(f"{name}: what it will consume is not known before it runs")
     return found
+
+
+def drains_before_it_stops(runbook: Runbook) -> bool:
+    """Every stop comes after a drain in the same roll, which never cuts tasks off."""
+    for step in runbook.steps:
+        drained = False
+        for inner in step.steps if isinstance(step, Roll) else (step,):
+            if not isinstance(inner, WorkerStep):
+                continue
+            if inner.verb is WorkerVerb.DRAIN and inner.on_timeout.never_cuts_off:
+                drained = True
+            elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
+                return False
+    return True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook import facts
+from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,6 +151,23 @@ class Free:
         if left:
             return Judgement(Seen.NOT_YET, f"still runs {counted(left, 'task')}")
         return Judgement(Seen.DONE, "has ended what it ran")
+
+
+def scaled(target: PlannedWorker, processes: int, since: datetime) -> Judge:
+    """Its pool has so many processes; only what they are tells, not what was asked for."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        worker = snapshot.worker(target.name)
+        gone = _gone(target, worker)
+        if gone is not None:
+            return gone
+        if worker is None or worker.stats is None or not _fresh(worker.stats, since):
+            return Judgement(Seen.NOT_YET, _no_answer(worker))
+        has = processes_of(worker)
+        says = f"its pool has {'an unknown number of' if has is None else has} processes"
+        return Judgement(Seen.DONE if has == processes else Seen.NOT_YET, says)
+
+    return judge
 
 
 def stopped(target: PlannedWorker, since: datetime) -> Judge:

@@ -34,6 +34,9 @@ class PlannedWorker:
     stop_grace: float | None
     debtors: tuple[str, ...] = ()
     """The earlier runs that owe it something, queues or its service."""
+    processes: int | None = None
+    """Of its pool; None where that is not told, as by every pool but prefork."""
+    autoscale: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,14 @@ from celery_ops.ports import Question
 from celery_ops.runbook import actions, facts, orphans
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
-from celery_ops.runbook.hazards import absence, cannot_be_asked, dangers, obstacles
+from celery_ops.runbook.hazards import (
+    absence,
+    cannot_be_asked,
+    dangers,
+    drains_before_it_stops,
+    obstacles,
+    scale_obstacles,
+)
 from celery_ops.runbook.loader import loads, render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.plan import (
@@ -31,6 +38,7 @@ from celery_ops.runbook.plan import (
     QueueCapacity,
 )
 from celery_ops.runbook.saying import in_words
+from celery_ops.runbook.scaling import goal_of
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
@@ -44,6 +52,7 @@ from celery_ops.runbook.schema import (
     Risk,
     Roll,
     RunStep,
+    ScaleStep,
     WaitStep,
     WorkerStep,
     WorkerVerb,
@@ -224,7 +233,9 @@ class _Draft:
                     absent = self.absence(step, worker)
                     self.left_out |= {} if absent is None else {worker.name: absent}
                 return [worker for worker in ordered if worker.name not in self.left_out]
-            case ControlStep(target=target) if not isinstance(target, CurrentWorker):
+            case ControlStep(target=target) | ScaleStep(target=target) if not isinstance(
+                target, CurrentWorker
+            ):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 return in_order(chosen, Order.BY_NAME)
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
@@ -249,7 +260,7 @@ class _Draft:
         return verdict is None or verdict.truth is not Truth.FAILS
 
     def selects_workers(self, step: Step) -> bool:
-        return isinstance(step, Roll | WorkerStep | ControlStep)
+        return isinstance(step, Roll | WorkerStep | ControlStep | ScaleStep)
 
     def check_preflight(self, step: CheckStep | DoctorStep) -> None:
         match step:
@@ -267,7 +278,7 @@ class _Draft:
         """What doctor found about a target; a danger that the drain removes is told with its
         step.
         """
-        if finding.drained_is_safe and _drains_before_it_stops(self.request.runbook):
+        if finding.drained_is_safe and drains_before_it_stops(self.request.runbook):
             return
         says = f"{finding.subject}: {finding.says}. {finding.fix}"
         (self.refusals if finding.level is Level.ERROR else self.hazards).append(says)
@@ -286,7 +297,7 @@ class _Draft:
                     batches=batches,
                     actions=self.actions(step, chosen),
                 )
-            case ControlStep():
+            case ControlStep() | ScaleStep():
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
@@ -419,6 +430,14 @@ class _Draft:
                         action = actions.control(step, name, self.scope_of(name))
                         self.irreversible.append(f"step {step.id}: {action}")
                         found.append(PlannedAction(step.id, name, str(action), None))
+            case ScaleStep():
+                for name in chosen:
+                    worker = self.targets[name]
+                    goal = goal_of(step, worker, self.scope)
+                    self.refusals += scale_obstacles(worker, goal, self.snapshot)
+                    does = f"scale its pool from {worker.processes} to {goal} processes"
+                    undo = f"scale it back to {worker.processes}"
+                    found.append(PlannedAction(step.id, name, does, undo))
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)
@@ -461,20 +480,6 @@ class _Draft:
         messages = counted(len(self.messages), "message") if self.messages else ""
         names = ", ".join(self.targets) or messages or "the hosts named in it"
         return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
-
-
-def _drains_before_it_stops(runbook: Runbook) -> bool:
-    """Every stop comes after a drain in the same roll, which never cuts tasks off."""
-    for step in runbook.steps:
-        drained = False
-        for inner in step.steps if isinstance(step, Roll) else (step,):
-            if not isinstance(inner, WorkerStep):
-                continue
-            if inner.verb is WorkerVerb.DRAIN and inner.on_timeout.never_cuts_off:
-                drained = True
-            elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
-                return False
-    return True
 
 
 def keep_available(params: Mapping[str, Value]) -> Count:

@@ -17,12 +17,14 @@ from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
+from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
     CheckStep,
     ControlStep,
     Offline,
     OnFail,
     RunStep,
+    ScaleStep,
     WaitStep,
     WorkerStep,
 )
@@ -180,6 +182,8 @@ class Rolling:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
                     await self._run(step, target, self._scope(target, snapshot, began))
+            case ScaleStep():
+                await all_of([scale(stage, step, one) for one in chosen])
             case ControlStep():
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))

@@ -13,6 +13,7 @@ from celery_ops.runbook.schema import (
     ControlStep,
     NotifyStep,
     RunStep,
+    ScaleStep,
     WaitStep,
     WorkerStep,
 )
@@ -44,8 +45,8 @@ def _does(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object
             return f"wait {what} (at most {as_duration(resolve(step.timeout, scope))})"
         case CheckStep():
             return f"check {step.that.source}"
-        case ControlStep():
-            return f"control {step.method}, to each of them by name"
+        case ControlStep() | ScaleStep():
+            return _asks(step, scope)
         case NotifyStep():
             return "notify, on this machine: " + " ".join(render(one, scope) for one in step.argv)
         case ConfirmStep():
@@ -53,3 +54,14 @@ def _does(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object
         case RunStep():
             argv = " ".join(render(part, scope) for part in step.argv)
             return f"run {argv}{', once a host' if step.once_per_host else ''}"
+
+
+def _asks(step: ControlStep | ScaleStep, scope: Mapping[str, object]) -> str:
+    match step:
+        case ScaleStep():
+            if step.to is not None:
+                return f"scale its pool to {resolve(step.to, scope)} processes"
+            by = 0 if step.by is None else resolve(step.by, scope)
+            return f"scale its pool by {by:+} processes"
+        case ControlStep():
+            return f"control {step.method}, to each of them by name"

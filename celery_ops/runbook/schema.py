@@ -288,7 +288,20 @@ class ControlStep:
     place: Place
 
 
-InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep
+@dataclass(frozen=True, slots=True)
+class ScaleStep:
+    """`scale: worker`: the pool grows or shrinks `to` so many processes, or `by` so many."""
+
+    id: str
+    target: CurrentWorker | Slot[str]
+    to: Slot[int] | None
+    by: Slot[int] | None
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +330,7 @@ Step = (
     | ConfirmStep
     | RunStep
     | ControlStep
+    | ScaleStep
     | RestoreStep
     | NotifyStep
     | Roll
@@ -347,6 +361,5 @@ class Runbook:
     @property
     def may_take_workers(self) -> bool:
         """It acts on workers, so a queue may be left without a consumer."""
-        return any(
-            isinstance(step, WorkerStep | RunStep | ControlStep | Roll) for step in self.steps
-        )
+        acts = WorkerStep | RunStep | ControlStep | ScaleStep | Roll
+        return any(isinstance(step, acts) for step in self.steps)

@@ -34,6 +34,7 @@ MAX_TEXT = 4_000
 MAX_REFERENCES = 30
 _REFERENCE = re.compile(r"\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+_SIGNED = re.compile(r"[-+]?[0-9]{1,6}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -130,6 +131,14 @@ class ValueReader:
     def integer(self, node: Node, what: str) -> Slot[int]:
         """A whole number, not negative."""
         return self._slot(node, what, ParamType.INTEGER, _not_negative, 0)
+
+    def positive(self, node: Node, what: str) -> Slot[int]:
+        """A whole number of at least 1."""
+        return self._slot(node, what, ParamType.INTEGER, _positive, 1)
+
+    def signed(self, node: Node, what: str) -> Slot[int]:
+        """A whole number other than 0: +2, -1."""
+        return self._slot(node, what, ParamType.INTEGER, _signed, 1)
 
     def workers(self, node: Node, what: str) -> Slot[str]:
         """A selector, checked in form."""
@@ -282,6 +291,19 @@ def _at_least_one(text: str) -> Count:
     if number.number < 1:
         raise ValueError("must be at least 1")
     return number
+
+
+def _positive(text: str) -> int:
+    number = _not_negative(text)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def _signed(text: str) -> int:
+    if not _SIGNED.fullmatch(text) or int(text) == 0:
+        raise ValueError(f"not a whole number other than 0, as +2 or -1: {shown(text)}")
+    return int(text)
 
 
 def _not_negative(text: str) -> int:

@@ -36,10 +36,20 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         scheduled=None if worker.scheduled is None else len(worker.scheduled.value),
         longest=max(ages, default=None),
         stop_grace=status.stop_grace if status else None,
+        processes=processes_of(worker),
+        autoscale=worker.stats.value.autoscale if worker.stats else None,
         debtors=tuple(
             sorted({record.run for record in snapshot.taken if record.worker == worker.name})
         ),
     )
+
+
+def processes_of(worker: Worker) -> int | None:
+    """How many processes its pool has. `max-concurrency` tells what it was started with, whatever
+    was grown and shrunk since (measured on Celery 5.7).
+    """
+    stats = worker.stats.value if worker.stats is not None else None
+    return len(stats.pool_pids) if stats is not None and stats.pool == "prefork" else None
 
 
 def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """One act that is reversed: `argv` is run on the act's host, or its worker is stopped again."""
+    """One act that is reversed: `argv` is run on the act's host, its pool gets so many `processes`
+    again, or its worker is stopped again.
+    """
 
     step: str
     target: str
     argv: tuple[str, ...] = ()
+    processes: int | None = None
 
     def __str__(self) -> str:
+        if self.processes is not None:
+            return f"step {self.step}, {self.target}: scale it back to {self.processes}"
         does = shlex.join(self.argv) if self.argv else "stop it again"
         return f"step {self.step}, {self.target}: {does}"
 
@@ -80,6 +85,8 @@ def _reversal(act: Act) -> tuple[Reversal | Irreversible, ...]:
     if act.verb == "run":
         argv = tuple(shlex.split(act.undo or ""))
         return (Reversal(act.step, target, argv) if argv else Irreversible(act.step, target),)
+    if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
+        return (Reversal(act.step, target, processes=act.worker.processes),)
     if act.verb == "control":
         return (Irreversible(act.step, target),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED

@@ -48,6 +48,7 @@ WORKER = WorkerFacts(
     reserved=0,
     scheduled=None,
     processed=10,
+    processes=None,
     concurrency=4,
     pool=None,
     version="5.7.0",

@@ -83,6 +83,7 @@ class Came:
     """
     taken: tuple[str, ...]
     consuming: dict[str, tuple[str, ...]]
+    processes: tuple[int | None, ...]
     lost: int
     twice: int
 
@@ -101,6 +102,7 @@ async def came_of(operation: Operation, ran: Ran) -> Came:
         },
         taken=tuple(sorted(one.key for one in await operation.broker.taken())),
         consuming={one.name: tuple(sorted(one.consuming)) for one in fleet.workers},
+        processes=tuple(one.processes for one in fleet.workers),
         lost=len(fleet.lost),
         twice=len(fleet.ledger.twice),
     )
@@ -258,6 +260,18 @@ steps:
       hold: 0s
       timeout: 1m
 """
+SCALED = """
+name: scaled
+summary: Pools of another size.
+risk: medium
+steps:
+  - scale: "*"
+    by: 1
+    timeout: 30s
+  - scale: w1@web1
+    to: 1
+    timeout: 1m
+"""
 W1 = {"workers": "w1@web1"}
 CASES = {
     "rolling-restart": Case(
@@ -275,6 +289,7 @@ CASES = {
     "put-off": Case(one_is_free_later, "patient", {}),
     "put-off-for-good": Case(one_never_drains, "patient", {}),
     "once-a-host": Case(deploys_at_the_third_attempt, "once", {}, asks=True),
+    "scale": Case(three_workers, "scaled", {}),
     "left-out": Case(one_falls_silent, "patient", {}),
     "killed-at-its-stop": Case(one_is_killed_at_its_stop, "rolling-restart", {"hold": "2s"}),
 }
@@ -287,6 +302,7 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     operation.write_runbook("others", WITH_OTHER_STEPS)
     operation.write_runbook("patient", PATIENT)
     operation.write_runbook("once", ONCE)
+    operation.write_runbook("scaled", SCALED)
     if case.first:
         await operation.run(case.first, **W1)
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))

@@ -384,8 +384,9 @@ class StandinBroker:
             "pool": {
                 "implementation": f"celery.concurrency.{worker.pool}:TaskPool",
                 "max-concurrency": worker.concurrency,
-                "processes": [],
+                "processes": list(range(90_000, 90_000 + _processes(worker))),
             },
+            "autoscaler": _autoscaler(worker),
             "broker": {"transport_options": {"visibility_timeout": 3600}},
             "prefetch_count": worker.prefetch,
         }
@@ -429,11 +430,33 @@ class StandinBroker:
                 return None
             case Control("rate_limit", arguments):
                 says = {"ok": f"new rate limit set: {arguments['rate_limit']}"}
+            case Control("pool_grow", {"n": int(by)}):
+                worker.processes = _processes(worker) + by
+                says = {"ok": "pool will grow"}
+            case Control("pool_shrink", {"n": int(by)}):
+                # As Celery does: idle ones are ended one by one, until there are not enough.
+                idle = _processes(worker) - len(worker.active)
+                worker.processes = _processes(worker) - min(by, idle)
+                if by > idle:
+                    error = 'ValueError("Can\'t shrink pool. All processes busy!")'
+                    return Reply(worker.name, self.fleet.clock.now(), error=error)
+                says = {"ok": "pool will shrink"}
             case Control(method, _):
                 return Reply(worker.name, self.clock.now(), error=f"KeyError('{method}')")
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
             return None
         return Reply(worker.name, self.clock.now(), says)
+
+
+def _processes(worker: SimulatedWorker) -> int:
+    return worker.concurrency if worker.processes is None else worker.processes
+
+
+def _autoscaler(worker: SimulatedWorker) -> dict[str, int] | None:
+    if worker.autoscale is None:
+        return None
+    least, most = worker.autoscale
+    return {"max": most, "min": least, "current": least, "qty": 0}
 
 
 def _beats(worker: SimulatedWorker) -> bool:

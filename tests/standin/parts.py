@@ -133,6 +133,10 @@ class SimulatedWorker:
     hidden: list[Message] = field(default_factory=list)
     processed: int = 0
     next_beat: float = 0.0
+    processes: int | None = None
+    """Of its pool, where they were grown or shrunk."""
+    autoscale: tuple[int, int] | None = None
+    """The fewest and the most processes."""
 
     @property
     def prefetch(self) -> int:

@@ -1,0 +1,61 @@
+"""A real prefork pool is scaled, counted by the kernel and not by the worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.operations import Operations, Program, operations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig.operator import Operator
+
+pytestmark = pytest.mark.rig
+
+RUNBOOK = """
+name: resize
+summary: Make a pool larger or smaller.
+risk: low
+params:
+  to: {type: integer}
+steps:
+  - scale: "*@rig"
+    to: ${{ params.to }}
+    timeout: 20s
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    with operations(tmp_path_factory.mktemp("fleet"), Program("pre", pool="prefork")) as made:
+        (made.folder / "runbooks").mkdir()
+        (made.folder / "runbooks" / "resize.yaml").write_text(RUNBOOK)
+        yield made
+
+
+def children(fleet: Operations) -> int:
+    pid = fleet.pid("pre")
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_a_pool_grows_and_shrinks_and_keeps_its_tasks(fleet: Operations, ann: Operator) -> None:
+    assert children(fleet) == 1
+    said = ann.do("runbook", "resize", "--yes", "-p", "to=3")
+    assert said.code == 0, said.all
+    assert children(fleet) == 3
+    for number in range(3):
+        fleet.fleet.send(number, 4.0, queue="pre")
+    wait_until(lambda: len(fleet.fleet.starts()) == 3, what="all three are busy")
+    said = ann.do("runbook", "resize", "--yes", "-p", "to=1")
+    assert said.code == 0, said.all
+    assert "All processes busy" in said.all
+    wait_until(lambda: children(fleet) == 1, what="the pool is as small as it was")
+    wait_until(lambda: len(fleet.fleet.ends()) == 3, what="every task has ended")
+    said = ann.do("runbook", "resize", "--yes", "-p", "to=0")
+    assert said.code != 0
+    assert children(fleet) == 1

@@ -1,0 +1,120 @@
+"""`scale`: a pool has as many processes as were asked for, and never none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.runbook.journal import Ending, Result
+from tests.runbook.operation import Operation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUNBOOK = """
+name: scale
+summary: Make pools larger or smaller.
+risk: low
+steps:
+  - scale: "*"
+    {how}
+    timeout: 30s
+"""
+ROLL = """
+name: scale
+summary: Make pools larger, and undo it.
+risk: low
+steps:
+  - roll: "*"
+    settle: 0s
+    on_fail: undo
+    steps:
+      - scale: worker
+        to: 5
+    verify:
+      that: [worker.processes == 6]
+      hold: 0s
+      timeout: 5s
+"""
+
+
+@pytest.fixture
+def operation(tmp_path: Path) -> Operation:
+    made = Operation(tmp_path)
+    made.fleet.add_worker("w1@web1", concurrency=3)
+    return made
+
+
+def write(operation: Operation, how: str) -> None:
+    operation.write_runbook("scale", RUNBOOK.format(how=how))
+
+
+async def test_a_pool_grows_to_what_was_asked_for(operation: Operation) -> None:
+    write(operation, "to: 5")
+    plan = await operation.plan("scale")
+    ((action,),) = [step.actions for step in plan.steps]
+    assert (action.does, action.undo) == (
+        "scale its pool from 3 to 5 processes",
+        "scale it back to 3",
+    )
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert operation.fleet.worker("w1@web1").processes == 5
+    assert ran.results("w1@web1") == [("1", Result.DONE, "its pool has 5 processes")]
+    sent = len(operation.broker.orders)
+    ran = await operation.run("scale")
+    assert (ran.ending, len(operation.broker.orders)) == (Ending.DONE, sent)
+
+
+async def test_it_shrinks_by_one_idle_process_after_the_other(operation: Operation) -> None:
+    write(operation, "by: -2")
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert operation.fleet.worker("w1@web1").processes == 1
+    assert [one.order.arguments for one in operation.broker.orders] == [{"n": 1}, {"n": 1}]
+
+
+async def test_busy_processes_are_waited_for_and_none_is_ended(operation: Operation) -> None:
+    for _ in range(3):
+        operation.fleet.send("default", 12.0)
+    write(operation, "to: 2")
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "All processes busy" in ran.told()
+    assert operation.fleet.worker("w1@web1").processes == 2
+    assert not operation.fleet.lost
+
+
+async def test_a_shrink_that_comes_to_nothing_fails_and_leaves_the_rest(
+    operation: Operation,
+) -> None:
+    for _ in range(3):
+        operation.fleet.send("default", 7200.0)
+    write(operation, "to: 2")
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "All processes busy" in ran.end.says
+    assert operation.fleet.worker("w1@web1").processes == 3
+
+
+async def test_what_cannot_be_scaled_is_refused_when_it_is_planned(operation: Operation) -> None:
+    operation.fleet.add_worker("auto@web1").autoscale = (2, 8)
+    operation.fleet.add_worker("green@web1", pool="gevent")
+    write(operation, "by: -3")
+    refusals = (await operation.plan("scale")).refusals
+    assert [refusal.split(" ")[0] for refusal in refusals] == [
+        "auto@web1",
+        "green@web1",
+        "w1@web1",
+    ]
+    assert "scales itself between 2 and 8 processes" in refusals[0]
+    assert "does not tell how many processes" in refusals[1]
+    assert "would be left with no process at all" in refusals[2]
+
+
+async def test_it_is_taken_back_to_the_size_it_had(operation: Operation) -> None:
+    operation.write_runbook("scale", ROLL)
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.UNDONE, ran.told()
+    assert operation.fleet.worker("w1@web1").processes == 3
