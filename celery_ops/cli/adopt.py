@@ -37,8 +37,13 @@ class Adopt(click.Command):
         """End with the code of the first run that does not end well."""
         choice = ctx.ensure_object(Choice)
         records = _of_run(run(_taken(context.resolve(choice))), ctx.params["id_"])
+        beats = [record for record in records if record.service and record.service.beat]
+        if beats:
+            code = start_run(choice, wanted("start-beat", ctx.params))
+            if code:
+                raise click.exceptions.Exit(code)
         for kind, runbook in _GIVEN_BACK_BY.items():
-            names = [record.worker for record in records if record.kind == kind]
+            names = [one.worker for one in records if one.kind == kind and one not in beats]
             if names:
                 code = start_run(choice, wanted(runbook, {**ctx.params, "names": names}))
                 if code:

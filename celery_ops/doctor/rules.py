@@ -259,6 +259,9 @@ def _is_running(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
 
 def _is_still_owed(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
     """A new incarnation is owed no queues, and a service that runs again is not owed at all."""
+    if record.service is not None and record.service.beat:
+        beat = next((one for one in snapshot.services if one.ref == record.service), None)
+        return beat is None or beat.state is not ServiceState.RUNNING
     worker = snapshot.worker(record.worker)
     if worker is None:
         return True

@@ -42,6 +42,8 @@ class TakenRecord:
     @property
     def mend(self) -> str:
         """The command that gives it back."""
+        if self.service is not None and self.service.beat:
+            return "celery-ops beat start"
         verb = "start" if self.kind == "service" else "resume"
         return f"celery-ops worker {verb} {self.worker}"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
 from celery_ops.ports import Command
+from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
 from celery_ops.runbook.failure import StepFailed
@@ -245,7 +246,7 @@ class Conclusion:
                     meant.add(f"queues:{name}")
                 if step.verb is WorkerVerb.STOP:
                     meant.add(f"service:{name}")
-        return meant
+        return meant | left_stopped(self._runbook, self._stage.plan)
 
 
 def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:

@@ -7,7 +7,7 @@ import re
 from celery_ops.config.document import Scalar, kind, shown
 from celery_ops.runbook.dangers import control_danger
 from celery_ops.runbook.schema import Argument, ControlStep, CurrentWorker, ScaleStep, Slot
-from celery_ops.runbook.steps import NOT_YET, Spot, StepReader, Where
+from celery_ops.runbook.steps import Spot, StepReader, Where
 
 WORKER = "worker"
 _METHOD = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -95,7 +95,8 @@ def worker_target(steps: StepReader, spot: Spot) -> CurrentWorker | Slot[str] | 
         steps.wrong(spot.value.place, "worker is only known inside a roll; name the workers here")
         return None
     if word == "beat":
-        steps.wrong(spot.value.place, f"`{spot.verb}: beat` {NOT_YET}")
+        says = f"beat can be stopped, started and restarted, and nothing else ({spot.verb})"
+        steps.wrong(spot.value.place, says)
         return None
     return steps.values.workers(spot.value, spot.what)
 

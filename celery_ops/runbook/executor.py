@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import conclusion, controls
+from celery_ops.runbook import beats, conclusion, controls
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -49,6 +49,7 @@ from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
+    BeatStep,
     CheckStep,
     ConfirmStep,
     ControlStep,
@@ -265,6 +266,8 @@ class Executor:
                 await self._check(step)
             case WaitStep():
                 await self._wait(step)
+            case BeatStep():
+                await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case NotifyStep():

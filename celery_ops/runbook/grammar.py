@@ -19,6 +19,7 @@ from celery_ops.runbook.control_grammar import (
 )
 from celery_ops.runbook.dangers import danger
 from celery_ops.runbook.schema import (
+    BeatStep,
     CheckStep,
     ConfirmStep,
     Constant,
@@ -50,11 +51,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _HOST = "host"
+_BEAT = "beat"
+_BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
 
-def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | None:
+def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | None:
+    verb = WorkerVerb(spot.verb)
+    is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
+    if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
+        if "retries" in spot.keys:
+            steps.wrong(spot.keys["retries"].place, f"`{verb}: beat` is not tried again")
+        return BeatStep(spot.id, verb, steps.timeout(spot), steps.when(spot), spot.place)
     target = worker_target(steps, spot)
     if target is None:
         return None

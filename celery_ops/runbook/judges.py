@@ -271,6 +271,24 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
     return judge
 
 
+def beat_started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
+    """Its supervisor runs it, and unless `anew` that may be as before; it answers nobody."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        if status.state is ServiceState.FAILED:
+            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
+        runs_on = status.identity is not None and status.identity == target.identity
+        if status.state is not ServiceState.RUNNING or (anew and runs_on):
+            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
+        says = f"its supervisor says running, pid {status.pid}"
+        return Judgement(Seen.DONE, says, runs_on=runs_on)
+
+    return judge
+
+
 class Verification:
     """All conditions of a `verify`, held without a break for `hold` seconds."""
 

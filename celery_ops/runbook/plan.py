@@ -38,6 +38,11 @@ class PlannedWorker:
     """Of its pool; None where that is not told, as by every pool but prefork."""
     autoscale: tuple[int, int] | None = None
 
+    @property
+    def is_beat(self) -> bool:
+        """It is a scheduler and not a worker; its name is that of its service."""
+        return self.service is not None and self.service.beat
+
 
 @dataclass(frozen=True, slots=True)
 class QueueCapacity:

@@ -16,7 +16,7 @@ from celery_ops.config.units import Count, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
-from celery_ops.runbook import actions, facts, orphans
+from celery_ops.runbook import actions, beats, facts, orphans
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
@@ -40,6 +40,7 @@ from celery_ops.runbook.plan import (
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import goal_of
 from celery_ops.runbook.schema import (
+    BeatStep,
     CheckStep,
     ConfirmStep,
     ControlStep,
@@ -58,7 +59,7 @@ from celery_ops.runbook.schema import (
     WorkerVerb,
 )
 from celery_ops.runbook.selectors import Selector, select
-from celery_ops.runbook.targets import in_order, is_owed, plan_worker
+from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -194,12 +195,16 @@ class _Draft:
         for step in self.request.runbook.steps:
             for worker in self.selected(step):
                 self.targets[worker.name] = plan_worker(worker, self.snapshot)
+            if isinstance(step, BeatStep):
+                for service in beats.chosen(step, self.request.runbook, self.snapshot):
+                    beat = plan_beat(service, self.snapshot)
+                    self.targets[beat.name] = beat
         if not self.targets and any(
             self.selects_workers(step) for step in self.request.runbook.steps
         ):
             why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
             self.refusals.append(f"there is nothing to do: {why}")
-        names = frozenset(self.targets)
+        names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
         self.choose_messages()
         self.scope["targets"] = facts.TargetsFacts(len(names), names, len(self.messages))
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
@@ -303,6 +308,10 @@ class _Draft:
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
             case RestoreStep():
                 return self.plan_restore(step)
+            case BeatStep():
+                services = beats.chosen(step, self.request.runbook, self.snapshot)
+                self.refusals += beats.obstacles(step, services, self.snapshot)
+                return beats.planned(step, services, self.snapshot, self.hosts)
             case NotifyStep():
                 return PlannedStep(step.id, in_words(step, self.scope))
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep():

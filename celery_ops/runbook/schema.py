@@ -257,6 +257,19 @@ class RestoreStep:
 
 
 @dataclass(frozen=True, slots=True)
+class BeatStep:
+    """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
+    service. What is stopped is recorded, and just that is started again.
+    """
+
+    id: str
+    verb: WorkerVerb
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class NotifyStep:
     """An argv on the operator's own machine, to tell somebody. Its failure fails nothing."""
 
@@ -331,6 +344,7 @@ Step = (
     | RunStep
     | ControlStep
     | ScaleStep
+    | BeatStep
     | RestoreStep
     | NotifyStep
     | Roll
@@ -356,7 +370,8 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        return self.may_take_workers or any(isinstance(step, RestoreStep) for step in self.steps)
+        changes = RestoreStep | BeatStep
+        return self.may_take_workers or any(isinstance(step, changes) for step in self.steps)
 
     @property
     def may_take_workers(self) -> bool:

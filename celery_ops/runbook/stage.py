@@ -16,7 +16,7 @@ from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.planner import keep_available
-from celery_ops.runbook.targets import plan_worker
+from celery_ops.runbook.targets import plan_beat, plan_worker
 from celery_ops.runbook.worker_verbs import Target
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Stage:
 
     def scope(self, snapshot: FleetSnapshot) -> dict[str, object]:
         """What conditions outside a roll can see."""
-        names = frozenset(self.targets)
+        names = frozenset(one.name for one in self.targets.values() if not one.planned.is_beat)
         return {
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
@@ -125,6 +125,11 @@ class Stage:
         begun = self.recall.peek(step, target.name)
         if begun is not None and begun.worker is not None:
             target.planned = begun.worker
+            return
+        if target.planned.is_beat:
+            found = (one for one in snapshot.services if one.ref == target.planned.service)
+            service = next(found, None)
+            target.planned = plan_beat(service, snapshot) if service else target.planned
             return
         worker = snapshot.worker(target.name)
         if worker is None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.model import WorkerState
+from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook.plan import PlannedWorker
 from celery_ops.runbook.schema import Order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_ops.model import FleetSnapshot, Worker
+    from celery_ops.model import FleetSnapshot, Service, Worker
+
+UP = frozenset({ServiceState.RUNNING, ServiceState.STARTING})
 
 
 def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
@@ -41,6 +43,27 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         debtors=tuple(
             sorted({record.run for record in snapshot.taken if record.worker == worker.name})
         ),
+    )
+
+
+def plan_beat(service: Service, snapshot: FleetSnapshot) -> PlannedWorker:
+    """A scheduler as it is met; its name is that of its service."""
+    name = str(service.ref)
+    status = service.status.value if service.status is not None else None
+    debtors = {one.run for one in snapshot.taken if one.worker == name and one.kind == "service"}
+    return PlannedWorker(
+        name=name,
+        state=WorkerState.ONLINE if service.state in UP else WorkerState.STOPPED,
+        incarnation=None,
+        queues=(),
+        service=service.ref,
+        identity=status.identity if status is not None else None,
+        active=None,
+        reserved=None,
+        scheduled=None,
+        longest=None,
+        stop_grace=status.stop_grace if status is not None else None,
+        debtors=tuple(sorted(debtors)),
     )
 
 

@@ -385,11 +385,12 @@ class WorkerVerbs:
 
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
-        since = self._clock.now()
-        judge = self._started(target.planned, since, anew=anew)
+        service, since = _service(target), self._clock.now()
+        judged = judges.beat_started if service.beat else self._started
+        judge = judged(target.planned, since, anew=anew)
         runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(
-            judge, order, target, ask=True, service=_service(target), safe=False, first=runs
+            judge, order, target, ask=not service.beat, service=service, safe=False, first=runs
         )
         if seen.seen is not Seen.DONE:
             target.failed = f"did not come back: {seen.says}"

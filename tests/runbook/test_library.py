@@ -39,7 +39,9 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "restore-orphans",
         "resume-worker",
         "rolling-restart",
+        "start-beat",
         "start-worker",
+        "stop-beat",
         "stop-worker",
     )
     for entry in library.entries():

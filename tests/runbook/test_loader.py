@@ -434,7 +434,11 @@ steps:
             "steps: [{restore: mail}]",
             "12:19: restore of anything but `orphans` is not supported by this version",
         ),
-        ("steps: [{stop: beat}]", "12:16: `stop: beat` is not supported by this version"),
+        (
+            "steps: [{drain: beat, timeout: 1m}]",
+            "12:17: beat can be stopped, started and restarted, and nothing else (drain)",
+        ),
+        ("steps: [{start: beat, retries: 2}]", "12:32: `start: beat` is not tried again"),
         ("steps: [{stop: 'state:gone'}]", "12:16: stop (step 1): no worker is ever 'gone'"),
         (ROLL.format(step="stop: a@h"), "15:15: inside a roll it is `stop: worker`, not 'a@h'"),
         (

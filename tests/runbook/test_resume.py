@@ -99,7 +99,8 @@ async def came_of(operation: Operation, ran: Ran) -> Came:
             one.name: one.service.starts
             for one in fleet.workers
             if one.service and not one.faults.dies_at_start
-        },
+        }
+        | {str(ref): one.starts for ref, one in fleet.services.items() if ref.beat},
         taken=tuple(sorted(one.key for one in await operation.broker.taken())),
         consuming={one.name: tuple(sorted(one.consuming)) for one in fleet.workers},
         processes=tuple(one.processes for one in fleet.workers),
@@ -272,6 +273,23 @@ steps:
     to: 1
     timeout: 1m
 """
+
+
+def three_workers_and_beat(operation: Operation) -> None:
+    three_workers(operation)
+    operation.fleet.add_beat()
+
+
+AROUND = """
+name: around
+summary: Something without a scheduler.
+risk: medium
+steps:
+  - stop: beat
+  - check: fleet.workers == 3
+  - start: beat
+  - restart: beat
+"""
 W1 = {"workers": "w1@web1"}
 CASES = {
     "rolling-restart": Case(
@@ -290,6 +308,8 @@ CASES = {
     "put-off-for-good": Case(one_never_drains, "patient", {}),
     "once-a-host": Case(deploys_at_the_third_attempt, "once", {}, asks=True),
     "scale": Case(three_workers, "scaled", {}),
+    "beat": Case(three_workers_and_beat, "around", {}),
+    "stop-beat": Case(three_workers_and_beat, "stop-beat", {}),
     "left-out": Case(one_falls_silent, "patient", {}),
     "killed-at-its-stop": Case(one_is_killed_at_its_stop, "rolling-restart", {"hold": "2s"}),
 }
@@ -302,6 +322,7 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     operation.write_runbook("others", WITH_OTHER_STEPS)
     operation.write_runbook("patient", PATIENT)
     operation.write_runbook("once", ONCE)
+    operation.write_runbook("around", AROUND)
     operation.write_runbook("scaled", SCALED)
     if case.first:
         await operation.run(case.first, **W1)

@@ -1,0 +1,120 @@
+"""The verbs of beat: every scheduler that is configured as a service, stopped, started, restarted.
+
+Proved by their supervisors. What a run stops is recorded as owed, and just that is started again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.runbook import actions
+from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.journal import Result
+from celery_ops.runbook.plan import PlannedAction, PlannedStep
+from celery_ops.runbook.schema import BeatStep, WorkerVerb
+from celery_ops.runbook.targets import UP, plan_beat
+from celery_ops.runbook.worker_verbs import Order
+
+if TYPE_CHECKING:
+    from celery_ops.model import FleetSnapshot, Service
+    from celery_ops.ports import Hosts
+    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.stage import Stage
+    from celery_ops.runbook.worker_verbs import Target
+
+_STOPS = frozenset({WorkerVerb.STOP, WorkerVerb.RESTART})
+
+
+def chosen(step: BeatStep, runbook: Runbook, snapshot: FleetSnapshot) -> tuple[Service, ...]:
+    """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
+    beats = tuple(service for service in snapshot.services if service.ref.beat)
+    running = tuple(one for one in beats if one.state in UP or one.status is None)
+    if step.verb in _STOPS:
+        return running
+    stops = any(isinstance(one, BeatStep) and one.verb is WorkerVerb.STOP for one in runbook.steps)
+    owed = {one.worker for one in snapshot.taken if one.kind == "service"}
+    return tuple(one for one in beats if str(one.ref) in owed or (stops and one in running))
+
+
+def obstacles(step: BeatStep, services: tuple[Service, ...], snapshot: FleetSnapshot) -> list[str]:
+    """Why it cannot be done, in words with what to do instead."""
+    if not any(service.ref.beat for service in snapshot.services):
+        return ["no scheduler is configured: name its service with `beat: true`"]
+    if not services and step.verb is WorkerVerb.START:
+        return ["no run has stopped a scheduler that it still owes: nothing is to be given back"]
+    if not services:
+        return ["no scheduler runs: there is nothing to stop"]
+    return [
+        f"the supervisor of {one.ref} did not answer: {one.error or 'no reason given'}"
+        for one in services
+        if one.status is None
+    ]
+
+
+def planned(
+    step: BeatStep, services: tuple[Service, ...], snapshot: FleetSnapshot, hosts: Hosts
+) -> PlannedStep:
+    """The exact commands."""
+    done = [
+        PlannedAction(step.id, beat.name, str(action), actions.undo_of(step.verb, beat, hosts))
+        for beat in (plan_beat(service, snapshot) for service in services)
+        for action in actions.of_verb(step.verb, beat, hosts)
+    ]
+    names = tuple(str(service.ref) for service in services)
+    return PlannedStep(step.id, f"{step.verb} beat", names, actions=tuple(done))
+
+
+def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
+    """The keys of the records that a run leaves on purpose: its last word to beat is stop."""
+    left: set[str] = set()
+    for step, one in zip(runbook.steps, plan.steps, strict=True):
+        if isinstance(step, BeatStep):
+            keys = {f"service:{name}" for name in one.targets}
+            left = left | keys if step.verb is WorkerVerb.STOP else left - keys
+    return left
+
+
+async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> None:
+    """All at once. Raise StepFailed."""
+    snapshot = await stage.look()
+    if step.when is not None and not step.when.evaluate(stage.scope(snapshot)).holds:
+        return
+    targets = [stage.targets[name] for name in planned_step.targets]
+    ready = [one for one in targets if await _meet(stage, step, one, snapshot)]
+    order = Order(step.id, step.verb, stage.value(step.timeout))
+    await stage.verbs.perform(order, ready)
+    for target in ready:
+        target.done = not target.failed
+    failed = [target for target in targets if target.failed]
+    if failed:
+        raise StepFailed("; ".join(f"{one.name}: {one.failed}" for one in failed))
+
+
+async def _meet(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSnapshot) -> bool:
+    """As it is now; whether anything is to be done to it."""
+    past = stage.recall.peek(step.id, target.name)
+    if past is not None:
+        target.planned = past.worker or target.planned
+        is_over = past.outcome is not None and past.outcome.result is Result.SKIPPED
+        return not is_over
+    service = next((one for one in snapshot.services if one.ref == target.planned.service), None)
+    if service is None or service.status is None:
+        why = service.error if service is not None and service.error else "no reason given"
+        target.failed = f"its supervisor did not answer: {why}"
+        return False
+    target.planned = plan_beat(service, snapshot)
+    runs = service.state in UP
+    says = ""
+    if step.verb in _STOPS and not runs:
+        says = "does not run any more"
+    elif step.verb is WorkerVerb.START and not (target.down or target.planned.debtors):
+        says = "no run owes it its start"
+    elif step.verb is WorkerVerb.START and runs:
+        says = "runs already"
+        await stage.effects.give_back("service", target.planned)
+        target.down = False
+    if says:
+        target.done = True
+        stage.effects.conclude(step.id, target.name, Result.SKIPPED, says)
+    return not says

@@ -1,0 +1,154 @@
+"""`stop: beat` and `start: beat`: what is stopped is recorded, and just that is started again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.doctor import examine
+from celery_ops.model import ServiceState
+from celery_ops.runbook.inbox import Message, Word
+from celery_ops.runbook.journal import Ending, Result
+from tests.runbook.operation import Operation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.standin.fleet import SimulatedService
+
+BEAT, STANDBY = "supervisord beat on web1", "supervisord standby on web2"
+AROUND = """
+name: around
+summary: Something without a scheduler.
+risk: low
+steps:
+  - stop: beat
+  - check: fleet.workers == 2
+  - start: beat
+"""
+
+
+@pytest.fixture
+def operation(tmp_path: Path) -> Operation:
+    made = Operation(tmp_path)
+    made.fleet.add_worker("w1@web1")
+    made.write_runbook("around", AROUND)
+    return made
+
+
+@pytest.fixture
+def beat(operation: Operation) -> SimulatedService:
+    return operation.fleet.add_beat()
+
+
+async def test_it_is_stopped_recorded_and_given_back(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    ran = await operation.run("stop-beat")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert beat.state is ServiceState.STOPPED
+    (record,) = await operation.broker.taken()
+    assert (record.key, record.mend) == (f"service:{BEAT}", "celery-ops beat start")
+    assert ran.end.report is not None
+    assert [one.says for one in ran.end.report.left_drained] == [f"{BEAT} is stopped"]
+    ran = await operation.run("start-beat")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+    assert await operation.broker.taken() == ()
+
+
+async def test_only_what_was_running_is_stopped_and_started_again(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    standby = operation.fleet.add_beat("standby", host="web2")
+    operation.fleet.stop_service(standby)
+    plan = await operation.plan("stop-beat")
+    assert [target.name for target in plan.targets] == [BEAT]
+    await operation.execute(plan)
+    await operation.run("start-beat")
+    assert (beat.starts, standby.starts) == (2, 1)
+
+
+async def test_without_anything_to_do_it_is_refused_with_the_reason(operation: Operation) -> None:
+    plan = await operation.plan("stop-beat")
+    assert any("no scheduler is configured" in one for one in plan.refusals)
+    service = operation.fleet.add_beat()
+    plan = await operation.plan("start-beat")
+    assert any("no run has stopped a scheduler" in one for one in plan.refusals)
+    operation.fleet.stop_service(service)
+    plan = await operation.plan("stop-beat")
+    assert any("no scheduler runs" in one for one in plan.refusals)
+
+
+async def test_a_supervisor_that_does_not_answer_is_no_stopped_beat(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    operation.hosts.unreachable.add("web1")
+    plan = await operation.plan("stop-beat")
+    assert any(f"the supervisor of {BEAT} did not answer" in one for one in plan.refusals)
+    assert beat.state is ServiceState.RUNNING
+
+
+async def test_a_failure_in_between_starts_it_again(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    ran = await operation.run("around")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+    assert await operation.broker.taken() == ()
+
+
+async def test_one_that_does_not_start_again_needs_a_human(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    plan = await operation.plan("around")
+
+    async def host_goes() -> None:
+        while beat.state is not ServiceState.STOPPED:
+            await operation.clock.sleep(0.05)
+        operation.hosts.unreachable.add("web1")
+
+    operation.beside.append(asyncio.ensure_future(host_goes()))
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    assert [one.mend for one in ran.end.report.owed] == ["celery-ops beat start"]
+
+
+async def test_somebody_else_may_start_it_and_the_record_goes_with_start_beat(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    await operation.run("stop-beat")
+    assert [one.rule for one in examine(await operation.look())].count("owed") <= 1
+    operation.fleet.start_service(beat)
+    ran = await operation.run("start-beat")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert ran.results(BEAT)[0][1:] == (Result.SKIPPED, "runs already")
+    assert beat.starts == 2
+    assert await operation.broker.taken() == ()
+
+
+async def test_workers_are_not_counted_with_it(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    operation.fleet.add_worker("w2@web1")
+    ran = await operation.run("around")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+    assert [one.name for one in (await operation.look()).workers] == ["w1@web1", "w2@web1"]
+
+
+async def test_an_abort_gives_it_back(operation: Operation, beat: SimulatedService) -> None:
+    async def abort() -> None:
+        while beat.state is not ServiceState.STOPPED:
+            await operation.clock.sleep(0.05)
+        assert operation.executor is not None
+        operation.executor.brake.hear(Message(Word.ABORT, "ann@desk"))
+
+    waits = "wait: for more\n    until: fleet.workers == 9\n    timeout: 5m"
+    operation.write_runbook("around", AROUND.replace("check: fleet.workers == 2", waits))
+    ran = await operation.run_while("around", abort)
+    assert ran.ending is Ending.ABORTED, ran.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
