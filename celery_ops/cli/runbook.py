@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ import click
 from celery_ops.cli import context, engine
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.fleet_json import page
+from celery_ops.cli.new_runbook import new
 from celery_ops.cli.run_command import RunCommand
 from celery_ops.cli.text import Column, safe_lines, table, width_of_terminal
 from celery_ops.config.units import as_duration
 from celery_ops.doctor import RULES
 from celery_ops.errors import InvalidDocument
+from celery_ops.runbook.json_schema import schema
 from celery_ops.runbook.loader import load
 from celery_ops.runbook.params import params_of
 
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
     from celery_ops.errors import Problem
     from celery_ops.runbook.library import Entry, Library
     from celery_ops.runbook.schema import Param, Runbook, Value
-
-_RESERVED = frozenset({"new", "schema"})
-"""Words after `runbook` that are kept from being a runbook's name, beside `check`."""
 
 _COLUMNS = (Column("runbook"), Column("origin"), Column("risk"), Column("summary", gives=True))
 
@@ -44,21 +44,21 @@ class _RunbookCommand(RunCommand):
 
 
 class _RunbookGroup(click.Group):
-    """`check`, and a command for each runbook there is."""
+    """`check`, `new`, `schema`, and a command for each runbook there is."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *_library(ctx).names()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name in _RESERVED:
+        if own is not None:
             return own
         return _RunbookCommand(_library(ctx).get(cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         entries = _library(ctx).entries()
         with formatter.section("Commands"):
-            formatter.write_dl([("check", "Find all that is wrong in runbook files.")])
+            formatter.write_dl([(name, one.help or "") for name, one in self.commands.items()])
         with formatter.section("Runbooks"):
             formatter.write_dl([(safe_lines(one.name), _summary(one)) for one in entries])
 
@@ -85,6 +85,15 @@ def check(files: tuple[str, ...]) -> None:
             click.echo(safe_lines(f"{file}: ok"))
     if problems:
         raise InvalidDocument(problems)
+
+
+@runbook.command("schema")
+def schema_() -> None:
+    """Print the JSON schema of runbooks, for editors."""
+    click.echo(json.dumps(schema(), indent=2))
+
+
+runbook.add_command(new)
 
 
 @click.command()

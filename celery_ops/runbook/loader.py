@@ -39,8 +39,8 @@ RESERVED = frozenset({"check", "new", "schema"})
 """Words that `celery-ops runbook` understands otherwise."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_KEYS = ("name", "summary", "risk", "params", "preflight", "steps", "finally")
-_REQUIRED = ("name", "summary", "risk", "steps")
+KEYS = ("name", "summary", "risk", "params", "preflight", "steps", "finally")
+REQUIRED = ("name", "summary", "risk", "steps")
 _EXPLAINED = 500  # characters of a line; enough for a person, little for a regular expression
 _HINTS = (
     (re.compile(r"\$\{\{"), "inside [ ] or { } a ${{ … }} must be quoted"),
@@ -84,7 +84,7 @@ def _read(
     *,
     rules: Collection[str] | None,
 ) -> Runbook:
-    keys = reader.table(root, "a runbook", _KEYS, _REQUIRED)
+    keys = reader.table(root, "a runbook", KEYS, REQUIRED)
     params = read_params(reader, keys.get("params"))
     values = ValueReader(reader, Source(text), {param.name: param for param in params})
     steps = StepReader(values, VERBS, rules)

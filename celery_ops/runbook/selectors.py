@@ -1,8 +1,9 @@
 """Selectors: which workers, in an operator's words.
 
 Terms are separated by commas or spaces and add up; `!term` takes away. A term is a node name, a
-glob of node names, `queue:NAME`, `host:NAME` or `state:STATE`. A term that matches nothing is an
-error: at 3 am it is a typing mistake, and the worker that was meant would be left out in silence.
+glob of node names, `queue:NAME`, `host:NAME`, `state:STATE` or `release:NAME`. A term that matches
+nothing is an error: at 3 am it is a typing mistake, and the worker that was meant would be left
+out in silence.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot, Worker
 
 MAX_LENGTH = 20_000
-_FIELDS_TO_COME = frozenset({"release"})
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -35,6 +35,7 @@ class Field(StrEnum):
     QUEUE = "queue"
     HOST = "host"
     STATE = "state"
+    RELEASE = "release"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,11 @@ def select(selector: Selector, snapshot: FleetSnapshot) -> tuple[Worker, ...]:
     """
     mine = [worker for worker in snapshot.workers if worker.mine]
     for term in selector.terms:
+        if term.field is Field.RELEASE:
+            raise UsageError(
+                f"{shown(term.text)}: it is not known which release any worker runs",
+                fix="This version reads no releases: name the workers, their queue or their host.",
+            )
         if not any(term.matches(worker) for worker in mine):
             raise _no_match(term, mine, snapshot)
     wanted = [term for term in selector.terms if not term.excludes]
@@ -108,8 +114,6 @@ def _term(word: str) -> Term:
         if not text:
             raise UsageError(f"{shown(word)} names nothing")
         return Term(Field.NAME, text, word.startswith("!"), word)
-    if prefix in _FIELDS_TO_COME:
-        raise UsageError(f"{shown(word)}: {prefix}: is not supported by this version")
     fields = [field.value for field in Field]
     if prefix not in fields:
         hint = did_you_mean(prefix, fields) or f" (one of {', '.join(fields)})"
@@ -138,6 +142,8 @@ def _values(worker: Worker, field: Field) -> Iterable[str] | None:
             return (worker.name.partition("@")[2], *service)
         case Field.STATE:
             return (worker.state.value,)
+        case Field.RELEASE:
+            return None
 
 
 def _no_match(term: Term, mine: list[Worker], snapshot: FleetSnapshot) -> UsageError:

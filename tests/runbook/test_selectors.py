@@ -135,9 +135,9 @@ def test_a_term_that_matches_nothing_is_refused(text: str, says: str, fix: str) 
         ("", "no workers are named"),
         (" , ", "no workers are named"),
         ("!", "'!' names nothing"),
-        ("release:v1", "'release:v1': release: is not supported by this version"),
+        ("release:", "'release:' does not say which release"),
         ("qeue:mail", "workers have no 'qeue' (did you mean queue?)"),
-        ("colour:red", "workers have no 'colour' (one of name, queue, host, state)"),
+        ("colour:red", "workers have no 'colour' (one of name, queue, host, state, release)"),
         ("queue:", "'queue:' does not say which queue"),
         ("state:onlin", "no worker is ever 'onlin' (did you mean online?)"),
         ("state:zzz", "no worker is ever 'zzz' (one of online, "),
@@ -168,3 +168,10 @@ def refusal_of(text: str) -> str | None:
 @given(st.text(alphabet="*?![]@:ab,- \x1bqueuestate", max_size=60))
 def test_any_text_selects_workers_of_ours_or_is_refused_as_text(text: str) -> None:
     assert "\x1b" not in (refusal_of(text) or "")
+
+
+@pytest.mark.parametrize("written", ["release:v1", "*,!release:v*"])
+def test_a_release_can_be_named_and_is_known_of_nobody_yet(written: str) -> None:
+    selector = Selector.parse(written)
+    with pytest.raises(UsageError, match="it is not known which release any worker runs"):
+        select(selector, a_fleet(*FLEET))

@@ -1,0 +1,148 @@
+"""The JSON schema of the language, for editors; made from the tables that the loader reads by.
+
+It says less than the loader: what a condition or a selector may hold is not in it. Whatever the
+loader accepts it accepts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from celery_ops.runbook.grammar import VERBS
+from celery_ops.runbook.loader import KEYS, REQUIRED
+from celery_ops.runbook.schema import Offline, OnFail, OnTimeout, Order, ParamType, Risk
+from celery_ops.runbook.steps import MAX_STEPS, Where
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+    from celery_ops.runbook.steps import Verb
+
+Schema = dict[str, object]
+
+_ANY_TABLE: Schema = {"type": "object"}
+_WORD: Schema = {"type": ["string", "number", "boolean"]}
+"""Text: unquoted numbers and words count as it."""
+_DURATION: Schema = {"type": "string", "description": "a number with its unit: 30s, 10m, 1h30m"}
+_NUMBER: Schema = {"type": ["integer", "string"]}
+"""Quoted, or `${{ params.NAME }}`, it is a string."""
+_CONDITION = {**_WORD, "description": "a condition, as worker.active == 0"}
+_CONDITIONS: Schema = {"oneOf": [_CONDITION, {"type": "array", "items": _CONDITION, "minItems": 1}]}
+_ARGV: Schema = {"type": "array", "items": _WORD}
+_SELECTOR: Schema = {
+    **_WORD,
+    "description": "names, globs, queue:NAME, host:NAME, state:STATE; !TERM leaves out",
+}
+_WORKER: Schema = {"const": "worker"}
+
+
+def _one_of(choices: type[StrEnum]) -> Schema:
+    return {"enum": [choice.value for choice in choices]}
+
+
+def schema() -> Schema:
+    """Of a runbook's file (JSON Schema, draft 2020-12)."""
+    steps: dict[Where, Schema] = {
+        where: {"$ref": f"#/$defs/{where.name.lower()}"} for where in Where
+    }
+    keys: dict[str, Schema] = {
+        "name": {**_WORD, "pattern": "^[a-z][a-z0-9-]{0,63}$"},
+        "summary": _WORD,
+        "risk": _one_of(Risk),
+        "params": {
+            "type": "object",
+            "patternProperties": {"^x-": True},
+            "additionalProperties": {"$ref": "#/$defs/param"},
+        },
+        "preflight": steps[Where.PREFLIGHT],
+        "steps": {**steps[Where.STEPS], "minItems": 1},
+        "finally": steps[Where.FINALLY],
+    }
+    param: dict[str, Schema] = {"type": _one_of(ParamType), "default": _WORD, "help": _WORD}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "celery-ops runbook",
+        **_table({key: keys[key] for key in KEYS}, REQUIRED),
+        "$defs": {
+            "param": _table(param, ("type",)),
+            **{where.name.lower(): _steps(where) for where in Where},
+        },
+    }
+
+
+def _steps(where: Where) -> Schema:
+    possible = [_step(name, verb, where) for name, verb in VERBS.items()
+                if verb is not None and where in verb.where]  # fmt: skip
+    return {"type": "array", "maxItems": MAX_STEPS, "items": {"anyOf": possible}}
+
+
+def _step(name: str, verb: Verb, where: Where) -> Schema:
+    value = _VALUES[name]
+    if name in _OF_THE_TURN:
+        value = _WORKER if where is Where.ROLL else _SELECTOR
+    properties = {name: value, **{key: _KEYS[key] for key in verb.keys}}
+    return _table(properties, (name, *(verb.required or ())))
+
+
+def _table(properties: Mapping[str, Schema], required: tuple[str, ...]) -> Schema:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        "patternProperties": {"^x-": True},
+        "additionalProperties": False,
+    }
+
+
+_VERIFY = _table(
+    {"that": _CONDITIONS, "hold": _DURATION, "timeout": _DURATION}, ("that", "timeout")
+)
+_OF_THE_TURN = frozenset({"drain", "resume", "stop", "start", "restart", "scale"})
+"""Inside a roll they are done to the worker whose turn it is."""
+
+_VALUES: Mapping[str, Schema] = {
+    **dict.fromkeys(_OF_THE_TURN, _SELECTOR),
+    "wait": {**_WORD, "description": "what is waited for, in words"},
+    "check": _CONDITION,
+    "doctor": {"type": "array", "items": _WORD, "minItems": 1},
+    "confirm": {**_WORD, "description": "the question"},
+    "run": {**_ARGV, "minItems": 1, "description": "an argv, never a shell line"},
+    "notify": {**_ARGV, "minItems": 1, "description": "an argv, run on the operator's machine"},
+    "control": {**_WORD, "description": "a control command, by Celery's own name"},
+    "restore": {"const": "orphans"},
+    "roll": _SELECTOR,
+}
+"""What stands behind each verb."""
+
+_KEYS: Mapping[str, Schema] = {
+    "timeout": _DURATION,
+    "on_timeout": _one_of(OnTimeout),
+    "when": _CONDITION,
+    "until": _CONDITION,
+    "message": _WORD,
+    "retries": _NUMBER,
+    "retry_pause": _DURATION,
+    "on": {**_WORD, "description": "a host, or the workers that a control command is sent to"},
+    "env": {"type": "object"},
+    "args": _ANY_TABLE,
+    "takes": _WORKER,
+    "undo": _ARGV,
+    "once_per": {"const": "host"},
+    "to": _NUMBER,
+    "by": _NUMBER,
+    "queue": _WORD,
+    "older_than": _DURATION,
+    "vouched": _WORD,
+    "order": _one_of(Order),
+    "canary": _NUMBER,
+    "batch": _NUMBER,
+    "keep_available": _NUMBER,
+    "max_failed": _NUMBER,
+    "settle": _DURATION,
+    "on_fail": _one_of(OnFail),
+    "offline": _one_of(Offline),
+    "steps": {"$ref": f"#/$defs/{Where.ROLL.name.lower()}"},
+    "verify": _VERIFY,
+}
+"""What stands behind each other key of a step; each means the same wherever it stands."""
