@@ -30,13 +30,13 @@ from celery_ops.runbook.hazards import (
 from celery_ops.runbook.loader import loads, render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.plan import (
-    Confirmation,
     Plan,
     PlannedAction,
     PlannedBatch,
     PlannedStep,
     QueueCapacity,
 )
+from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import goal_of
 from celery_ops.runbook.schema import (
@@ -50,7 +50,6 @@ from celery_ops.runbook.schema import (
     Offline,
     Order,
     RestoreStep,
-    Risk,
     Roll,
     RunStep,
     ScaleStep,
@@ -162,7 +161,9 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         targets=tuple(draft.targets.values()),
         healthy=draft.healthy,
         steps=steps,
-        confirmations=draft.confirmations(),
+        confirmations=confirmations(
+            request.runbook, request.where, draft.scope, tuple(draft.targets), len(draft.messages)
+        ),
         hazards=_once(draft.hazards),
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
@@ -469,26 +470,6 @@ class _Draft:
         target = self.targets.get(name) or plan_worker(worker, self.snapshot)
         before = facts.BeforeFacts(facts.of_planned(target))
         return {**self.scope, "worker": facts.of_worker(worker), "before": before}
-
-    def confirmations(self) -> tuple[Confirmation, ...]:
-        """The questions before the first change.
-
-        One of our own where the runbook asks none, unless it can do little harm.
-        """
-        runbook = self.request.runbook
-        asked = [step for step in runbook.steps if isinstance(step, ConfirmStep)]
-        typed = None
-        if self.request.where.protected or runbook.risk is Risk.HIGH:
-            typed = self.request.where.context
-        if asked:
-            return tuple(
-                Confirmation(step.id, render(step.question, self.scope), typed) for step in asked
-            )
-        if not runbook.changes or (runbook.risk is Risk.LOW and typed is None):
-            return ()
-        messages = counted(len(self.messages), "message") if self.messages else ""
-        names = ", ".join(self.targets) or messages or "the hosts named in it"
-        return (Confirmation("0", f"Run {runbook.name} on {names}?", typed),)
 
 
 def keep_available(params: Mapping[str, Value]) -> Count:

@@ -77,7 +77,9 @@ async def test_it_runs_on_this_machine_and_knows_of_the_run(operation: Operation
     (first, env), (last, at_the_end) = tells.told
     assert first == ("to ops", "1 workers")
     assert (env["CHANNEL"], env["CELERY_OPS_STATE"]) == ("ops", "running")
-    assert env["CELERY_OPS_RUN"] == ran.events[0].plan.run  # type: ignore[union-attr]
+    plan = ran.events[0].plan
+    assert plan is not None
+    assert env["CELERY_OPS_RUN"] == plan.run
     assert last == ("the end",)
     assert at_the_end["CELERY_OPS_STATE"] == "done"
 

@@ -104,9 +104,11 @@ async def test_whoever_is_free_first_is_next_and_progress_is_told(operation: Ope
 
 async def test_the_guard_is_asked_again_for_the_later_turn(operation: Operation) -> None:
     busy(operation, 70.0, 0.0, 0.0)
+    service = operation.fleet.worker("w3@web1").service
+    assert service is not None
 
     async def others_die() -> None:
-        while operation.fleet.worker("w3@web1").service.starts < 2:  # type: ignore[union-attr]
+        while service.starts < 2:
             await operation.clock.sleep(0.5)
         await operation.clock.sleep(8)
         for name in ("w2@web1", "w3@web1"):
