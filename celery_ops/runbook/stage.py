@@ -142,7 +142,7 @@ class Stage:
         in_the_way = obstacles(verb, target.planned, snapshot)
         if in_the_way:
             target.failed = "; ".join(in_the_way)
-        elif _was_restarted(before.incarnation, now.incarnation):
+        elif not target.renewed and _was_restarted(before.incarnation, now.incarnation):
             self.say(target.name, "was restarted by somebody else since the plan was made")
 
     async def again(

@@ -1,4 +1,4 @@
-"""A real prefork pool is scaled, counted by the kernel and not by the worker."""
+"""A real prefork pool is scaled, counted by the kernel; a real control command is answered."""
 
 from __future__ import annotations
 
@@ -30,11 +30,25 @@ steps:
 """
 
 
+LIMIT = """
+name: limit
+summary: Limit a task's rate.
+risk: low
+params:
+  task: {type: text, default: rig.work}
+steps:
+  - control: rate_limit
+    on: "*@rig"
+    args: {task_name: "${{ params.task }}", rate_limit: 100/m}
+"""
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     with operations(tmp_path_factory.mktemp("fleet"), Program("pre", pool="prefork")) as made:
         (made.folder / "runbooks").mkdir()
         (made.folder / "runbooks" / "resize.yaml").write_text(RUNBOOK)
+        (made.folder / "runbooks" / "limit.yaml").write_text(LIMIT)
         yield made
 
 
@@ -59,3 +73,13 @@ def test_a_pool_grows_and_shrinks_and_keeps_its_tasks(fleet: Operations, ann: Op
     said = ann.do("runbook", "resize", "--yes", "-p", "to=0")
     assert said.code != 0
     assert children(fleet) == 1
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_real_worker_is_sent_a_control_command_and_its_reply_is_told(ann: Operator) -> None:
+    said = ann.do("runbook", "limit", "--yes")
+    assert said.code == 0, said.all
+    assert 'it replied: {"ok": "new rate limit set successfully"}' in said.all
+    said = ann.do("runbook", "limit", "--yes", "-p", "task=no.such")
+    assert said.code == 1, said.all
+    assert "it replied: unknown task" in said.all

@@ -371,6 +371,21 @@ steps:
             "steps: [{control: ping, on: a@h, args: {destination: [x]}}]",
             "12:41: 'destination' cannot be an argument here",
         ),
+        (
+            "finally: [{check: fleet.online > 0, retries: 2}]\n" + GOOD_STEPS,
+            "12:46: nothing is tried again in finally",
+        ),
+        (
+            "steps: [{run: [x], on: h, retry_pause: 2s}]",
+            "12:40: retry_pause of run (step 1) needs the key 'retries' too",
+        ),
+        (
+            "steps: [{run: [x], on: h, once_per: host}]",
+            "12:37: `once_per: host` is only possible inside a roll",
+        ),
+        ("steps: [{scale: a@h}]", "12:9: scale (step 1) needs one of the keys 'to' and 'by'"),
+        ("steps: [{scale: a@h, to: 0}]", "12:26: to of scale (step 1): must be at least 1"),
+        ("steps: [{scale: a@h, by: 0}]", "12:26: by of scale (step 1): not a whole number other"),
         ("steps: [{notify: []}]", "12:18: notify needs a program: an argv list"),
         (
             "steps: [{stop: a@h, start: a@h}]",
