@@ -76,6 +76,9 @@ def _targets(targets: Sequence[PlannedWorker], width: int) -> list[str]:
 
 
 def _target(target: PlannedWorker) -> tuple[str, ...]:
+    if target.is_beat:
+        owed = f"owed by {', '.join(target.debtors)}" if target.debtors else ""
+        return (target.name, target.state.value, "", "", "", "", "", owed, str(target.service))
     life = target.incarnation
     queues = UNKNOWN
     if target.queues is not None:

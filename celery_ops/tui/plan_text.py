@@ -73,8 +73,11 @@ def _targets(plan: Plan) -> list[Line]:
     width = min(MOST_NAME, max((len(target.name) for target in plan.targets), default=0)) + _INDENT
     if not plan.targets and plan.messages:
         return [line((counted(len(plan.messages), "message"), Tone.STRONG))]
+    beats = sum(target.is_beat for target in plan.targets)
+    counts = ((len(plan.targets) - beats, "worker"), (beats, "scheduler"))
+    told = ", ".join(counted(many, word) for many, word in counts if many)
     return [
-        line((counted(len(plan.targets), "worker"), Tone.STRONG)),
+        line((told or counted(0, "worker"), Tone.STRONG)),
         *(_target(target, width) for target in plan.targets),
     ]
 
@@ -86,6 +89,8 @@ def _target(target: PlannedWorker, width: int) -> Line:
 
 
 def _holds(target: PlannedWorker) -> str:
+    if target.is_beat:
+        return f"owed by run {', '.join(target.debtors)}" if target.debtors else "a scheduler"
     parts = [f"{number(target.active)} running"]
     if target.longest is not None:
         parts[0] += f", the longest for {as_duration(round(target.longest))}"

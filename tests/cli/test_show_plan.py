@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from celery_ops.cli import show_plan
+from celery_ops.model import ServiceRef
 from celery_ops.runbook.plan import (
     Confirmation,
     Plan,
@@ -13,6 +14,7 @@ from celery_ops.runbook.plan import (
     PlannedStep,
     QueueCapacity,
 )
+from celery_ops.tui import plan_text
 from tests.runbook.plans import a_plan
 
 
@@ -88,3 +90,25 @@ def test_what_must_be_typed_is_said() -> None:
 def test_hostile_text_stays_text() -> None:
     hostile = replace(a_full_plan(), summary="x\x1b[2J\ny", hazards=("a\rb\u202ec",))
     assert not {"\x1b", "\r", "\u202e", "\n"} & set("".join(show_plan.lines(hostile, 80)))
+
+
+def test_what_is_left_out_and_what_is_done_at_the_end_are_told() -> None:
+    beat = ServiceRef("web1", "systemd", "celery-beat.service", beat=True)
+    (worker,) = a_plan().targets
+    scheduler = replace(
+        worker, name=str(beat), service=beat, incarnation=None, active=None, queues=()
+    )
+    plan = replace(
+        a_plan(),
+        targets=(worker, scheduler),
+        left_out={"w2@web2": "is silent"},
+        at_end=("check fleet.left_drained == 0", "notify, on this machine: tell ops"),
+    )
+    told = show_plan.lines(plan, 100)
+    assert at(told, "w2@web2: is silent") > at(told, "Left out:")
+    assert at(told, "notify, on this machine: tell ops") > at(told, "At the end, however it goes:")
+    assert "?" not in told[at(told, "systemd celery-beat.service on web1")]
+    shown = [one.text for one in plan_text.lines(plan)]
+    assert "1 worker, 1 scheduler" in shown
+    assert any("w2@web2: is silent" in one for one in shown)
+    assert any("notify, on this machine: tell ops" in one for one in shown)
