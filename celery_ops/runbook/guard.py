@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from celery_ops.config.units import Count
-    from celery_ops.model import FleetSnapshot
+    from celery_ops.model import FleetSnapshot, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,27 @@ class Guard:
         )
 
 
-def consumers(snapshot: FleetSnapshot) -> dict[str, set[str]]:
-    """Who consumes what, as far as workers that answer have told."""
+def consumers(
+    snapshot: FleetSnapshot, since: datetime | None = None, taking: Collection[str] = ()
+) -> dict[str, set[str]]:
+    """Who consumes what, as far as workers that answer have told.
+
+    With `since` only those who have answered since then, beside those that are to be taken: any
+    other may have died a moment ago.
+    """
     found: dict[str, set[str]] = {}
     for worker in snapshot.workers:
-        if worker.answers:
+        is_there = since is None or worker.name in taking or _is_there(worker, since)
+        if worker.answers and is_there:
             for queue in worker.queues or ():
                 found.setdefault(queue, set()).add(worker.name)
     return found
+
+
+def _is_there(worker: Worker, since: datetime) -> bool:
+    """It has answered. A solo pool cannot while it runs a task: its supervisor vouches for it."""
+    if worker.replied_at is not None and worker.replied_at >= since:
+        return True
+    is_solo = worker.stats is not None and worker.stats.value.pool == "solo"
+    status = worker.service.status if worker.service is not None else None
+    return is_solo and (status is None or status.value.pid in {None, worker.pid})

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_TIMEOUT = 2.0
+GUARD_LOOKS = 4
+"""So often a worker that counts for the guard is asked whether it is there."""
+BETWEEN_LOOKS = 1.0
 _LOOKED_AT = (
     Question.PING,
     Question.STATS,
@@ -93,11 +96,16 @@ class Stage:
 
         Raise PreconditionFailed; return what was seen.
         """
-        snapshot = await self.look()
-        if not taking:
-            return snapshot
         guard = Guard(keep, frozenset(self.plan.allow_gap))
-        short = guard.shortfalls(taking, consumers(snapshot), self.plan.healthy)
+        for _ in range(GUARD_LOOKS):
+            since = self.clock.now()
+            snapshot = await self.look()
+            there = consumers(snapshot, since, taking)
+            short = guard.shortfalls(taking, there, self.plan.healthy)
+            # Short of what is known, or only as long as somebody does not answer?
+            if not short or guard.shortfalls(taking, consumers(snapshot), self.plan.healthy):
+                break
+            await self.brake.sleep(BETWEEN_LOOKS)
         if short:
             says = "; ".join(str(one) for one in short)
             raise PreconditionFailed(

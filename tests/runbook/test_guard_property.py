@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from celery_ops.ports import CancelConsumer
@@ -88,6 +88,18 @@ WORLDS = st.builds(
 )
 
 
+ONE_DIED_A_MOMENT_AGO = World(
+    workers=((("b",), ""), (("a", "b"), ""), (("b",), "dies_at_start")),
+    batch="1",
+    keep="1",
+    max_failed=1,
+    abort_at=None,
+    killed_at=(1, 4.567904940018102),
+    gap="a",
+)
+"""Its heartbeat is not missed yet when another is to be taken, and it is being started again."""
+
+
 class WatchedBroker(StandinBroker):
     """Notes, for every consumer that is cancelled, how many are left of its queue right then."""
 
@@ -158,6 +170,7 @@ async def _kills(operation: Operation, world: World) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(world=WORLDS)
+@example(world=ONE_DIED_A_MOMENT_AGO)
 def test_no_queue_goes_under_its_guard_by_our_action(world: World) -> None:
     with tempfile.TemporaryDirectory() as directory:
         broker, healthy = asyncio.run(rolled(world, Path(directory)))

@@ -184,3 +184,17 @@ async def test_targets_are_taken_in_the_order_asked_for(operation: Operation) ->
     assert taken(Order.BY_HOST) == "bdac"
     assert taken(Order.UNHEALTHY_FIRST) == "dabc"
     assert taken(Order.FEWEST_ACTIVE_FIRST) == "bcad"
+
+
+async def test_one_that_does_not_answer_any_more_is_no_consumer_however_long_it_is_waited_for(
+    operation: Operation,
+) -> None:
+    fleet = operation.fleet
+    workers = [fleet.add_worker(f"w{number}@web1") for number in (1, 2)]
+    operation.write_runbook("patient", ROLL.replace("keep_available: 1", "keep_available: 50%"))
+    plan = await operation.plan("patient")
+    workers[1].faults.never_replies = True
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.REFUSED, ran.told()
+    assert "the guard refused to take w1@web1" in ran.end.says
+    assert operation.broker.orders == []
