@@ -21,16 +21,9 @@ from celery_ops.config.secret import Secret, masked
 from celery_ops.errors import BrokerUnreachable, HostUnreachable, OpsError, UsageError
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.executor import Executor
-from celery_ops.runbook.journal import (
-    Ending,
-    EventKind,
-    Journal,
-    Outcome,
-    Report,
-    Result,
-    RunState,
-)
+from celery_ops.runbook.journal import Journal
 
 if TYPE_CHECKING:
     from celery_ops.config.contexts import Context

@@ -17,8 +17,8 @@ from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.text import cut, width_of_terminal
 from celery_ops.errors import JournalError, OpsError
+from celery_ops.runbook.events import EventKind
 from celery_ops.runbook.executor import A_BUG
-from celery_ops.runbook.journal import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from celery_ops.cli.text import Column, safe_lines, table, width_of_terminal
 from celery_ops.config.secret import masked
 from celery_ops.errors import OpsError, PreconditionFailed, UsageError
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import EventKind, RunState
+from celery_ops.runbook.events import EventKind, RunState
 from celery_ops.tui.progress import question_of
 
 if TYPE_CHECKING:

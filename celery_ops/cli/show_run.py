@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.cli.text import safe_lines
 from celery_ops.config.secret import masked
-from celery_ops.runbook.journal import EventKind, Result
+from celery_ops.runbook.events import EventKind, Result
 from celery_ops.tui.text import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_ops.runbook.journal import Event, Outcome, Report
+    from celery_ops.runbook.events import Outcome, Report
+    from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
 
 _NARROWEST = 40

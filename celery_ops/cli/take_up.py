@@ -18,7 +18,8 @@ from celery_ops.cli.deployment import opened
 from celery_ops.cli.follow import Follower
 from celery_ops.errors import ConfirmationNeeded, Declined, PreconditionFailed, UsageError
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import GOING_ON, RunState
+from celery_ops.runbook.events import RunState
+from celery_ops.runbook.journal import GOING_ON
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.undo import reversals

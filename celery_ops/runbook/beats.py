@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_ops.runbook import actions
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.journal import Result
+from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
 from celery_ops.runbook.schema import BeatStep, WorkerVerb
 from celery_ops.runbook.targets import UP, plan_beat
-from celery_ops.runbook.worker_verbs import Order
 
 if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot, Service
     from celery_ops.ports import Hosts
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 _STOPS = frozenset({WorkerVerb.STOP, WorkerVerb.RESTART})
 

@@ -17,13 +17,13 @@ from celery_ops.errors import (
     OpsError,
     UsageError,
 )
-from celery_ops.runbook.journal import Result
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from celery_ops.ports import Broker
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 STEP = "undo"
 PATIENCE = 120.0

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import ConfirmationNeeded
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted
+from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.loader import render, render_argument
 from celery_ops.runbook.schema import CurrentWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.schema import RunStep
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 
 async def run_on_host(

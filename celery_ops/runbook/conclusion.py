@@ -10,15 +10,16 @@ from celery_ops.ports import Command
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
+from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, read
+from celery_ops.runbook.journal import read
 from celery_ops.runbook.notices import notify
+from celery_ops.runbook.orders import Order
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
 from celery_ops.runbook.scaling import resize
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
-from celery_ops.runbook.worker_verbs import Order
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.runbook import actions
 from celery_ops.runbook.commands import was_done
-from celery_ops.runbook.journal import Outcome, Result
+from celery_ops.runbook.events import Outcome, Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.schema import ControlStep
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 NEVER_REPLY = frozenset({"shutdown"})
 """Their silence is their answer."""

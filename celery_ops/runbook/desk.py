@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import JournalError, UsageError
 from celery_ops.runbook import inbox, journal
-from celery_ops.runbook.journal import Event, RunState
+from celery_ops.runbook.events import RunState
+from celery_ops.runbook.journal import Event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -19,7 +19,7 @@ from celery_ops.errors import (
 )
 from celery_ops.model import TakenRecord, Targets
 from celery_ops.runbook.actions import ControlAction, HostAction
-from celery_ops.runbook.journal import EventKind, Outcome, Result
+from celery_ops.runbook.events import EventKind, Outcome, Result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -27,22 +27,16 @@ from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
-from celery_ops.runbook.journal import (
-    Ending,
-    EventKind,
-    Outcome,
-    Report,
-    Result,
-    RunState,
-    read,
-)
+from celery_ops.runbook.journal import read
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
 from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.notices import notify
+from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
@@ -63,7 +57,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.worker_verbs import Order, WorkerVerbs, all_of
+from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

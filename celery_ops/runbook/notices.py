@@ -11,7 +11,7 @@ from celery_ops.config.contexts import LOCAL
 from celery_ops.config.secret import masked
 from celery_ops.errors import BrokerUnreachable, OpsError
 from celery_ops.ports import Command
-from celery_ops.runbook.journal import Result
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.loader import render_argument
 
 if TYPE_CHECKING:

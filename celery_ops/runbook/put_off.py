@@ -17,8 +17,8 @@ from celery_ops.runbook.judges import Judgement, Seen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook.journal import EventKind, Outcome, Result
+from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.schema import WorkerVerb
 
 if TYPE_CHECKING:

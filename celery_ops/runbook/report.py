@@ -8,16 +8,16 @@ import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
-from celery_ops.runbook.journal import Cause, RunState
+from celery_ops.runbook.events import Cause, RunState
 from celery_ops.runbook.schema import ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from celery_ops.runbook.journal import Report
+    from celery_ops.runbook.events import Report
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.schema import Runbook
-    from celery_ops.runbook.worker_verbs import Target
 
 _MOST_LINES = 5
 

@@ -14,8 +14,8 @@ from celery_ops.config.units import counted
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 from celery_ops.fleet.orphans import BETWEEN_ROUNDS
 from celery_ops.ports import GivenBack, Question
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.journal import Result
 from celery_ops.runbook.orphans import Wanted, by_queue, choose
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from celery_ops.runbook import controls, facts
 from celery_ops.runbook.commands import host_of, run_on_host
+from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.hazards import absence
-from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen, Verification
+from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
@@ -28,16 +29,16 @@ from celery_ops.runbook.schema import (
     WaitStep,
     WorkerStep,
 )
-from celery_ops.runbook.worker_verbs import Order, all_of
+from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from celery_ops.model import FleetSnapshot
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.schema import InnerStep, Roll
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 CONDITION_TIMEOUT = 10.0
 

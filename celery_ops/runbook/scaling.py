@@ -12,8 +12,8 @@ from celery_ops.errors import BrokerUnreachable
 from celery_ops.model import Targets
 from celery_ops.ports import Question
 from celery_ops.runbook import actions, judges
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.hazards import scale_obstacles
-from celery_ops.runbook.journal import Result
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.targets import plan_worker
@@ -21,10 +21,10 @@ from celery_ops.runbook.targets import plan_worker
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import ScaleStep
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
 
 BETWEEN_TRIES = 2.0
 LATE = 10.0

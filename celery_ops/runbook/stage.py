@@ -11,13 +11,13 @@ from celery_ops.errors import PreconditionFailed
 from celery_ops.ports import Question
 from celery_ops.runbook import facts
 from celery_ops.runbook.attempts import backoff, failed_attempt
+from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import obstacles
-from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.orders import Target
 from celery_ops.runbook.planner import keep_available
 from celery_ops.runbook.targets import plan_beat, plan_worker
-from celery_ops.runbook.worker_verbs import Target
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
-from celery_ops.runbook.journal import Result
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.schema import Roll, WorkerVerb
 

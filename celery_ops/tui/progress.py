@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from celery_ops.config.secret import masked
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import Event, EventKind, Report, Result, RunState
+from celery_ops.runbook.events import EventKind, Report, Result, RunState
+from celery_ops.runbook.journal import Event
 from celery_ops.tui.text import Cell, Tone
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from celery_ops.runbook.journal import RunState
+from celery_ops.runbook.events import RunState
 from celery_ops.tui import runs
 from celery_ops.tui.bars import Bar, Part
 from celery_ops.tui.columns import Column
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from celery_ops.runbook.journal import Event, Report
+    from celery_ops.runbook.events import Report
+    from celery_ops.runbook.journal import Event
     from celery_ops.tui.picture import Picture
 
 TARGET_COLUMNS: tuple[Column[TargetProgress], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook.journal import RunState
+from celery_ops.runbook.events import RunState
 from celery_ops.tui.columns import Column
 from celery_ops.tui.messages import RunAsked
 from celery_ops.tui.picture import Kind, Picture

@@ -32,8 +32,9 @@ from celery_ops.hosts import HostPool
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import Ending
 from celery_ops.runbook.executor import Executor
-from celery_ops.runbook.journal import Ending, Journal
+from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
 from celery_ops.runbook.planner import Planner

@@ -8,7 +8,7 @@ from celery_ops import errors
 from celery_ops.cli import exit_codes
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.errors import OpsError, Problem
-from celery_ops.runbook.journal import Ending
+from celery_ops.runbook.events import Ending
 
 
 def test_the_numbers_are_those_that_were_promised() -> None:

@@ -12,17 +12,8 @@ from celery_ops.cli.follow import Follower
 from celery_ops.cli.show_run import event_line
 from celery_ops.runbook import journal
 from celery_ops.runbook.desk import Runs, RunStore
-from celery_ops.runbook.journal import (
-    Ending,
-    Event,
-    EventKind,
-    Journal,
-    Outcome,
-    Owed,
-    Report,
-    Result,
-    RunState,
-)
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Owed, Report, Result, RunState
+from celery_ops.runbook.journal import Event, Journal
 from tests.runbook.plans import AT, a_plan
 from tests.standin.clock import VirtualClock
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import EventKind
 
 _ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = "RIG_DEATH"
@@ -68,14 +69,14 @@ def doom() -> None:
 
         _about: tuple[str | None, str | None] | None = None
 
-        def append(self, event: journal.EventKind, **said: Any) -> journal.Event:
+        def append(self, event: EventKind, **said: Any) -> journal.Event:
             about = (said.get("step"), said.get("target"))
             if self._about is not None and self._about == about:
-                is_over = event is journal.EventKind.RESULT
+                is_over = event is EventKind.RESULT
                 if is_over or death.when is When.DURING:
                     os.kill(os.getpid(), signal.SIGKILL)
             written = super().append(event, **said)
-            if event is journal.EventKind.INTENT and said.get("verb") == death.verb:
+            if event is EventKind.INTENT and said.get("verb") == death.verb:
                 self._about = about
                 if death.when is When.BEFORE:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -17,8 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from celery_ops.runbook.events import EventKind
 from celery_ops.runbook.inbox import Message, Word, following, send
-from celery_ops.runbook.journal import EventKind, read
+from celery_ops.runbook.journal import read
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
 from tests.standin.fleet import Message as Task

@@ -11,8 +11,9 @@ from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SteadyClock
 from celery_ops.fleet.survey import Surveyor
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import Ending, EventKind, Result
 from celery_ops.runbook.executor import Executor
-from celery_ops.runbook.journal import Ending, EventKind, Journal, Result
+from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
 from celery_ops.runbook.planner import Planner
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from celery_ops.model import ClockMark, FleetSnapshot
     from celery_ops.ports import Clock
-    from celery_ops.runbook.journal import Event, Outcome
+    from celery_ops.runbook.events import Outcome
+    from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
 
 OPERATOR = "ann@desk"

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.inbox import Message, Word, clear
-from celery_ops.runbook.journal import Ending, EventKind, Journal, RunState
+from celery_ops.runbook.journal import Journal
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import CASES, Came, Case, begin, came_of, killed
 

@@ -9,8 +9,8 @@ import pytest
 
 from celery_ops.doctor import examine
 from celery_ops.model import ServiceState
+from celery_ops.runbook.events import Ending, Result
 from celery_ops.runbook.inbox import Message, Word
-from celery_ops.runbook.journal import Ending, Result
 from tests.runbook.operation import Operation
 
 if TYPE_CHECKING:

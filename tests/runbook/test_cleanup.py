@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.runbook.cleanup import PATIENCE
+from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.inbox import Message, Word
-from celery_ops.runbook.journal import Ending, EventKind, RunState
 from tests.runbook.operation import Operation
 
 if TYPE_CHECKING:

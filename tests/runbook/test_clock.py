@@ -11,7 +11,8 @@ import pytest
 from celery_ops.fleet.clock import SteadyClock, SystemClock
 from celery_ops.model import ClockMark, Holder
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import Ending, EventKind, has_ended
+from celery_ops.runbook.events import Ending, EventKind
+from celery_ops.runbook.journal import has_ended
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import CASES, Case, begin, came_of, killed
 from tests.standin.clock import VirtualClock

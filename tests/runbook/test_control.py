@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.ports import Control
-from celery_ops.runbook.journal import Ending, Result
+from celery_ops.runbook.events import Ending, Result
 from tests.runbook.operation import Operation, Ran
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from celery_ops.broker.emergency import NoBroker
 from celery_ops.errors import LeaseHeld, PreconditionFailed
 from celery_ops.model import Holder
 from celery_ops.runbook.emergency import EmergencyLibrary, reduced
-from celery_ops.runbook.journal import Ending
+from celery_ops.runbook.events import Ending
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.planner import Planner
 from celery_ops.runbook.schema import Risk, WorkerStep, WorkerVerb

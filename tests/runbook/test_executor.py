@@ -10,8 +10,8 @@ from celery_ops.errors import CommandFailed
 from celery_ops.model import Holder, WorkerState
 from celery_ops.ports import Question
 from celery_ops.runbook.cleanup import PATIENCE
+from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from celery_ops.runbook.inbox import Message, Word
-from celery_ops.runbook.journal import Ending, EventKind, Result, RunState
 from celery_ops.runbook.worker_verbs import GIVE_BACK_TIMEOUT
 from tests.runbook.operation import OPERATOR, Operation
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from celery_ops.cli.main import cli
 from celery_ops.runbook import journal
 from celery_ops.runbook.desk import RunStore
-from celery_ops.runbook.journal import Ending, EventKind, RunState
+from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.recall import Recall
 from celery_ops.tui.progress import RunProgress, event_cell
 from tests.runbook.golden import CASES, DIRECTORY, made

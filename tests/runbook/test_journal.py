@@ -13,16 +13,9 @@ import pytest
 from celery_ops.errors import JournalError
 from celery_ops.runbook import journal
 from celery_ops.runbook.desk import RunStore
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.inbox import Inbox, Message, Word, following, send
-from celery_ops.runbook.journal import (
-    Ending,
-    EventKind,
-    Journal,
-    Outcome,
-    Report,
-    Result,
-    RunState,
-)
+from celery_ops.runbook.journal import Journal
 from tests.runbook.plans import a_plan
 from tests.standin.clock import VirtualClock
 
@@ -129,7 +122,7 @@ try:
 except OSError:
     pass
 for number in range(40):
-    written.append(journal.EventKind.RESULT, target="w" * 1000, intent=str(number))
+    written.append(EventKind.RESULT, target="w" * 1000, intent=str(number))
 written.close()
 print(len(list(journal.read(path))))
 PY

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.runbook.events import Ending
 from celery_ops.runbook.inbox import Inbox, Message, Word
-from celery_ops.runbook.journal import Ending
 from tests.runbook.operation import Operation
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from celery_ops.errors import CommandFailed
 from celery_ops.ports import Completed
-from celery_ops.runbook.journal import Ending, Result
+from celery_ops.runbook.events import Ending, Result
 from celery_ops.runbook.notices import NOTIFY_TIMEOUT
 from tests.runbook.operation import Operation, Ran
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.model import WorkerState
-from celery_ops.runbook.journal import Ending, Result
+from celery_ops.runbook.events import Ending, Result
 from celery_ops.runbook.schema import Order
 from celery_ops.runbook.targets import in_order
 from tests.runbook.operation import Operation

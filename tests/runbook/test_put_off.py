@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.runbook.journal import Ending, EventKind, Result, RunState
+from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from tests.runbook.operation import Operation, Ran
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from celery_ops.cli.show_run import end_lines
 from celery_ops.ports import Completed
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import Cause, Ending
+from celery_ops.runbook.events import Cause, Ending
 from tests.runbook.operation import Operation, Ran
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.ports import GivenBack
 from celery_ops.runbook import facts
-from celery_ops.runbook.journal import Ending, EventKind, Result
+from celery_ops.runbook.events import Ending, EventKind, Result
 from tests.runbook.operation import OPERATOR, Operation
 from tests.standin.fleet import Message
 

@@ -15,7 +15,8 @@ import pytest
 
 from celery_ops.ports import Command, Completed
 from celery_ops.runbook import journal
-from celery_ops.runbook.journal import Ending, EventKind, Journal, RunState, has_ended
+from celery_ops.runbook.events import Ending, EventKind, RunState
+from celery_ops.runbook.journal import Journal, has_ended
 from tests.runbook.operation import Operation, Ran
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from celery_ops.errors import HostUnreachable
 from celery_ops.ports import Command, Completed
-from celery_ops.runbook.journal import Ending, EventKind, Result
+from celery_ops.runbook.events import Ending, EventKind, Result
 from tests.runbook.operation import Operation, Ran
 
 if TYPE_CHECKING:

@@ -15,18 +15,9 @@ from celery_ops.cli.main import cli
 from celery_ops.errors import JournalError
 from celery_ops.runbook import journal
 from celery_ops.runbook.desk import RunStore
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Result, RunState
 from celery_ops.runbook.inbox import Inbox, Message, Word, following, send
-from celery_ops.runbook.journal import (
-    GOING_ON,
-    Ending,
-    Event,
-    EventKind,
-    Journal,
-    Outcome,
-    Result,
-    RunState,
-    state_of,
-)
+from celery_ops.runbook.journal import GOING_ON, Event, Journal, state_of
 from celery_ops.tui.progress import RunProgress
 from tests.runbook.golden import DIRECTORY
 from tests.runbook.plans import AT, a_plan

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.runbook.brake import Brake
+from celery_ops.runbook.events import EventKind
 from celery_ops.runbook.inbox import Inbox
-from celery_ops.runbook.journal import EventKind
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.watch import POLL_SECONDS, Watch
 from tests.runbook.operation import Operation

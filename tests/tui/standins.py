@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any
 from celery_ops.errors import OpsError, UsageError
 from celery_ops.model import Incarnation, WorkerState
 from celery_ops.runbook.desk import RunSummary
-from celery_ops.runbook.journal import (
-    Ending,
-    Event,
-    EventKind,
-    Outcome,
-    Owed,
-    Report,
-    Result,
-    RunState,
-)
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Owed, Report, Result, RunState
+from celery_ops.runbook.journal import Event
 from celery_ops.runbook.plan import (
     Confirmation,
     Plan,

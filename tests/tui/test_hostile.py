@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from celery_ops.runbook.journal import EventKind
+from celery_ops.runbook.events import EventKind
 from celery_ops.tui import describe
 from celery_ops.tui.picture import Kind, Picture, Subject
 from celery_ops.tui.plan_screen import PlanScreen

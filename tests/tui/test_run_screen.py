@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import JournalError
-from celery_ops.runbook.journal import Cause, EventKind, Owed, Report, RunState
+from celery_ops.runbook.events import Cause, EventKind, Owed, Report, RunState
 from tests.tui import fleets, standins
 from tests.tui.screens import Opened, opened
 from tests.tui.standins import PaperDesk

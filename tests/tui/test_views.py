@@ -8,7 +8,7 @@ import pytest
 
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.model import WorkerState
-from celery_ops.runbook.journal import RunState
+from celery_ops.runbook.events import RunState
 from tests.tui import fleets, standins
 from tests.tui.screens import SIZES, opened
 
