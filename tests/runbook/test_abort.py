@@ -158,11 +158,9 @@ async def test_the_second_abort_anywhere_leaves_nothing_unsaid_and_can_be_gone_o
         operation, path = await begin(tmp_path / f"at-{line}", case)
         ran = await told_at(operation, path, line, ABORT, ABORT)
         at = f"aborted at line {line}\n{ran.told()}"
-        ours = {
-            one.mend
-            for one in await operation.broker.taken()
-            if one.run == ran.events[0].plan.run  # type: ignore[union-attr]
-        }
+        plan = ran.events[0].plan
+        assert plan is not None
+        ours = {one.mend for one in await operation.broker.taken() if one.run == plan.run}
         assert reported(ran) == ours, at
         if ran.end.state is RunState.FAILED:
             assert was_over(ran), at

@@ -246,4 +246,6 @@ async def test_every_event_of_it_is_in_the_journal(operation: Operation) -> None
         EventKind.PROGRESS,
         *(EventKind.INTENT, EventKind.RESULT) * 2,
     ]
-    assert OPERATOR in ran.events[0].plan.operator  # type: ignore[union-attr]
+    plan = ran.events[0].plan
+    assert plan is not None
+    assert OPERATOR in plan.operator
