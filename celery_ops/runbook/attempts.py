@@ -14,4 +14,6 @@ def backoff(pause: float, attempt: int) -> float:
 
 
 def failed_attempt(attempt: int, retries: int, says: str, pause: float) -> str:
-    return f"attempt {attempt} of {retries + 1} failed: {says}; again in {as_duration(pause)}"
+    """One line, whatever it says."""
+    why = ": ".join(says.splitlines())
+    return f"attempt {attempt} of {retries + 1} failed: {why}; again in {as_duration(pause)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,10 +125,11 @@ async def test_the_report_is_in_the_journal(operation: Operation) -> None:
 async def test_what_earlier_versions_reported_is_still_read(operation: Operation) -> None:
     await operation.run("migrates")
     (path,) = (operation.directory / "runs").glob("*.jsonl")
-    text = path.read_text()
-    begin = text.rindex(',"causes":')
-    older = text[:begin] + text[text.index("}", text.index('"again":')) :]
-    path.write_text(older)
+    *lines, end = path.read_text().splitlines()
+    older = json.loads(end)
+    for key in ("causes", "again", "left_out"):
+        older["outcome"]["report"].pop(key, None)
+    path.write_text("\n".join([*lines, json.dumps(older), ""]))
     *_, last = journal.read(path)
     assert last.outcome is not None
     assert last.outcome.report is not None
