@@ -209,7 +209,7 @@ def _process_of(
             for one in seen
             if worker.pid in (one[1].pid, one[1].inner_pid)
             and one[1].node is None
-            and one[1].role is not Role.BEAT
+            and _can_be(worker, *one)
             and _same_age(one[1], worker, now)
         ]
     if len(proven) == 1:
@@ -229,6 +229,16 @@ def _nowhere(worker: Worker, hosts: Sequence[str]) -> Unmatched:
     where = worker.name.partition("@")[2]
     says = f"no process of it was found on {', '.join(hosts)}"
     return Unmatched(worker.name, says, f"Name its host too: by its name that is {where}.")
+
+
+def _can_be(worker: Worker, host: Discovered, process: CeleryProcess) -> bool:
+    """Machines that were started together have processes of one pid and age that are not Celery's:
+    one whose command line does not tell its role must be where the worker's name says.
+    """
+    if process.role is not None:
+        return process.role is Role.WORKER
+    where = worker.name.partition("@")[2].partition(".")[0]
+    return where in (host.hostname.partition(".")[0], host.host.partition(".")[0])
 
 
 def _same_age(process: CeleryProcess, worker: Worker, now: datetime) -> bool:

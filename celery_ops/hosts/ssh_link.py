@@ -166,11 +166,13 @@ class _Attempt:
             self.stage = "shake hands"
             transport = Connection(self._sock)
             transport.daemon = True
-            transport.banner_timeout = transport.handshake_timeout = target.timeout
-            transport.auth_timeout = target.timeout
+            # `_attempt` ends this in time, and says of what: paramiko's own limits must come later.
+            limit = 2 * target.timeout
+            transport.banner_timeout = transport.handshake_timeout = limit
+            transport.auth_timeout = limit
             options = transport.get_security_options()
             options.key_types = known.preferred(tuple(options.key_types))
-            transport.start_client(timeout=target.timeout)
+            transport.start_client(timeout=limit)
             known.check(transport.get_remote_server_key())
             self.stage = "let us log in"
             log_in(transport, target, self._keyring)

@@ -83,6 +83,13 @@ def test_without_a_name_pid_and_age_are_believed_if_only_one_has_both() -> None:
     assert "nothing tells them apart" in two.unmatched[0].says
 
 
+def test_a_process_that_may_not_be_celerys_is_believed_only_where_the_name_says() -> None:
+    unknown = replace(process(40, None), role=None)
+    assert workers_of(join([worker("w@web1", 40)], [host("web1", unknown)], NOW))
+    (lost,) = join([worker("w@web3", 40)], [host("web1", unknown)], NOW).unmatched
+    assert lost.says == "no process of it was found on web1"
+
+
 def test_two_hosts_that_bear_one_name_are_told_apart_by_age() -> None:
     hosts = [
         host("web1", process(40, "w@x")),

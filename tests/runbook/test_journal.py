@@ -16,6 +16,7 @@ from celery_ops.runbook.desk import RunStore
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.inbox import Inbox, Message, Word, following, send
 from celery_ops.runbook.journal import Journal
+from tests.rig.missing import missing
 from tests.runbook.plans import a_plan
 from tests.standin.clock import VirtualClock
 
@@ -102,7 +103,7 @@ def test_two_executors_cannot_hold_one_run(path: Path, clock: VirtualClock) -> N
 def test_a_full_disk_leaves_room_for_what_must_still_be_said(tmp_path: Path) -> None:
     """On a real file system of 400 KiB, in a namespace of its own."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
+        missing("root, to mount a small file system")
     script = f"""
 mount -t tmpfs -o size=400k tmpfs {tmp_path}
 {sys.executable} - <<'PY'
