@@ -217,7 +217,7 @@ class Follower:
     async def _lost(self, error: JournalError) -> int:
         """The journal cannot be read any more, and nobody but the broker tells of the run."""
         say = self._lines.complain
-        say(f"celery-ops: {error}")
+        say(f"celery-ops: {error.says}")
         say("Whether the run goes on is not known here: celery-ops runs --all tells.")
         if await self._say_what_is_left():
             say(f"Once it runs no more, celery-ops runs adopt {self._run} gives that back.")

@@ -135,6 +135,8 @@ async def test_the_first_abort_anywhere_gives_back_what_was_taken(
         operation, path = await begin(tmp_path / f"at-{line}", case)
         already = await owed(operation)
         ran = await told_at(operation, path, line, ABORT)
+        for one in operation.beside:
+            one.cancel()
         at = f"aborted at line {line}\n{ran.told()}"
         left = await owed(operation)
         assert left <= already | reported(ran), at

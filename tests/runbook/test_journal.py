@@ -109,6 +109,7 @@ mount -t tmpfs -o size=400k tmpfs {tmp_path}
 {sys.executable} - <<'PY'
 from pathlib import Path
 from celery_ops.runbook import journal
+from celery_ops.runbook.events import EventKind
 from tests.runbook.plans import a_plan
 from tests.standin.clock import VirtualClock
 path = Path({str(tmp_path)!r}) / "run.jsonl"
