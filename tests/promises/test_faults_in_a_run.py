@@ -182,7 +182,8 @@ def test_a_full_broker_needs_a_human_and_says_so(
     finally:
         fleet.redis.config_set("maxmemory", "0")
     has_ended(ann, said, "interrupted", 4)
-    assert "owed: w1@rig is drained    celery-ops -c rig worker resume w1@rig" in said.out
+    owed = "  owed: w1@rig is drained\n      celery-ops -c rig worker resume w1@rig\n"
+    assert owed in said.out
     held.let_go()
     owes(bob, ann, "w1@rig")
     wait_until(lambda: fleet.revived(*ALWAYS), what="all answer again")
