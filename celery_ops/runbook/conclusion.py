@@ -12,15 +12,16 @@ from celery_ops.runbook.journal import Ending, Owed, Report, Result, RunState, r
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.rolling import StepFailed
 from celery_ops.runbook.schema import WorkerStep, WorkerVerb
+from celery_ops.runbook.targets import Order
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
-from celery_ops.runbook.worker_verbs import Order, all_of
+from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
+    from celery_ops.runbook.targets import Target
 
 UNDO_TIMEOUT = 120.0
 """Seconds, for one act that is taken back."""

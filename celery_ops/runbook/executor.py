@@ -50,8 +50,9 @@ from celery_ops.runbook.schema import (
     WorkerStep,
 )
 from celery_ops.runbook.stage import Stage
+from celery_ops.runbook.targets import Order
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.worker_verbs import Order, WorkerVerbs
+from celery_ops.runbook.worker_verbs import WorkerVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

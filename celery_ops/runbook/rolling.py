@@ -22,7 +22,8 @@ from celery_ops.runbook.schema import (
     WaitStep,
     WorkerStep,
 )
-from celery_ops.runbook.worker_verbs import Order, all_of
+from celery_ops.runbook.targets import Order
+from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import PlannedBatch
     from celery_ops.runbook.schema import InnerStep, Roll
     from celery_ops.runbook.stage import Stage
-    from celery_ops.runbook.worker_verbs import Target
+    from celery_ops.runbook.targets import Target
 
 CONDITION_TIMEOUT = 10.0
 

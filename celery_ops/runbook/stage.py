@@ -15,7 +15,7 @@ from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.planner import keep_available, plan_worker
-from celery_ops.runbook.worker_verbs import Target
+from celery_ops.runbook.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

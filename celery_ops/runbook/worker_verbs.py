@@ -16,6 +16,7 @@ from celery_ops.runbook import actions, judges
 from celery_ops.runbook.journal import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
+from celery_ops.runbook.targets import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -26,51 +27,14 @@ if TYPE_CHECKING:
     from celery_ops.runbook.actions import HostAction
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.journal import Journal
-    from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.recall import Act, Recall
+    from celery_ops.runbook.targets import Target
     from celery_ops.runbook.watch import Watch
 
 GIVE_BACK_TIMEOUT = 60.0
 RUNS_ON = "runs on"
 """How it is told that a worker had never stopped."""
 EXPECT_DRAINED = "consumes nothing, holds nothing, and stays so"
-
-
-@dataclass(slots=True, eq=False)
-class Target:
-    """A worker that a run acts upon, and what the run owes it at this moment.
-
-    `planned` is refreshed when its batch begins; its queues stay those of the plan. What it is owed
-    (`queues_taken`, `down`) is what the broker's records say of this run.
-    """
-
-    planned: PlannedWorker
-    queues_taken: bool = False
-    down: bool = False
-    done: bool = False
-    renewed: bool = False
-    """A new incarnation answers; whether all is well with it was not verified yet."""
-    failed: str = ""
-    given_up: bool = False
-    """It was just tried to put it right, in vain: another try would only take longer to say so."""
-
-    @property
-    def name(self) -> str:
-        return self.planned.name
-
-    @property
-    def owed(self) -> bool:
-        return self.queues_taken or self.down
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One worker step with its values resolved; `timeout` in seconds."""
-
-    step: str
-    verb: WorkerVerb
-    timeout: float
-    on_timeout: OnTimeout = OnTimeout.FAIL
 
 
 @dataclass(frozen=True, slots=True)

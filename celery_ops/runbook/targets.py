@@ -1,0 +1,49 @@
+"""The workers that a run acts upon, and what each is owed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.runbook.schema import OnTimeout
+
+if TYPE_CHECKING:
+    from celery_ops.runbook.plan import PlannedWorker
+    from celery_ops.runbook.schema import WorkerVerb
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One worker step with its values resolved; `timeout` in seconds."""
+
+    step: str
+    verb: WorkerVerb
+    timeout: float
+    on_timeout: OnTimeout = OnTimeout.FAIL
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """A worker that a run acts upon, and what the run owes it at this moment.
+
+    `planned` is refreshed when its batch begins; its queues stay those of the plan. What it is owed
+    (`queues_taken`, `down`) is what the broker's records say of this run.
+    """
+
+    planned: PlannedWorker
+    queues_taken: bool = False
+    down: bool = False
+    done: bool = False
+    renewed: bool = False
+    """A new incarnation answers; whether all is well with it was not verified yet."""
+    failed: str = ""
+    given_up: bool = False
+    """It was just tried to put it right, in vain: another try would only take longer to say so."""
+
+    @property
+    def name(self) -> str:
+        return self.planned.name
+
+    @property
+    def owed(self) -> bool:
+        return self.queues_taken or self.down
