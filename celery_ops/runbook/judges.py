@@ -140,7 +140,8 @@ class StaysDrained:
 
     def _unclear(self, says: str) -> Judgement:
         self._clear_at = None
-        return Judgement(Seen.NOT_YET, f"{says}, and a stop cuts off what runs")
+        says += ", and a stop cuts off what runs (not with KillMode=mixed, nor without stopasgroup)"
+        return Judgement(Seen.NOT_YET, says)
 
 
 def left_its_queues(target: PlannedWorker) -> Judge:
