@@ -119,6 +119,8 @@ class Rolling:
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
+                    if step.takes_worker and not await self._may_be_taken(step, target):
+                        continue
                     await run_on_host(stage, step, target, self._scope(target, snapshot, began))
             case CheckStep():
                 for target in chosen:
@@ -130,6 +132,16 @@ class Rolling:
                     _conclude(stage, step.id, target, verdict.says)
             case WaitStep():
                 await all_of([self._wait(step, target, began) for target in chosen])
+
+    async def _may_be_taken(self, step: RunStep, target: Target) -> bool:
+        """Whether it is as drained as it was, if it was, now that a command takes it away; what
+        lives after that was not drained.
+        """
+        past = self._stage.recall.peek(step.id, target.name)
+        if past is None and not await self._stage.verbs.stays_drained(step.id, target):
+            return False
+        target.drained = None
+        return True
 
     def _applying(
         self, step: InnerStep, alive: list[Target], snapshot: FleetSnapshot, began: datetime

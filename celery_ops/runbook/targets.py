@@ -1,4 +1,4 @@
-"""The workers that a run acts upon, and what each is owed."""
+"""The workers that a run acts upon: what each is owed, and what was proved of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook.schema import OnTimeout
 
 if TYPE_CHECKING:
+    from celery_ops.model import Incarnation
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import WorkerVerb
 
@@ -22,6 +23,14 @@ class Order:
     on_timeout: OnTimeout = OnTimeout.FAIL
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A drain that was proved, of that life of a worker."""
+
+    order: Order
+    incarnation: Incarnation | None
+
+
 @dataclass(slots=True, eq=False)
 class Target:
     """A worker that a run acts upon, and what the run owes it at this moment.
@@ -32,6 +41,8 @@ class Target:
 
     planned: PlannedWorker
     queues_taken: bool = False
+    drained: Drained | None = None
+    """It must hold still when the worker is stopped."""
     down: bool = False
     done: bool = False
     renewed: bool = False
