@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
@@ -72,6 +72,8 @@ class Conclusion:
                 await self._cleanup.put_right()
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
+            except LeaseHeld as error:
+                course.says = _joined(course.says, error.says)
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
@@ -159,7 +161,7 @@ class Conclusion:
         target.down = False
 
     def _worsen_undo(self, course: Course, says: str) -> None:
-        course.says = f"{course.says}; not undone: {says}" if course.says else f"not undone: {says}"
+        course.says = _joined(course.says, f"not undone: {says}")
         course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
 
     async def _tell(self, course: Course) -> None:
@@ -187,7 +189,7 @@ class Conclusion:
                 self._worsen(course, f"{step.that.source} does not hold at the end: {verdict.says}")
 
     def _worsen(self, course: Course, says: str) -> None:
-        course.says = f"{course.says}; {says}" if course.says else says
+        course.says = _joined(course.says, says)
         if course.ending is Ending.DONE:
             course.state, course.ending = RunState.FAILED, Ending.STOPPED
 
@@ -254,7 +256,11 @@ def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:
     """The operator, or another one, wants nothing more to be done."""
     course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
     if isinstance(why, LeaseBroken):
-        course.says = f"{course.says}; {why.says}" if course.says else why.says
+        course.says = _joined(course.says, why.says)
+
+
+def _joined(before: str, says: str) -> str:
+    return f"{before}; {says}" if before else says
 
 
 def _owed(record: TakenRecord) -> Owed:

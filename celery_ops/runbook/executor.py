@@ -108,15 +108,16 @@ class Executor:
         self._leased = False
         self._recall = Recall.of(read(journal.path))
         self._notice = Notice(plan, broker, clock)
+        self.brake = Brake(Inbox(inbox), clock, at_once)
         self._keeper = LeaseKeeper(
             broker.lease,
             Holder(plan.operator, plan.run, plan.runbook, clock.now()),
             clock,
-            doing=lambda: journal.doing,
+            journal,
             broken_by=self._notice.broken_by,
+            halt=self.brake.halt,
             takes_over=self._recall.resumes,
         )
-        self.brake = Brake(Inbox(inbox), clock, at_once)
         self._effects = Effects(
             plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
         )
