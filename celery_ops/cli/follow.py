@@ -240,7 +240,10 @@ class Follower:
         if self._context is None:
             return None
         try:
-            async with opened(self._context, passphrases=Passphrases()) as deployment:
+            without = self._plan is not None and bool(self._plan.emergency)
+            async with opened(
+                self._context, passphrases=Passphrases(), without_broker=without
+            ) as deployment:
                 taken = await deployment.broker.taken()
         except OpsError:
             # Unknown, and said to be so by the caller: the run's own end is the matter here.
