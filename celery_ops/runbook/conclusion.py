@@ -168,7 +168,7 @@ class Conclusion:
         """Notify, now that it is known how the run ended."""
         for step in self._runbook.finally_:
             if isinstance(step, NotifyStep):
-                await notify(self._stage, step, course.ending.value, course.says)
+                await notify(self._stage, step, course.ending.value, course.says, at_end=True)
 
     async def _finally(self, course: Course) -> None:
         checks = [step for step in self._runbook.finally_ if isinstance(step, CheckStep)]

@@ -70,7 +70,7 @@ class Effects:
     def intend(
         self,
         step: str,
-        target: str,
+        target: str | None,
         intent: str,
         *,
         expect: str,
