@@ -17,9 +17,9 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
-from celery_ops.runbook.scaling import resize
+from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
-from celery_ops.runbook.undo import Irreversible, Reversal, reversals
+from celery_ops.runbook.undo import UNDO, Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
@@ -126,7 +126,7 @@ class Conclusion:
     async def _reverse(self, one: Reversal) -> None:
         """Raise StepFailed or an OpsError if it could not be taken back."""
         target = self._stage.targets.get(one.target)
-        step = f"undo {one.step}"
+        step = f"{UNDO}{one.step}"
         if one.argv:
             service = target.planned.service if target is not None else None
             host = one.target if service is None else service.host
@@ -142,13 +142,7 @@ class Conclusion:
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
         if one.processes is not None:
-            kept, target.failed = target.failed, ""
-            await resize(
-                self._stage, step, target, target.planned, one.processes, timeout=UNDO_TIMEOUT
-            )
-            failed, target.failed = target.failed, kept
-            if failed:
-                raise StepFailed(failed)
+            await scale_back(self._stage, step, target, one.processes, timeout=UNDO_TIMEOUT)
             return
         snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
         self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
