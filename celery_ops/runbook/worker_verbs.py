@@ -339,7 +339,7 @@ class WorkerVerbs:
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
         service, since = _service(target), self._clock.now()
-        judged = judges.beat_started if service.beat else self._started
+        judged = judges.keeps_running if service.beat else self._started
         judge = judged(target.planned, since, anew=anew)
         runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(

@@ -126,6 +126,24 @@ async def test_one_that_does_not_start_again_needs_a_human(
     assert [one.mend for one in ran.end.report.owed] == ["celery-ops beat start"]
 
 
+async def test_one_that_dies_soon_after_its_start_has_not_come_back(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    """systemd calls it active until then."""
+    await operation.run("stop-beat")
+
+    async def dies() -> None:
+        while beat.starts < 2:
+            await operation.clock.sleep(0.05)
+        await operation.clock.sleep(2)
+        beat.state = ServiceState.FAILED
+
+    ran = await operation.run_while("start-beat", dies)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert f"{BEAT}: did not come back: it does not start" in ran.end.says
+    assert [one.worker for one in await operation.broker.taken()] == [BEAT], "it is still owed"
+
+
 async def test_somebody_else_may_start_it_and_the_record_goes_with_start_beat(
     operation: Operation, beat: SimulatedService
 ) -> None:
