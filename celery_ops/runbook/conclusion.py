@@ -57,16 +57,16 @@ class Course:
 class Conclusion:
     """The last part of a run."""
 
-    def __init__(self, stage: Stage, runbook: Runbook, broker: Broker) -> None:
+    def __init__(self, stage: Stage, runbook: Runbook, broker: Broker, *, undo: bool) -> None:
+        """`undo`: to take back what was done was asked for, in place of going on."""
         self._stage = stage
         self._runbook = runbook
         self._broker = broker
+        self._undo = undo
         self._cleanup = Cleanup(stage, broker)
 
-    async def conclude(self, course: Course, *, undo: bool) -> Report:
-        """Undo what is half done, check `finally`, and say what is left. `undo`: that was asked for
-        in place of going on.
-        """
+    async def conclude(self, course: Course) -> Report:
+        """Undo what is half done, check `finally`, and say what is left."""
         if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
                 await self._cleanup.put_right()
@@ -91,7 +91,7 @@ class Conclusion:
             course.ending = Ending.NEEDS_HUMAN
             if course.state is RunState.SUCCEEDED:
                 course.state = RunState.FAILED
-        if undo and course.ending is Ending.UNDONE:
+        if self._undo and course.ending is Ending.UNDONE:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
         if course.began and course.ending not in nothing_done:
@@ -117,6 +117,8 @@ class Conclusion:
                 continue
             try:
                 await self._reverse(one)
+                if one.target in self._stage.targets:
+                    self._stage.targets[one.target].returned = True
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
                 return
@@ -194,16 +196,16 @@ class Conclusion:
         except BrokerUnreachable:
             return self.report_from_memory()
         meant = self._left_on_purpose() if course.ending is Ending.DONE else set()
-        owed = tuple(_owed(one) for one in taken if one.key not in meant)
+        owed = tuple(self._owed(one) for one in taken if one.key not in meant)
         return replace(
             self._names(),
-            left_drained=tuple(_owed(one) for one in taken if one.key in meant),
+            left_drained=tuple(self._owed(one) for one in taken if one.key in meant),
             owed=owed,
         )
 
     def report_from_memory(self) -> Report:
         owed = [
-            _owed(
+            self._owed(
                 self._stage.effects.record("service" if target.down else "queues", target.planned)
             )
             for target in self._stage.targets.values()
@@ -211,16 +213,29 @@ class Conclusion:
         ]
         return replace(self._names(), owed=tuple(owed))
 
+    def _owed(self, record: TakenRecord) -> Owed:
+        """What is left, as far as it is known: a host that is silent tells nothing."""
+        target = self._stage.targets.get(record.worker)
+        if record.kind != "service":
+            says = f"{record.worker} is drained"
+        elif target is not None and target.unseen:
+            says = f"{record.worker} may be stopped: {target.unseen}"
+        else:
+            says = f"{record.worker} is stopped"
+        return Owed(says, record.mend)
+
     def _names(self) -> Report:
         """Each target once. One that is back without having been verified (an abort) is done."""
-        done, failed, deferred, not_started = [], [], [], []
+        done, failed, deferred, not_started, returned = [], [], [], [], []
         for one in self._stage.targets.values():
             if one.failed or (one.owed and not one.done):
                 failed.append(one.name)
-            elif one.done or one.renewed:
+            elif one.done or (one.renewed and not self._undo):
                 done.append(one.name)
             elif one.put_off:
                 deferred.append(one.name)
+            elif one.returned:
+                returned.append(one.name)
             else:
                 not_started.append(one.name)
         targets = self._stage.targets.values()
@@ -228,7 +243,12 @@ class Conclusion:
         left_out = {**self._stage.plan.left_out, **left_out}
         not_started += [name for name in left_out if name not in not_started]
         return Report(
-            tuple(done), tuple(failed), tuple(deferred), tuple(not_started), left_out=left_out
+            tuple(done),
+            tuple(failed),
+            tuple(deferred),
+            tuple(not_started),
+            left_out=left_out,
+            returned=tuple(returned),
         )
 
     def _left_on_purpose(self) -> set[str]:
@@ -255,8 +275,3 @@ def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:
 
 def _joined(before: str, says: str) -> str:
     return f"{before}; {says}" if before else says
-
-
-def _owed(record: TakenRecord) -> Owed:
-    is_stopped = record.kind == "service"
-    return Owed(f"{record.worker} is {'stopped' if is_stopped else 'drained'}", record.mend)

@@ -141,7 +141,7 @@ async def test_an_undo_gives_the_pool_the_size_it_had_before_the_run(
     path = await scaled(operation, how)
     undone = await operation.take_up(path, undo=True)
     assert undone.ending is Ending.DONE, undone.told()
-    assert undone.end.state is RunState.UNDONE
+    assert (undone.end.state, undone.end.says) == (RunState.UNDONE, "taken back: w1@web1")
     assert operation.fleet.worker("w1@web1").processes == 3
     sent = len(operation.broker.orders)
     again = await operation.take_up(path, undo=True)
