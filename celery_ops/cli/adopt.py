@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_ops.cli import context
+from celery_ops.cli import context, emergency
 from celery_ops.cli.boundary import run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.deployment import opened
@@ -52,6 +52,8 @@ class Adopt(click.Command):
 
 async def _taken(chosen: Chosen) -> tuple[TakenRecord, ...]:
     async with opened(chosen.context, passphrases=Passphrases()) as deployment:
+        if not chosen.context.read_only:
+            await emergency.hand_over(deployment.broker, deployment.clock)
         return await deployment.broker.taken()
 
 

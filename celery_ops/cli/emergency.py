@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from celery_ops.broker import emergency
 from celery_ops.cli import state
-from celery_ops.errors import BrokerUnreachable, PreconditionFailed
+from celery_ops.cli.boundary import complain
+from celery_ops.errors import BrokerUnreachable, LeaseHeld, PreconditionFailed
+from celery_ops.model import Holder
 from celery_ops.ports import Question
+from celery_ops.runbook import journal
+from celery_ops.runbook.events import RunState
+from celery_ops.runbook.journal import GOING_ON
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from celery_ops.ports import Broker
+    from celery_ops.ports import Broker, Clock
 
 _PATIENCE = 2.0
 """Seconds for a question, whose answers do not matter: a full broker refuses it."""
@@ -35,3 +41,26 @@ def lock(broker: Broker) -> Path:
     """The lock file that keeps two emergencies on this machine apart."""
     digest = hashlib.sha256(broker.identity.encode()).hexdigest()[:16]
     return state.directory() / f"emergency-{digest}.lock"
+
+
+async def hand_over(broker: Broker, clock: Clock) -> None:
+    """Let everybody see, and this command too, what was taken here while the broker was away.
+
+    Where the broker is still away, or somebody works there, it is left to the next command.
+    """
+    holder = Holder(state.operator(), "hand-over", "the records of an emergency", clock.now())
+    try:
+        records = await emergency.hand_over(broker, lock(broker), holder, is_over=_is_over)
+    except (BrokerUnreachable, LeaseHeld):
+        return
+    for record in records:
+        complain(f"{record.worker}, {record.what} in an emergency ({record.run}): the broker knows")
+
+
+def _is_over(run: str) -> bool:
+    """Nobody goes on with it from its journal."""
+    path = state.runs() / f"{run}.jsonl"
+    if not path.exists():
+        return True
+    now = journal.state_of(list(journal.read(path)), held=journal.is_held(path))
+    return now not in GOING_ON | {RunState.INTERRUPTED}

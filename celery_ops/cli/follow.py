@@ -19,6 +19,7 @@ from celery_ops.cli.text import cut, width_of_terminal
 from celery_ops.errors import JournalError, OpsError
 from celery_ops.runbook.events import EventKind
 from celery_ops.runbook.executor import A_BUG
+from celery_ops.runbook.recall import NOTIFY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +135,9 @@ class Follower:
 
     def _note(self, event: Event) -> None:
         self._plan = event.plan or self._plan
-        self._has_effects = self._has_effects or event.event is EventKind.INTENT
+        self._has_effects = self._has_effects or (
+            event.event is EventKind.INTENT and event.verb != NOTIFY
+        )
         if event.event is EventKind.ENDED:
             self._end = event
 
@@ -240,7 +243,10 @@ class Follower:
         if self._context is None:
             return None
         try:
-            async with opened(self._context, passphrases=Passphrases()) as deployment:
+            without = self._plan is not None and bool(self._plan.emergency)
+            async with opened(
+                self._context, passphrases=Passphrases(), without_broker=without
+            ) as deployment:
                 taken = await deployment.broker.taken()
         except OpsError:
             # Unknown, and said to be so by the caller: the run's own end is the matter here.

@@ -59,6 +59,7 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
     lines = _group("done", report.done, width)
     lines += _failed(report, width)
     lines += _group("deferred", report.deferred, width)
+    lines += _group("given back", report.returned, width)
     lines += _group("not started", report.not_started, width)
     for name, why in report.left_out.items():
         lines += _folded(f"  left out: {name}: {why}", width)

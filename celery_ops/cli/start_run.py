@@ -89,6 +89,8 @@ async def _draw(chosen: Chosen, wanted: Wanted) -> _Drawn:
         async with opened(chosen.context, passphrases=Passphrases()) as deployment:
             why = await emergency.why(deployment.broker)
     async with opened(chosen.context, without_broker=wanted.emergency) as deployment:
+        if not (wanted.emergency or wanted.only_plan or chosen.context.read_only):
+            await emergency.hand_over(deployment.broker, deployment.clock)
         desk = engine.desk(deployment, chosen, emergency=wanted.emergency)
         plan = await desk.plan(wanted.runbook, wanted.given)
         if wanted.emergency:

@@ -16,7 +16,14 @@ from celery_ops.cli.boundary import complain, run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.deployment import opened
 from celery_ops.cli.follow import Follower
-from celery_ops.errors import ConfirmationNeeded, Declined, PreconditionFailed, UsageError
+from celery_ops.cli.passphrases import Passphrases
+from celery_ops.errors import (
+    BrokerUnreachable,
+    ConfirmationNeeded,
+    Declined,
+    PreconditionFailed,
+    UsageError,
+)
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import RunState
 from celery_ops.runbook.journal import GOING_ON
@@ -140,10 +147,26 @@ async def _compared(taken_up: _TakenUp) -> tuple[RunDesk, frozenset[str], frozen
 
 
 async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
-    async with opened(taken_up.chosen.context) as deployment:
+    """Raise UsageError where what an emergency has taken was handed over to the broker since."""
+    context_, without = taken_up.chosen.context, bool(taken_up.plan.emergency)
+    async with opened(context_, without_broker=without) as deployment:
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
-    return desk, [one for one in taken if one.run == taken_up.run]
+    owed = [one for one in taken if one.run == taken_up.run]
+    if without and not owed and await _is_handed_over(taken_up):
+        raise UsageError(
+            f"The broker is back, and knows what {taken_up.run} has taken.",
+            fix=f"celery-ops runs adopt {taken_up.run}",
+        )
+    return desk, owed
+
+
+async def _is_handed_over(taken_up: _TakenUp) -> bool:
+    try:
+        async with opened(taken_up.chosen.context, passphrases=Passphrases()) as deployment:
+            return any(one.run == taken_up.run for one in await deployment.broker.taken())
+    except BrokerUnreachable:
+        return False
 
 
 def _giving_back(record: TakenRecord) -> str:

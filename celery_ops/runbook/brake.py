@@ -1,5 +1,5 @@
-"""What an operator says to a running run, as the run feels it: pause, and the three stages of
-abort.
+"""What ends a run where it waits: the operator's pause and three stages of abort, as the run feels
+them, and the loss of its lease to somebody else.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Brake:
         self.stage = 0
         self.paused = False
         self.by = ""
+        self._halted: BaseException | None = None
         self._answers: dict[str, Message] = {}
 
     async def listen(self) -> None:
@@ -63,8 +64,16 @@ class Brake:
         if self.stage == 3:
             self._on_third()
 
+    def halt(self, why: BaseException) -> None:
+        """End whatever waits, `safe` or not: no operator of this run has a say in it any more."""
+        self._halted = why
+
     def check(self, *, safe: bool) -> None:
-        """Raise Aborted if the run must end here. `safe`: nothing is half done at this point."""
+        """Raise Aborted, or why the run was halted, if it must end here. `safe`: nothing is half
+        done at this point.
+        """
+        if self._halted is not None:
+            raise self._halted
         if self.stage >= 2 or (self.stage == 1 and safe):
             raise Aborted(self.by)
 

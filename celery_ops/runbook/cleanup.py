@@ -112,6 +112,7 @@ class Cleanup:
             look = hosts.supervisor(service.supervisor).status([service])
             await hosts.shell(service.host).run(look, timeout=LOOK_TIMEOUT)
         except HostUnreachable as error:
+            target.unseen = error.says
             return error.says
         except (CommandFailed, UsageError):
             return ""

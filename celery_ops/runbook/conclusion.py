@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, LeaseBroken, OpsError
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
@@ -17,9 +17,9 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.report import again, cause, causes
-from celery_ops.runbook.scaling import resize
+from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
-from celery_ops.runbook.undo import Irreversible, Reversal, reversals
+from celery_ops.runbook.undo import UNDO, Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
@@ -57,21 +57,23 @@ class Course:
 class Conclusion:
     """The last part of a run."""
 
-    def __init__(self, stage: Stage, runbook: Runbook, broker: Broker) -> None:
+    def __init__(self, stage: Stage, runbook: Runbook, broker: Broker, *, undo: bool) -> None:
+        """`undo`: to take back what was done was asked for, in place of going on."""
         self._stage = stage
         self._runbook = runbook
         self._broker = broker
+        self._undo = undo
         self._cleanup = Cleanup(stage, broker)
 
-    async def conclude(self, course: Course, *, undo: bool) -> Report:
-        """Undo what is half done, check `finally`, and say what is left. `undo`: that was asked for
-        in place of going on.
-        """
+    async def conclude(self, course: Course) -> Report:
+        """Undo what is half done, check `finally`, and say what is left."""
         if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
                 await self._cleanup.put_right()
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
+            except LeaseHeld as error:
+                course.says = _joined(course.says, error.says)
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
@@ -89,7 +91,7 @@ class Conclusion:
             course.ending = Ending.NEEDS_HUMAN
             if course.state is RunState.SUCCEEDED:
                 course.state = RunState.FAILED
-        if undo and course.ending is Ending.UNDONE:
+        if self._undo and course.ending is Ending.UNDONE:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
         if course.began and course.ending not in nothing_done:
@@ -115,6 +117,8 @@ class Conclusion:
                 continue
             try:
                 await self._reverse(one)
+                if one.target in self._stage.targets:
+                    self._stage.targets[one.target].returned = True
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
                 return
@@ -124,7 +128,7 @@ class Conclusion:
     async def _reverse(self, one: Reversal) -> None:
         """Raise StepFailed or an OpsError if it could not be taken back."""
         target = self._stage.targets.get(one.target)
-        step = f"undo {one.step}"
+        step = f"{UNDO}{one.step}"
         if one.argv:
             service = target.planned.service if target is not None else None
             host = one.target if service is None else service.host
@@ -140,13 +144,7 @@ class Conclusion:
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
         if one.processes is not None:
-            kept, target.failed = target.failed, ""
-            await resize(
-                self._stage, step, target, target.planned, one.processes, timeout=UNDO_TIMEOUT
-            )
-            failed, target.failed = target.failed, kept
-            if failed:
-                raise StepFailed(failed)
+            await scale_back(self._stage, step, target, one.processes, timeout=UNDO_TIMEOUT)
             return
         snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
         self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
@@ -159,14 +157,14 @@ class Conclusion:
         target.down = False
 
     def _worsen_undo(self, course: Course, says: str) -> None:
-        course.says = f"{course.says}; not undone: {says}" if course.says else f"not undone: {says}"
+        course.says = _joined(course.says, f"not undone: {says}")
         course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
 
     async def _tell(self, course: Course) -> None:
         """Notify, now that it is known how the run ended."""
         for step in self._runbook.finally_:
             if isinstance(step, NotifyStep):
-                await notify(self._stage, step, course.ending.value, course.says)
+                await notify(self._stage, step, course.ending.value, course.says, at_end=True)
 
     async def _finally(self, course: Course) -> None:
         checks = [step for step in self._runbook.finally_ if isinstance(step, CheckStep)]
@@ -187,7 +185,7 @@ class Conclusion:
                 self._worsen(course, f"{step.that.source} does not hold at the end: {verdict.says}")
 
     def _worsen(self, course: Course, says: str) -> None:
-        course.says = f"{course.says}; {says}" if course.says else says
+        course.says = _joined(course.says, says)
         if course.ending is Ending.DONE:
             course.state, course.ending = RunState.FAILED, Ending.STOPPED
 
@@ -198,16 +196,16 @@ class Conclusion:
         except BrokerUnreachable:
             return self.report_from_memory()
         meant = self._left_on_purpose() if course.ending is Ending.DONE else set()
-        owed = tuple(_owed(one) for one in taken if one.key not in meant)
+        owed = tuple(self._owed(one) for one in taken if one.key not in meant)
         return replace(
             self._names(),
-            left_drained=tuple(_owed(one) for one in taken if one.key in meant),
+            left_drained=tuple(self._owed(one) for one in taken if one.key in meant),
             owed=owed,
         )
 
     def report_from_memory(self) -> Report:
         owed = [
-            _owed(
+            self._owed(
                 self._stage.effects.record("service" if target.down else "queues", target.planned)
             )
             for target in self._stage.targets.values()
@@ -215,16 +213,29 @@ class Conclusion:
         ]
         return replace(self._names(), owed=tuple(owed))
 
+    def _owed(self, record: TakenRecord) -> Owed:
+        """What is left, as far as it is known: a host that is silent tells nothing."""
+        target = self._stage.targets.get(record.worker)
+        if record.kind != "service":
+            says = f"{record.worker} is drained"
+        elif target is not None and target.unseen:
+            says = f"{record.worker} may be stopped: {target.unseen}"
+        else:
+            says = f"{record.worker} is stopped"
+        return Owed(says, record.mend)
+
     def _names(self) -> Report:
         """Each target once. One that is back without having been verified (an abort) is done."""
-        done, failed, deferred, not_started = [], [], [], []
+        done, failed, deferred, not_started, returned = [], [], [], [], []
         for one in self._stage.targets.values():
             if one.failed or (one.owed and not one.done):
                 failed.append(one.name)
-            elif one.done or one.renewed:
+            elif one.done or (one.renewed and not self._undo):
                 done.append(one.name)
             elif one.put_off:
                 deferred.append(one.name)
+            elif one.returned:
+                returned.append(one.name)
             else:
                 not_started.append(one.name)
         targets = self._stage.targets.values()
@@ -232,7 +243,12 @@ class Conclusion:
         left_out = {**self._stage.plan.left_out, **left_out}
         not_started += [name for name in left_out if name not in not_started]
         return Report(
-            tuple(done), tuple(failed), tuple(deferred), tuple(not_started), left_out=left_out
+            tuple(done),
+            tuple(failed),
+            tuple(deferred),
+            tuple(not_started),
+            left_out=left_out,
+            returned=tuple(returned),
         )
 
     def _left_on_purpose(self) -> set[str]:
@@ -254,9 +270,8 @@ def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:
     """The operator, or another one, wants nothing more to be done."""
     course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
     if isinstance(why, LeaseBroken):
-        course.says = f"{course.says}; {why.says}" if course.says else why.says
+        course.says = _joined(course.says, why.says)
 
 
-def _owed(record: TakenRecord) -> Owed:
-    is_stopped = record.kind == "service"
-    return Owed(f"{record.worker} is {'stopped' if is_stopped else 'drained'}", record.mend)
+def _joined(before: str, says: str) -> str:
+    return f"{before}; {says}" if before else says

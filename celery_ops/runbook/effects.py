@@ -70,7 +70,7 @@ class Effects:
     def intend(
         self,
         step: str,
-        target: str,
+        target: str | None,
         intent: str,
         *,
         expect: str,
@@ -236,13 +236,5 @@ class Effects:
         except LeaseBroken:
             raise
         except LeaseLost as lost:
-            says = Outcome(Result.UNKNOWN, lost.says)
-            self._journal.append(EventKind.LEASE_LOST, outcome=says)
-            try:
-                await self._keeper.regain(REGAIN_SECONDS)
-            except LeaseBroken as broken:
-                says = Outcome(Result.FAILED, broken.says)
-                self._journal.append(EventKind.LEASE_LOST, outcome=says)
-                raise
-            self._journal.append(EventKind.LEASED, outcome=Outcome(Result.DONE, "taken again"))
+            await self._keeper.regain(lost, REGAIN_SECONDS)
             await effect(self._keeper.fence)

@@ -93,7 +93,8 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The end of a run in names: every target is in exactly one of the first four.
+    """The end of a run in names: every target is in exactly one of the first four, or `returned`:
+    what was done to it was taken back, and all that it was owed was given back.
 
     `again` is the command that goes on with those that are not done.
     """
@@ -108,6 +109,7 @@ class Report:
     again: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     """Why some of those that were not started could not be reached."""
+    returned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

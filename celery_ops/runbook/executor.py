@@ -108,15 +108,16 @@ class Executor:
         self._leased = False
         self._recall = Recall.of(read(journal.path))
         self._notice = Notice(plan, broker, clock)
+        self.brake = Brake(Inbox(inbox), clock, at_once)
         self._keeper = LeaseKeeper(
             broker.lease,
             Holder(plan.operator, plan.run, plan.runbook, clock.now()),
             clock,
-            doing=lambda: journal.doing,
+            journal,
             broken_by=self._notice.broken_by,
+            halt=self.brake.halt,
             takes_over=self._recall.resumes,
         )
-        self.brake = Brake(Inbox(inbox), clock, at_once)
         self._effects = Effects(
             plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
         )
@@ -134,7 +135,7 @@ class Executor:
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
             recall=recall,
         )  # fmt: skip
-        self._conclusion = Conclusion(self._stage, self._runbook, broker)
+        self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
 
     async def execute(self) -> Ending:
         """Run it to its end and return how it ended; the end is the journal's last line."""
@@ -146,7 +147,7 @@ class Executor:
         report = Report()
         try:
             await self._go(course)
-            report = await self._conclusion.conclude(course, undo=self._undo)
+            report = await self._conclusion.conclude(course)
         except Exception as error:
             report = self._conclusion.report_from_memory()
             course.state = RunState.FAILED
@@ -401,11 +402,18 @@ class Executor:
         await self._keeper.release()
         if self._leased:
             await self._notice.ended(course)
-        done = [f"{len(report.done)} of {len(self._stage.targets)} done"]
-        says = course.says or "; ".join(self._restored or done)
+        says = course.says or self._came_through(report)
         result = Result.DONE if course.ending is Ending.DONE else Result.FAILED
         outcome = Outcome(result, says, course.state, course.ending, report)
         self._journal.append(EventKind.ENDED, outcome=outcome)
+
+    def _came_through(self, report: Report) -> str:
+        """What a run that ended well has done."""
+        targets = self._stage.targets.values()
+        if self._undo:
+            names = ", ".join(report.returned)
+            return f"taken back: {names}" if names else "nothing was left to take back"
+        return "; ".join(self._restored) or f"{len(report.done)} of {len(targets)} done"
 
     def _stays_interrupted(self, course: Course, *, when: bool) -> None:
         """A run that could not be gone on with can be another time."""

@@ -301,8 +301,8 @@ def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
 
 
 def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
-    """Its supervisor runs it, and goes on to: all that can be known without a broker. Unless `anew`
-    it may be the life that was planned for.
+    """Its supervisor runs it, and goes on to: all that can be known of a scheduler, and of a worker
+    without a broker. Unless `anew` it may be the life that was planned for.
     """
     seen: dict[str | None, datetime] = {}
 
@@ -319,24 +319,6 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
         says = f"pid {status.pid}, says its supervisor; not asked itself"
         is_steady = ran_for >= STEADY_SECONDS
         return Judgement(Seen.DONE if is_steady else Seen.NOT_YET, says, runs_on=runs_on)
-
-    return judge
-
-
-def beat_started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
-    """Its supervisor runs it, and unless `anew` that may be as before; it answers nobody."""
-
-    def judge(snapshot: FleetSnapshot) -> Judgement:
-        status, missing = _status(target, snapshot, since)
-        if status is None:
-            return missing
-        if status.state is ServiceState.FAILED:
-            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
-        runs_on = status.identity is not None and status.identity == target.identity
-        if status.state is not ServiceState.RUNNING or (anew and runs_on):
-            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
-        says = f"its supervisor says running, pid {status.pid}"
-        return Judgement(Seen.DONE, says, runs_on=runs_on)
 
     return judge
 

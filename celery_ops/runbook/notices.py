@@ -1,6 +1,7 @@
 """The verb `notify`: tells somebody, by a command on the operator's own machine.
 
-Whatever comes of it is journalled, and nothing else depends on it.
+Whatever comes of it is journalled, and nothing else depends on it. Nobody is told twice: what was
+begun when the executor died may have been told, and is left at that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from celery_ops.errors import BrokerUnreachable, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.loader import render_argument
+from celery_ops.runbook.recall import NOTIFY
 
 if TYPE_CHECKING:
     from celery_ops.runbook.plan import Plan
@@ -20,12 +22,24 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
 
 NOTIFY_TIMEOUT = 10.0
+PERHAPS_TOLD = (
+    "it is not known whether this was told before the run was interrupted: not told again"
+)
 
 
-async def notify(stage: Stage, step: NotifyStep, state: str, says: str) -> None:
-    """Run it once; its environment tells of the run. Raises nothing of ours."""
+async def notify(
+    stage: Stage, step: NotifyStep, state: str, says: str, *, at_end: bool = False
+) -> None:
+    """Run it once; its environment tells of the run. Raises nothing of ours.
+
+    `at_end`: what is told of an end is told of each, if the run was gone on with after one.
+    """
     past = stage.recall.next(step.id, None)
+    while at_end and past is not None and past.ended:
+        past = stage.recall.next(step.id, None)
     if past is not None:
+        if past.is_open:
+            stage.effects.conclude(step.id, None, Result.SKIPPED, PERHAPS_TOLD)
         return
     scope = await _scope(stage)
     if step.when is not None and not step.when.evaluate(scope).holds:
@@ -35,7 +49,11 @@ async def notify(stage: Stage, step: NotifyStep, state: str, says: str) -> None:
         env = [(key, render_argument(text, scope)) for key, text in step.env]
         argv = tuple(render_argument(part, scope) for part in step.argv)
         command = Command(argv, env=(*_about(stage.plan, state, says).items(), *env))
-        completed = await stage.hosts.shell(LOCAL).run(command, timeout=NOTIFY_TIMEOUT)
+        shell = stage.hosts.shell(LOCAL)
+        stage.effects.intend(
+            step.id, None, f"tell: {command}", expect="ends with 0", undo=None, verb=NOTIFY
+        )
+        completed = await shell.run(command, timeout=NOTIFY_TIMEOUT)
     except OpsError as error:
         stage.effects.conclude(step.id, None, Result.FAILED, f"nobody was told: {error.says}")
         return

@@ -62,6 +62,11 @@ class Target:
     could.
     """
 
+    unseen: str = ""
+    """Why it is not known whether its service runs; empty: its supervisor told it last."""
+    returned: bool = False
+    """What it was owed was given back, or what was done to it taken back."""
+
     @property
     def name(self) -> str:
         return self.planned.name

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 VERIFY = " verify"
 """How the step of a roll's proof ends, after the roll's own."""
+NOTIFY = "notify"
+"""The verb of the one act that changes nothing in a fleet."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,13 @@ class Act:
     outcome: Outcome | None = None
     began: bool = True
     """False for what has no intent, since it changes nothing: a check, a proof, a step left out."""
+    ended: bool = False
+    """The run came to an end after it, before it was taken up again."""
+
+    @property
+    def changes(self) -> bool:
+        """It may have changed something in the fleet."""
+        return self.began and self.verb != NOTIFY
 
     @property
     def is_open(self) -> bool:
@@ -99,6 +108,8 @@ class Recall:
                     recall.aborting = event.outcome.says
                 case EventKind.ENDED:
                     recall.aborting = ""
+                    for act in recall.acts:
+                        act.ended = True
                 case _:
                     pass
         recall.confirmed = frozenset(confirmed)
@@ -107,7 +118,7 @@ class Recall:
     @property
     def changed_something(self) -> bool:
         """Something was begun that may have had an effect."""
-        return any(act.began for act in self.acts)
+        return any(act.changes for act in self.acts)
 
     def next(self, step: str, target: str | None) -> Act | None:
         """The next act of a step on a target, if it was begun before."""

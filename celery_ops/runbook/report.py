@@ -39,7 +39,9 @@ def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
     """
     if state is RunState.INTERRUPTED:
         return f"celery-ops runs resume {plan.run}"
-    left = (*report.failed, *report.deferred, *report.not_started)
+    if state is RunState.UNDONE:
+        return ""
+    left = (*report.failed, *report.deferred, *report.returned, *report.not_started)
     if not left or not report.done + report.failed:
         return ""
     choosing = [one.name for one in runbook.params if one.type is ParamType.WORKERS]

@@ -13,6 +13,7 @@ from celery_ops.model import Targets
 from celery_ops.ports import Question
 from celery_ops.runbook import actions, judges
 from celery_ops.runbook.events import Result
+from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.hazards import scale_obstacles
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.loader import resolve
@@ -21,6 +22,7 @@ from celery_ops.runbook.targets import plan_worker
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from celery_ops.model import FleetSnapshot
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import ScaleStep
@@ -49,21 +51,41 @@ async def scale(stage: Stage, step: ScaleStep, target: Target) -> None:
     before = past.worker if past is not None else None
     if before is None:
         snapshot = await stage.look()
-        worker = snapshot.worker(target.name)
-        before = plan_worker(worker, snapshot) if worker is not None else target.planned
+        before = _met(target, snapshot)
         goal = goal_of(step, before, {"params": stage.params})
         obstacles = scale_obstacles(before, goal, snapshot)
         if obstacles or goal is None:
             target.failed = "; ".join(obstacles)
             stage.effects.conclude(step.id, target.name, Result.FAILED, target.failed)
             return
-    await resize(
+    await _resize(
         stage, step.id, target, before, goal_of(step, before, {"params": stage.params}) or 1,
         timeout=stage.value(step.timeout), intended=past is not None,
     )  # fmt: skip
 
 
-async def resize(
+async def scale_back(
+    stage: Stage, step: str, target: Target, processes: int, *, timeout: float
+) -> None:
+    """Give its pool the size it had, whatever it has now. Raise StepFailed."""
+    snapshot = await stage.look()
+    now = _met(target, snapshot)
+    obstacles = scale_obstacles(now, processes, snapshot)
+    if obstacles:
+        raise StepFailed("; ".join(obstacles))
+    kept = target.failed
+    await _resize(stage, step, target, now, processes, timeout=timeout)
+    failed, target.failed = target.failed, kept
+    if failed:
+        raise StepFailed(failed)
+
+
+def _met(target: Target, snapshot: FleetSnapshot) -> PlannedWorker:
+    worker = snapshot.worker(target.name)
+    return plan_worker(worker, snapshot) if worker is not None else target.planned
+
+
+async def _resize(
     stage: Stage, step: str, target: Target, before: PlannedWorker, goal: int,
     *, timeout: float, intended: bool = False,
 ) -> None:  # fmt: skip

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.schema import Runbook
 
+UNDO = "undo "
+"""How the step of a reversal begins, before the one that it reverses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
@@ -61,14 +64,14 @@ def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible
         step.id: roll.id for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps
     }
     undone = {
-        (act.step.removeprefix("undo "), act.target)
+        (act.step.removeprefix(UNDO), act.target)
         for act in recall.acts
-        if act.step.startswith("undo ") and act.outcome and act.outcome.result is Result.DONE
+        if act.step.startswith(UNDO) and act.outcome and act.outcome.result is Result.DONE
     }
     found = [
         reversal
         for act in reversed(recall.acts)
-        if act.began and _may_have_happened(act)
+        if act.began and _may_have_happened(act) and not act.step.startswith(UNDO)
         if (roll_of.get(act.step), act.target) not in verified
         if (act.step, act.target) not in undone
         for reversal in _reversal(act)

@@ -80,7 +80,8 @@ class Watch:
         `worker` is asked for its tasks and queues, `service` for its status; with neither of them
         the whole fleet is. The worker is not asked before `first` is seen: one that does not run
         cannot answer, and waiting for it would only keep the others. Raise Aborted if the brake is
-        pulled and this wait may end (`safe`). `progress` hears each new "not yet".
+        pulled and this wait may end (`safe`), or why the run was halted. `progress` hears each new
+        "not yet".
         """
         loop = asyncio.get_running_loop()
         since = self._clock.monotonic()

@@ -95,7 +95,7 @@ class WorkerVerbs:
         """Undo what a target is owed: start it, give its queues back. It owes nothing once that is
         proved.
         """
-        kept = target.failed
+        kept, was_owed = target.failed, target.owed
         target.failed = target.away = ""
         self._recall.forget_failed(step, target.name)
         if target.down:
@@ -103,6 +103,7 @@ class WorkerVerbs:
         if target.queues_taken and not target.failed:
             await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
         target.given_up = target.owed and not target.away
+        target.returned = was_owed and not target.owed
         target.failed = kept or target.failed
 
     async def stays_drained(self, step: str, target: Target, *, begun: bool = False) -> bool:
@@ -368,7 +369,7 @@ class WorkerVerbs:
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
         service, since = _service(target), self._clock.now()
-        judged = judges.beat_started if service.beat else self._started
+        judged = judges.keeps_running if service.beat else self._started
         judge = judged(target.planned, since, anew=anew)
         runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(
@@ -414,7 +415,7 @@ class WorkerVerbs:
             self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
             return False
         except HostUnreachable as error:
-            target.away = error.says
+            target.away = target.unseen = error.says
             target.failed = "" if how.patient else error.says
             self._effects.conclude(order.step, target.name, Result.UNKNOWN, error.says)
             return how.patient
@@ -446,7 +447,7 @@ class WorkerVerbs:
         safe: bool,
         first: judges.Judge | None = None,
     ) -> Judgement:
-        return await self._watch.until(
+        seen = await self._watch.until(
             judge,
             worker=target.name if ask else None,
             service=service,
@@ -455,6 +456,9 @@ class WorkerVerbs:
             progress=lambda says: self._progress(order, target, says),
             first=first,
         )
+        if service is not None:
+            target.unseen = seen.says if seen.silent else ""
+        return seen
 
     def _progress(self, order: Order, target: Target, says: str) -> None:
         outcome = Outcome(Result.UNKNOWN, says)

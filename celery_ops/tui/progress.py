@@ -139,6 +139,7 @@ class RunProgress:
             (self.report.done, "✓", Tone.GOOD),
             (self.report.failed, "✗", Tone.BAD),
             (self.report.deferred, "↷", Tone.WARN),
+            (self.report.returned, "↶", Tone.NOTE),
             (self.report.not_started, "·", Tone.DIM),
         ):
             for name in names:

@@ -260,7 +260,11 @@ def _report(report: Report) -> Iterable[Line]:
             yield line((f"✗ {name or 'step'}: ", Tone.BAD), told[name].says)
             for said in told[name].err.splitlines():
                 yield line((f"  | {said}", Tone.DIM))
-    for title, names in (("deferred", report.deferred), ("not started", report.not_started)):
+    for title, names in (
+        ("deferred", report.deferred),
+        ("given back", report.returned),
+        ("not started", report.not_started),
+    ):
         if names:
             yield line((f"{title}: ", Tone.DIM), ", ".join(names))
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig import wait_until
+from tests.rig.mortal import Death, When
 from tests.rig.operations import Operations, Program, operations
 
 if TYPE_CHECKING:
@@ -89,3 +91,73 @@ def test_while_the_broker_is_full_it_is_tried_and_what_came_of_it_is_told(
         assert "start-worker -p workers=idle@rig --emergency" in said.out
     else:
         assert "says its supervisor; not asked itself" in said.out
+
+
+AWAY = ("worker", "restart", "runs@rig", "--emergency", "--yes")
+
+
+@pytest.fixture
+def up_again(fleet: Operations) -> Iterator[None]:
+    """At the end its worker runs, and nothing is owed."""
+    yield
+    if not fleet.pid("runs"):
+        fleet.start("runs")
+    wait_until(lambda: fleet.consumes_all("runs"), what="it consumes again")
+    assert fleet.nothing_is_taken()
+
+
+def interrupted(fleet: Operations, ann: Operator) -> str:
+    """An emergency whose executor is killed when its worker is down; the id of the run."""
+    death = Death("stop", When.AFTER)
+    said = ann.do(*AWAY, **death.variables(ann.home / "mortal"))
+    assert said.code == 4, said.all
+    assert "runs@rig is left without its service" in said.err
+    assert fleet.pid("runs") == 0
+    return ann.journals()[-1].stem
+
+
+@pytest.mark.usefixtures("up_again", "down")
+def test_one_whose_executor_is_killed_goes_on_as_an_emergency(
+    fleet: Operations, ann: Operator
+) -> None:
+    interrupted(fleet, ann)
+    resumed = ann.do("runs", "resume")
+    assert resumed.code == 0, resumed.all
+    assert fleet.pid("runs") > 0
+    assert "says its supervisor; not asked itself" in resumed.out
+    assert ann.events()[-1]["outcome"]["report"]["done"] == ["runs@rig"]
+
+
+@pytest.mark.usefixtures("up_again", "down")
+def test_one_whose_executor_is_killed_is_taken_back(fleet: Operations, ann: Operator) -> None:
+    run = interrupted(fleet, ann)
+    undone = ann.do("runs", "undo", run, "--yes")
+    assert undone.code == 0, undone.all
+    assert "runs@rig: start it again" in undone.err
+    assert fleet.pid("runs") > 0
+    assert ann.do("runs", "undo", run, "--yes").err.strip().endswith("nothing to take back.")
+
+
+@pytest.mark.usefixtures("up_again")
+def test_what_one_has_left_stopped_is_seen_by_others_once_the_broker_is_back(
+    fleet: Operations, ann: Operator, bob: Operator
+) -> None:
+    fleet.server.kill()
+    try:
+        stopped = ann.do("worker", "stop", "runs@rig", "--emergency", "--yes")
+        assert stopped.code == 0, stopped.all
+    finally:
+        fleet.server.start()
+    run = ann.journals()[-1].stem
+    assert bob.status()["taken"] == []
+    told = ann.do("worker", "start", "runs@rig", "--yes", "--plan")
+    assert "the broker knows" not in told.err, "a plan changes nothing"
+    refused = ann.do("worker", "drain", "idle@rig", "--yes")
+    assert f"runs@rig, stopped (supervisord runs on local) in an emergency ({run})" in refused.err
+    (taken,) = bob.status()["taken"]
+    assert (taken["worker"], taken["run"]) == ("runs@rig", run)
+    owed = ann.do("runs", "undo", run, "--yes")
+    assert owed.code == 2, owed.all
+    assert f"celery-ops runs adopt {run}" in owed.err
+    adopted = bob.do("runs", "adopt", run, "--yes")
+    assert adopted.code == 0, adopted.all

@@ -339,26 +339,52 @@ def test_a_run_that_cannot_write_another_word_is_interrupted_and_seen_by_others(
 # --- the lease ------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_lease_was_stolen_does_nothing_more_and_says_who_has_it(
-    fleet: Operations, hold: Callable[[str], Held], ann: Operator, bob: Operator
+def is_stolen(fleet: Operations, ann: Operator) -> None:
+    """Eve has it from now on, and for as long as she likes."""
+    del ann
+    lease: Any = fleet.redis.get(LEASE)
+    fleet.redis.set(LEASE, eves(json.loads(lease)))
+
+
+def is_taken_in_her_sleep(fleet: Operations, ann: Operator) -> None:
+    """Her executor sleeps past its lease, and Eve takes what is nobody's then."""
+    lease: Any = fleet.redis.get(LEASE)
+    executor = ann.executor()
+    os.kill(executor, signal.SIGSTOP)
+    try:
+        wait_until(lambda: not fleet.redis.exists(LEASE), what="it ran out", timeout=30)
+        fleet.redis.set(LEASE, eves(json.loads(lease)))
+    finally:
+        os.kill(executor, signal.SIGCONT)
+
+
+def eves(lease: dict[str, Any]) -> str:
+    return json.dumps(lease | {"token": "hers", "operator": "eve@attic", "run": "another"})
+
+
+@pytest.mark.parametrize("befalls", [is_stolen, is_taken_in_her_sleep])
+def test_a_run_whose_lease_somebody_else_has_ends_where_it_waits_and_says_who(
+    fleet: Operations,
+    hold: Callable[[str], Held],
+    ann: Operator,
+    bob: Operator,
+    befalls: Callable[[Operations, Operator], None],
 ) -> None:
     pid = fleet.pid("w1")
     held = hold("w1")
     running = ann.start(*restart("w1"))
     ann.until_draining()
-    lease: Any = fleet.redis.get(LEASE)
-    eves = json.loads(lease) | {"token": "hers", "operator": "eve@attic", "run": "another"}
-    fleet.redis.set(LEASE, json.dumps(eves))
-    held.let_go()
-    said = running.wait()
+    befalls(fleet, ann)
+    said = running.wait()  # its task is not let go: the drain would go on for ten minutes
     has_ended(ann, said, "failed", 4)
     assert "LEASE LOST" in said.out
-    assert "eve@attic runs rolling-restart (another)" in said.out
+    assert "Somebody else has the lease now: eve@attic runs rolling-restart (another)" in said.out
     assert fleet.pid("w1") == pid
     assert bob.status()["holder"]["operator"] == "eve@attic"
     owes(bob, ann, "w1@rig")
     fleet.redis.delete(LEASE)
     gives_back(bob, ann)
+    held.let_go()
 
 
 def test_a_run_that_slept_while_another_operator_acted_sees_it_and_undoes_nothing_of_his(

@@ -1,8 +1,8 @@
 """A fleet on machines: three systemd hosts with two workers each, a broker here, and operators.
 
 Each worker is an instance of one template unit and consumes `common`; the first ones of the hosts
-consume `mail` as well. The hosts are reached by SSH, as a user who may start and stop just these
-units.
+consume `mail` as well. Where it is asked for, each host has a scheduler, too. The hosts are reached
+by SSH, as a user who may start and stop just these units.
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ UNIT = {
     "WantedBy": f"multi-user.target {' '.join(INSTANCES)}",
 }
 """What Celery's manual tells to set is set; `KillMode=mixed` is what it does not tell."""
+BEAT = "celery-beat"
+BEAT_UNIT = {
+    **{key: UNIT[key] for key in ("User", "WorkingDirectory", "EnvironmentFile", "Restart")},
+    "Environment": "RIG_PROGRAM=beat PYTHONPATH=/opt/celery HOME=/home/celery",
+    "ExecStart": (
+        "/bin/sh -c 'exec python3 -m celery -A rigapp beat --schedule /srv/rig/schedule --pidfile='"
+    ),
+    "RestartSec": "1",
+    "WantedBy": "multi-user.target",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,10 @@ class Member:
         return QUEUES[self.instance]
 
 
+def beat_of(host: str) -> ServiceRef:
+    return ServiceRef(host, "systemd", f"{BEAT}.service", beat=True)
+
+
 def members(*hosts: str) -> tuple[Member, ...]:
     return tuple(Member(host, instance) for host in hosts for instance in INSTANCES)
 
@@ -89,13 +103,20 @@ class HostFleet:
     """
 
     def __init__(
-        self, folder: Path, server: RedisServer, fleet: Fleet, hosts: Sequence[SystemdHost]
+        self,
+        folder: Path,
+        server: RedisServer,
+        fleet: Fleet,
+        hosts: Sequence[SystemdHost],
+        *,
+        beats: bool,
     ) -> None:
         self.folder = folder
         self.server = server
         self.fleet = fleet
         self.hosts = {host.name: host for host in hosts}
         self.members = members(*self.hosts)
+        self.beats = tuple(beat_of(name) for name in self.hosts if beats)
         self.consumers = Counter(queue for one in self.members for queue in one.queues)
         """Of each queue, when all is well."""
         self.key = folder / "key"
@@ -128,7 +149,8 @@ class HostFleet:
             "services": [
                 {"host": one.host, "systemd": one.service.name, "worker": one.node}
                 for one in self.members
-            ],
+            ]
+            + [{"host": one.host, "systemd": one.name, "beat": True} for one in self.beats],
         }
         # JSON is YAML.
         return json.dumps({"default": CONTEXT, "contexts": {CONTEXT: context}}, indent=2)
@@ -178,10 +200,14 @@ class HostFleet:
     # --- what is promised ---
 
     def show(self, member: Member, *properties: str) -> dict[str, str]:
-        """What systemd says of a unit, asked on the host itself."""
-        host = self.hosts[member.host]
+        """What systemd says of a worker's unit, asked on the host itself."""
+        return self.show_unit(member.service, *properties)
+
+    def show_unit(self, service: ServiceRef, *properties: str) -> dict[str, str]:
+        """The same of any unit."""
+        host = self.hosts[service.host]
         asked = ",".join(properties)
-        out = host.run("systemctl", "show", "-p", asked, member.service.name)
+        out = host.run("systemctl", "show", "-p", asked, service.name)
         return dict(line.split("=", 1) for line in out.splitlines())
 
     def incarnations(self) -> dict[str, str]:
@@ -212,10 +238,12 @@ def host_fleet(
     *hosts: str,
     unit: Mapping[str, str] | None = None,
     sudoers: Sequence[str] | None = None,
+    beats: bool = False,
 ) -> Iterator[HostFleet]:
     """Boot these hosts, or three, and wait for all workers. At the end nothing is left.
 
-    `unit` changes keys of the template; `sudoers` is what ops may do, else the least there is.
+    `unit` changes keys of the template; `sudoers` is what ops may do, else the least there is;
+    with `beats` each host has a scheduler that is started at boot.
     """
     hosts = hosts or HOSTS
     layer = celery_layer(base_file_system())
@@ -230,7 +258,10 @@ def host_fleet(
         booted = stack.enter_context(
             systemd_hosts(
                 *hosts,
-                units={"celery@": {**UNIT, **(unit or {})}},
+                units={
+                    "celery@": {**UNIT, **(unit or {})},
+                    **({BEAT: BEAT_UNIT} if beats else {}),
+                },
                 key=make_key(folder / "key").with_suffix(".pub").read_text().strip(),
                 sudoers="\n".join(least_rights() if sudoers is None else sudoers),
                 network=network,
@@ -242,7 +273,7 @@ def host_fleet(
                 },
             )
         )
-        made = HostFleet(folder, server, fleet, booted)
+        made = HostFleet(folder, server, fleet, booted, beats=beats)
         stack.callback(made.close)
         stack.callback(made.dismiss)
         made.wait_until_ready()
@@ -251,7 +282,7 @@ def host_fleet(
 
 def least_rights() -> list[str]:
     """What lets the user ops start and stop these units and nothing else, a line each."""
-    services = (Member("any", instance).service for instance in INSTANCES)
+    services = [*(Member("any", instance).service for instance in INSTANCES), beat_of("any")]
     return [sudoers_line(one).replace("USER", "ops") for one in services]
 
 

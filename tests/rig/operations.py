@@ -24,7 +24,7 @@ from tests.rig.operator import Operators
 from tests.rig.poller import Poller
 from tests.rig.redis import RedisServer
 from tests.rig.supervisord import supervisord
-from tests.rig.workers import Fleet, worker_command
+from tests.rig.workers import Fleet, beat_command, worker_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ CONF = {
 
 @dataclass(frozen=True)
 class Program:
-    """A worker as supervisord runs it. `node` is its own name unless given."""
+    """A worker as supervisord runs it, or a scheduler. `node` is its own name unless given."""
 
     name: str
     pool: str = "threads"
@@ -60,6 +60,7 @@ class Program:
     arguments: tuple[str, ...] = ()
     node: str = ""
     autostart: bool = True
+    beat: bool = False
 
     @property
     def node_name(self) -> str:
@@ -72,11 +73,7 @@ class Program:
     def settings(self, fleet: Fleet, folder: Path) -> dict[str, str]:
         """The keys of its section of supervisord.conf."""
         environment = fleet.environment() | {"RIG_PROGRAM": self.name}
-        command = worker_command(
-            self.node_name,
-            *("--pool", self.pool, "--concurrency", "1", "--queues", ",".join(self.all_queues)),
-            *("--without-gossip", "--without-mingle", *self.arguments),
-        )
+        command = self._command()
         keys = {
             "command": shlex.join(command),
             "directory": str(folder),
@@ -87,6 +84,21 @@ class Program:
             "stopwaitsecs": "30",
         }
         return {key: value.replace("%", "%%") for key, value in keys.items()}
+
+    def service(self, *, claims: bool) -> str:
+        """What its entry in celery-ops.yaml says of it; `claims` its node's name."""
+        if self.beat:
+            return "beat: true"
+        return f"worker: {self.node_name!r}" if claims else ""
+
+    def _command(self) -> tuple[str, ...]:
+        if self.beat:
+            return beat_command(self.name)
+        return worker_command(
+            self.node_name,
+            *("--pool", self.pool, "--concurrency", "1", "--queues", ",".join(self.all_queues)),
+            *("--without-gossip", "--without-mingle", *self.arguments),
+        )
 
 
 class Operations:
@@ -192,7 +204,8 @@ class Operations:
 
     def _is_ready(self, name: str) -> bool:
         log = self.rig.folder / f"{name}.log"
-        return log.exists() and " ready." in self.rig.log(name)
+        last_words = "beat: Starting" if self.programs[name].beat else " ready."
+        return log.exists() and last_words in self.rig.log(name)
 
     # --- what is promised ---
 
@@ -274,9 +287,10 @@ def _write_config(path: Path, server: RedisServer, rig: Rig, programs: Sequence[
     claimed: set[str] = set()
     services = []
     for program in programs:
-        worker = "" if program.node_name in claimed else f", worker: {program.node_name!r}"
+        says = program.service(claims=program.node_name not in claimed)
         claimed.add(program.node_name)
-        services.append(f"{{host: local, supervisord: {program.name}{worker}, {where}}}")
+        entry = ", ".join(part for part in (f"supervisord: {program.name}", says, where) if part)
+        services.append(f"{{host: local, {entry}}}")
     lines = [
         f"default: {CONTEXT}",
         "contexts:",

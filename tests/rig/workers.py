@@ -84,6 +84,13 @@ def worker_command(name: str, *arguments: str) -> tuple[str, ...]:
     return (*celery, "-n", name, "--loglevel", "INFO", *arguments)
 
 
+def beat_command(name: str) -> tuple[str, ...]:
+    """The argv of a scheduler that has nothing to send, likewise."""
+    celery = (sys.executable, "-m", "celery", "-A", "rigapp", "beat")
+    files = (f"--schedule=beat-{name}", f"--pidfile=beat-{name}.pid")
+    return (*celery, *files, "--loglevel", "INFO")
+
+
 class Worker:
     """One `celery worker` process."""
 

@@ -9,9 +9,11 @@ import pytest
 
 from celery_ops.doctor import examine
 from celery_ops.model import ServiceState
-from celery_ops.runbook.events import Ending, Result
+from celery_ops.runbook.events import Ending, Result, RunState
 from celery_ops.runbook.inbox import Message, Word
+from celery_ops.runbook.journal import has_ended, read
 from tests.runbook.operation import Operation
+from tests.runbook.test_resume import killed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,13 @@ steps:
   - stop: beat
   - check: fleet.workers == 2
   - start: beat
+"""
+RESTART = """
+name: restart
+summary: Another life of the scheduler.
+risk: low
+steps:
+  - restart: beat
 """
 
 
@@ -117,6 +126,24 @@ async def test_one_that_does_not_start_again_needs_a_human(
     assert [one.mend for one in ran.end.report.owed] == ["celery-ops beat start"]
 
 
+async def test_one_that_dies_soon_after_its_start_has_not_come_back(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    """systemd calls it active until then."""
+    await operation.run("stop-beat")
+
+    async def dies() -> None:
+        while beat.starts < 2:
+            await operation.clock.sleep(0.05)
+        await operation.clock.sleep(2)
+        beat.state = ServiceState.FAILED
+
+    ran = await operation.run_while("start-beat", dies)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert f"{BEAT}: did not come back: it does not start" in ran.end.says
+    assert [one.worker for one in await operation.broker.taken()] == [BEAT], "it is still owed"
+
+
 async def test_somebody_else_may_start_it_and_the_record_goes_with_start_beat(
     operation: Operation, beat: SimulatedService
 ) -> None:
@@ -152,3 +179,64 @@ async def test_an_abort_gives_it_back(operation: Operation, beat: SimulatedServi
     ran = await operation.run_while("around", abort)
     assert ran.ending is Ending.ABORTED, ran.told()
     assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+
+
+# --- runs undo ------------------------------------------------------------------------------------
+
+
+async def journalled(operation: Operation, runbook: str) -> Path:
+    """The journal of a run that came through."""
+    path = operation.write_down(await operation.plan(runbook))
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    return path
+
+
+async def test_an_undo_starts_exactly_what_was_stopped(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    second = operation.fleet.add_beat("second", host="web2")
+    standby = operation.fleet.add_beat("standby", host="web2")
+    operation.fleet.stop_service(standby)
+    path = await journalled(operation, "stop-beat")
+    assert (beat.state, second.state) == (ServiceState.STOPPED, ServiceState.STOPPED)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert undone.end.state is RunState.UNDONE
+    assert [one.starts for one in (beat, second, standby)] == [2, 2, 1]
+    assert await operation.broker.taken() == ()
+
+
+async def test_an_undo_leaves_what_somebody_else_started_since(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    path = await journalled(operation, "stop-beat")
+    operation.fleet.start_service(beat)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+    assert await operation.broker.taken() == ()
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+@pytest.mark.parametrize("runbook", ["stop-beat", "restart"])
+async def test_a_run_that_died_anywhere_is_undone_and_beat_runs(
+    tmp_path: Path, runbook: str, when: str
+) -> None:
+    line = 2
+    while True:
+        operation = Operation(tmp_path / f"dies-{line}")
+        operation.fleet.add_worker("w1@web1")
+        beat, standby = operation.fleet.add_beat(), operation.fleet.add_beat("standby", host="web2")
+        operation.fleet.stop_service(standby)
+        operation.write_runbook("restart", RESTART)
+        path = operation.write_down(await operation.plan(runbook))
+        if not await killed(operation, path, line, when) or has_ended(list(read(path))):
+            break
+        undone = await operation.take_up(path, undo=True)
+        assert undone.ending is Ending.DONE, f"{when} line {line}: {undone.told()}"
+        assert beat.state is ServiceState.RUNNING, undone.told()
+        assert (beat.starts <= 2, standby.starts) == (True, 1)
+        assert await operation.broker.taken() == ()
+        line += 1
+    assert line > 5

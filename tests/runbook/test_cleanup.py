@@ -153,3 +153,35 @@ async def test_what_was_tried_in_vain_is_tried_anew_when_the_run_is_resumed(
     operation.hosts.unreachable.clear()
     resumed = await operation.take_up(path)
     assert await operation.broker.taken() == (), resumed.told()
+
+
+async def test_what_a_silent_host_does_is_not_said_to_be_known(operation: Operation) -> None:
+    meanwhile = goes_away_while_it_stops(operation)
+    ran = await operation.run_while("rolling-restart", meanwhile, workers="w1@web1")
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    owed = {one.mend.split()[2]: one.says for one in ran.end.report.owed}
+    assert owed["start"].startswith("w1@web1 may be stopped: ")
+    assert "web1" in owed["start"].removeprefix("w1@web1")
+
+
+async def test_a_worker_whose_supervisor_said_so_last_is_stopped(operation: Operation) -> None:
+    operation.fleet.workers[0].faults.dies_at_start = True
+    ran = await operation.run("rolling-restart", workers="w1@web1")
+    assert ran.end.report is not None
+    assert "w1@web1 is stopped" in [one.says for one in ran.end.report.owed]
+
+
+@pytest.mark.parametrize("runbook", ["drain-worker", "stop-worker"])
+async def test_an_undo_tells_whom_it_gave_something_back(
+    operation: Operation, runbook: str
+) -> None:
+    path = operation.write_down(await operation.plan(runbook, workers="w1@web1"))
+    await operation.take_up(path)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.end.says == "taken back: w1@web1", undone.told()
+    assert undone.end.report is not None
+    assert undone.end.report.returned == ("w1@web1",)
+    assert (undone.end.report.done, undone.end.report.not_started) == ((), ())
+    again = await operation.take_up(path, undo=True)
+    assert again.end.says == "nothing was left to take back"

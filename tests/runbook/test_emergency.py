@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker.emergency import NoBroker
-from celery_ops.errors import LeaseHeld, PreconditionFailed
-from celery_ops.model import Holder
+from celery_ops.broker.emergency import LockFile, NoBroker, hand_over
+from celery_ops.errors import BrokerUnreachable, LeaseHeld, PreconditionFailed
+from celery_ops.model import Holder, ServiceState
 from celery_ops.runbook.emergency import EmergencyLibrary, reduced
-from celery_ops.runbook.events import Ending
+from celery_ops.runbook.events import Ending, EventKind, RunState
+from celery_ops.runbook.journal import has_ended, read
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.planner import Planner
 from celery_ops.runbook.schema import Risk, WorkerStep, WorkerVerb
-from tests.runbook.operation import Operation, Ran
+from tests.runbook.operation import J, Operation, Ran
+from tests.runbook.test_resume import came_of, killed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from celery_ops.ports import Clock, Lease
+    from celery_ops.runbook.executor import Executor
+    from celery_ops.runbook.plan import Plan
 
 LEFT = {
     "rolling-restart": [WorkerVerb.RESTART],
@@ -46,7 +53,35 @@ def test_what_needs_the_broker_is_refused(name: str) -> None:
 class Emergency(Operation):
     """The same, while the broker is down; supervisors are all there is."""
 
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        for number in (1, 2, 3):
+            self.fleet.add_worker(f"w{number}@web1", queues=("default",))
+        self.away = self.broker
+        self.away.is_down = True
+        self.lock = directory / "emergency.lock"
+        self.held: Lease | None = None
+        self.new_process()
+
+    def new_process(self) -> NoBroker:
+        """Of one that is gone, nothing is left but what is on disk."""
+        if isinstance(self.held, LockFile):
+            self.held.close()
+        made = NoBroker(self.away, self.lock, self.clock)
+        self.held = made.lease
+        self.broker = made  # type: ignore[assignment]  # it stands in for a stand-in
+        return made
+
+    def begin(
+        self, path: Path, opened: Callable[[Path, Clock], J], *, undo: bool = False
+    ) -> tuple[Executor, J]:
+        self.new_process()
+        return super().begin(path, opened, undo=undo)
+
     async def run_without_broker(self, name: str, **params: str) -> Ran:
+        return await self.execute(await self.plan_without_broker(name, **params))
+
+    async def plan_without_broker(self, name: str, **params: str) -> Plan:
         self.runs += 1
         planner = Planner(
             surveyor=self.surveyor(),
@@ -58,19 +93,13 @@ class Emergency(Operation):
         )
         plan = await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
         assert not plan.refusals
-        return await self.execute(replace(plan, emergency="refused the connection"))
+        return replace(plan, emergency="refused the connection")
 
 
 @pytest.fixture
 def operation(tmp_path: Path) -> Emergency:
-    """Three workers, one of them stopped, and a broker that does not answer."""
-    operation = Emergency(tmp_path)
-    for number in (1, 2, 3):
-        operation.fleet.add_worker(f"w{number}@web1", queues=("default",))
-    real = operation.broker
-    real.is_down = True
-    operation.broker = NoBroker(real, tmp_path / "lock", operation.clock)  # type: ignore[assignment]
-    return operation
+    """Three workers, and a broker that does not answer."""
+    return Emergency(tmp_path)
 
 
 async def test_workers_are_restarted_by_their_supervisors_alone(operation: Emergency) -> None:
@@ -108,9 +137,103 @@ def _holder(operation: Operation) -> Holder:
 
 
 async def test_two_emergencies_on_one_machine_are_kept_apart(operation: Emergency) -> None:
-    holder_of_lock = NoBroker(operation.broker, operation.directory / "lock", operation.clock)
+    holder_of_lock = NoBroker(operation.away, operation.lock, operation.clock)
     await holder_of_lock.lease.acquire(_holder(operation))
     ran = await operation.run_without_broker("rolling-restart", workers="w1@web1")
     assert ran.ending is Ending.LEASE_HELD, ran.told()
     with pytest.raises(LeaseHeld, match="bob@desk"):
         await operation.broker.lease.acquire(_holder(operation))
+
+
+# --- an executor that dies ------------------------------------------------------------------------
+
+STOP, TWO = {"workers": "w2@web1"}, {"workers": "w1@web1,w3@web1"}
+DEATHS = {
+    "restart": ("rolling-restart", TWO),
+    "stop": ("stop-worker", STOP),
+    "start": ("start-worker", STOP),
+}
+
+
+async def begun(directory: Path, case: str) -> tuple[Emergency, Path]:
+    """A run that is planned; the worker that is to be started was stopped by an earlier one."""
+    operation = Emergency(directory)
+    if case == "start":
+        await operation.run_without_broker("stop-worker", **STOP)
+    runbook, params = DEATHS[case]
+    return operation, operation.write_down(await operation.plan_without_broker(runbook, **params))
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+@pytest.mark.parametrize("case", DEATHS)
+async def test_one_that_dies_anywhere_ends_as_if_it_had_not(
+    tmp_path: Path, case: str, when: str
+) -> None:
+    undisturbed, path = await begun(tmp_path / "undisturbed", case)
+    ran = await undisturbed.take_up(path)
+    expected = await came_of(undisturbed, ran)
+    line = 2
+    while True:
+        operation, path = await begun(tmp_path / f"dies-{line}", case)
+        if not await killed(operation, path, line, when) or has_ended(list(read(path))):
+            break
+        resumed = await operation.take_up(path)
+        came = await came_of(operation, resumed)
+        assert came == expected, f"died {when} line {line}: {came}\n{resumed.told()}"
+        assert resumed.end.report is not None
+        assert ran.end.report is not None
+        assert resumed.end.report.left_drained == ran.end.report.left_drained
+        line += 1
+    assert line >= len(ran.events)
+
+
+async def dies_in_its_stop(operation: Emergency) -> Path:
+    """Its stop was sent, and its result is not written."""
+    plan = await operation.plan_without_broker("rolling-restart", **STOP)
+    path = operation.write_down(plan)
+    assert await killed(operation, path, 5, "before")
+    assert [event.event for event in read(path)][-1] is EventKind.INTENT
+    (record,) = await operation.new_process().taken()
+    assert (record.key, record.run) == ("service:w2@web1", plan.run)
+    return path
+
+
+async def test_one_that_died_is_undone_by_what_it_has_written_down(operation: Emergency) -> None:
+    path = await dies_in_its_stop(operation)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert undone.end.state is RunState.UNDONE
+    service = operation.fleet.worker("w2@web1").service
+    assert service is not None
+    assert (service.state, service.starts) == (ServiceState.RUNNING, 2)
+    assert await operation.broker.taken() == ()
+
+
+async def test_one_that_died_and_cannot_give_back_says_what_it_owes(operation: Emergency) -> None:
+    path = await dies_in_its_stop(operation)
+    operation.hosts.unreachable.add("web1")
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.NEEDS_HUMAN, undone.told()
+    assert undone.end.report is not None
+    assert [one.mend for one in undone.end.report.owed] == ["celery-ops worker start w2@web1"]
+
+
+async def test_what_is_left_of_one_is_handed_over_once_the_broker_is_back(
+    operation: Emergency,
+) -> None:
+    stopped = await operation.run_without_broker("stop-worker", **STOP)
+    assert stopped.ending is Ending.DONE, stopped.told()
+    by, broker = _holder(operation), operation.away
+    with pytest.raises(BrokerUnreachable):
+        await hand_over(broker, operation.lock, by, is_over=lambda _: True)
+    broker.is_down = False
+    assert await hand_over(broker, operation.lock, by, is_over=lambda _: False) == ()
+    (record,) = await hand_over(broker, operation.lock, by, is_over=lambda _: True)
+    assert record.key == "service:w2@web1"
+    assert await broker.taken() == (record,)
+    assert await operation.new_process().taken() == ()
+    assert await broker.holder() is None
+    bob = Operation(operation.directory / "bob", operation.fleet, broker, operator="bob@desk")
+    started = await bob.run("start-worker", **STOP)
+    assert started.ending is Ending.DONE, started.told()
+    assert await broker.taken() == ()

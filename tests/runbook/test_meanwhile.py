@@ -92,7 +92,7 @@ async def test_an_undo_does_not_forget_which_workers_came_through(operation: Ope
     assert undone.ending is Ending.DONE, undone.told()
     assert undone.end.report is not None
     assert undone.end.report.done == ("w1@web1",)
-    assert undone.end.report.not_started == ("w2@web1",)
+    assert undone.end.report.returned == ("w2@web1",)
 
 
 def test_an_inbox_that_was_deleted_says_nothing_and_nobody_answers(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import pytest
 from celery_ops.errors import CommandFailed
 from celery_ops.ports import Completed
 from celery_ops.runbook.events import Ending, Result
-from celery_ops.runbook.notices import NOTIFY_TIMEOUT
+from celery_ops.runbook.inbox import Message, Word
+from celery_ops.runbook.journal import has_ended, read
+from celery_ops.runbook.notices import NOTIFY_TIMEOUT, PERHAPS_TOLD
 from tests.runbook.operation import Operation, Ran
+from tests.runbook.test_resume import killed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +34,11 @@ finally:
   - notify: [tell, the end]
   - check: fleet.workers == 1
 """
+
+WAITS = """\
+wait: for another
+    until: fleet.online == 2
+    timeout: 1m"""
 
 
 @pytest.fixture
@@ -121,3 +129,54 @@ async def test_the_plan_says_who_will_be_told_and_runs_nothing(operation: Operat
     assert plan.steps[0].says == "notify, on this machine: tell to ops 1 workers"
     assert plan.at_end == ("notify, on this machine: tell the end", "check fleet.workers == 1")
     assert tells.told == []
+
+
+# --- an executor that dies ------------------------------------------------------------------------
+
+
+async def begun(directory: Path) -> tuple[Operation, Tells, Path]:
+    operation = Operation(directory)
+    operation.write_runbook("tell", RUNBOOK)
+    operation.fleet.add_worker("w1@web1")
+    operation.hosts.programs["tell"] = tells = Tells()
+    return operation, tells, operation.write_down(await operation.plan("tell"))
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+async def test_nobody_is_told_twice_wherever_the_executor_dies(tmp_path: Path, when: str) -> None:
+    line, perhaps = 2, 0
+    while True:
+        operation, tells, path = await begun(tmp_path / f"dies-{line}")
+        if not await killed(operation, path, line, when) or has_ended(list(read(path))):
+            break
+        ran = await operation.take_up(path)
+        assert ran.ending is Ending.DONE, ran.told()
+        for step, words in (("1", ("to ops", "1 workers")), ("f1", ("the end",))):
+            times = [argv for argv, _ in tells.told].count(words)
+            is_unknown = (Result.SKIPPED, PERHAPS_TOLD) in results(ran, step)
+            perhaps += is_unknown
+            assert times == 1 or (is_unknown and times == 0), f"{when} line {line}: {ran.told()}"
+        line += 1
+    assert line > 8
+    assert perhaps == 2, "each of the two was begun when it died once"
+
+
+async def test_who_was_told_of_an_interruption_is_told_of_the_end_too(tmp_path: Path) -> None:
+    operation, tells, path = await begun(tmp_path)
+
+    async def abort_at_once() -> None:
+        while operation.executor is None or not tells.told:
+            await operation.clock.sleep(0.01)
+        operation.executor.brake.hear(Message(Word.ABORT, "ann@desk"))
+        operation.executor.brake.hear(Message(Word.ABORT, "ann@desk"))
+
+    text = RUNBOOK.replace("check: fleet.online == 1", WAITS)
+    operation.write_runbook("tell", text)
+    path = operation.write_down(await operation.plan("tell"))
+    interrupted = await operation.run_and(path, abort_at_once)
+    assert interrupted.ending is Ending.INTERRUPTED, interrupted.told()
+    operation.fleet.add_worker("w2@web1")
+    resumed = await operation.take_up(path)
+    states = [env["CELERY_OPS_STATE"] for argv, env in tells.told if argv == ("the end",)]
+    assert states == ["interrupted", resumed.ending.value]
+    assert [argv for argv, _ in tells.told].count(("to ops", "1 workers")) == 1

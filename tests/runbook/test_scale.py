@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.runbook.events import Ending, Result
+from celery_ops.runbook.events import Ending, Result, RunState
+from celery_ops.runbook.journal import has_ended, read
 from tests.runbook.operation import Operation
+from tests.runbook.test_resume import killed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,3 +120,75 @@ async def test_it_is_taken_back_to_the_size_it_had(operation: Operation) -> None
     ran = await operation.run("scale")
     assert ran.ending is Ending.UNDONE, ran.told()
     assert operation.fleet.worker("w1@web1").processes == 3
+
+
+# --- runs undo ------------------------------------------------------------------------------------
+
+
+async def scaled(operation: Operation, how: str) -> Path:
+    """The journal of a run that came through."""
+    write(operation, how)
+    path = operation.write_down(await operation.plan("scale"))
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    return path
+
+
+@pytest.mark.parametrize("how", ["to: 5", "by: -2"], ids=["grown", "shrunk"])
+async def test_an_undo_gives_the_pool_the_size_it_had_before_the_run(
+    operation: Operation, how: str
+) -> None:
+    path = await scaled(operation, how)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert (undone.end.state, undone.end.says) == (RunState.UNDONE, "taken back: w1@web1")
+    assert operation.fleet.worker("w1@web1").processes == 3
+    sent = len(operation.broker.orders)
+    again = await operation.take_up(path, undo=True)
+    assert again.ending is Ending.DONE, again.told()
+    assert len(operation.broker.orders) == sent, "an undo is not undone"
+
+
+async def test_an_undo_goes_back_to_the_size_before_whatever_others_did_since(
+    operation: Operation,
+) -> None:
+    path = await scaled(operation, "to: 5")
+    operation.fleet.worker("w1@web1").processes = 8
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert operation.fleet.worker("w1@web1").processes == 3
+
+
+async def test_a_worker_that_scales_itself_since_is_left_alone_and_said_so(
+    operation: Operation,
+) -> None:
+    path = await scaled(operation, "to: 5")
+    operation.fleet.worker("w1@web1").autoscale = (2, 8)
+    sent, began = len(operation.broker.orders), operation.clock.monotonic()
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.NEEDS_HUMAN, undone.told()
+    assert undone.end.state is RunState.UNDO_FAILED
+    assert "not undone: step 1, w1@web1: scale it back to 3" in undone.end.says
+    assert "scales itself between 2 and 8 processes" in undone.end.says
+    assert len(operation.broker.orders) == sent
+    assert operation.clock.monotonic() - began < 10
+    assert operation.fleet.worker("w1@web1").processes == 5
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+async def test_a_run_that_died_anywhere_is_undone_to_the_size_before(
+    tmp_path: Path, when: str
+) -> None:
+    line = 2
+    while True:
+        operation = Operation(tmp_path / f"dies-{line}")
+        operation.fleet.add_worker("w1@web1", concurrency=3)
+        write(operation, "by: -2")
+        path = operation.write_down(await operation.plan("scale"))
+        if not await killed(operation, path, line, when) or has_ended(list(read(path))):
+            break
+        undone = await operation.take_up(path, undo=True)
+        assert undone.ending is Ending.DONE, f"{when} line {line}: {undone.told()}"
+        assert operation.fleet.worker("w1@web1").processes in {3, None}, undone.told()
+        line += 1
+    assert line > 5

@@ -431,22 +431,33 @@ class StandinBroker:
                 return None
             case Control("rate_limit", arguments):
                 says = {"ok": f"new rate limit set: {arguments['rate_limit']}"}
-            case Control("pool_grow", {"n": int(by)}):
-                worker.processes = _processes(worker) + by
-                says = {"ok": "pool will grow"}
-            case Control("pool_shrink", {"n": int(by)}):
-                # As Celery does: idle ones are ended one by one, until there are not enough.
-                idle = _processes(worker) - len(worker.active)
-                worker.processes = _processes(worker) - min(by, idle)
-                if by > idle:
-                    error = 'ValueError("Can\'t shrink pool. All processes busy!")'
-                    return Reply(worker.name, self.fleet.clock.now(), error=error)
-                says = {"ok": "pool will shrink"}
+            case Control("pool_grow" | "pool_shrink", {"n": int(by)}):
+                resized = self._resized(worker, order.method, by)
+                if isinstance(resized, Reply):
+                    return resized
+                says = resized
             case Control(method, _):
                 return Reply(worker.name, self.clock.now(), error=f"KeyError('{method}')")
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
             return None
         return Reply(worker.name, self.clock.now(), says)
+
+    def _resized(self, worker: SimulatedWorker, method: str, by: int) -> Reply | dict[str, object]:
+        """As Celery does; the reply where it fails."""
+        now = self.fleet.clock.now()
+        if worker.autoscale is not None:
+            error = f"{method} is not supported with autoscale. Adjust autoscale range instead."
+            return Reply(worker.name, now, error=error)
+        if method == "pool_grow":
+            worker.processes = _processes(worker) + by
+            return {"ok": "pool will grow"}
+        # Idle ones are ended one by one, until there are not enough.
+        idle = _processes(worker) - len(worker.active)
+        worker.processes = _processes(worker) - min(by, idle)
+        if by > idle:
+            error = 'ValueError("Can\'t shrink pool. All processes busy!")'
+            return Reply(worker.name, now, error=error)
+        return {"ok": "pool will shrink"}
 
 
 def _processes(worker: SimulatedWorker) -> int:

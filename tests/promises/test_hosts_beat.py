@@ -1,0 +1,116 @@
+"""The verbs of beat on machines: schedulers are units of systemd, stopped and started over SSH.
+
+Each host's own systemd tells what came of it; so does the broker, of what is owed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.host_fleet import HostFleet, beat_of, host_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig.operator import Operator
+
+pytestmark = pytest.mark.rig
+
+SENDS, STANDS_BY = beat_of("web1"), beat_of("web2")
+REBEAT = """
+name: rebeat
+summary: Another life of the scheduler.
+risk: low
+steps:
+  - restart: beat
+    timeout: 20s
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostFleet]:
+    """One scheduler runs; the other does not, and never shall."""
+    with host_fleet(tmp_path_factory.mktemp("fleet"), "web1", "web2", beats=True) as made:
+        (made.folder / "runbooks").mkdir()
+        (made.folder / "runbooks" / "rebeat.yaml").write_text(REBEAT)
+        made.hosts["web2"].run("systemctl", "stop", STANDS_BY.name)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def only_one_sends(fleet: HostFleet) -> Iterator[None]:
+    wait_until(lambda: active(fleet) == "active", what="the scheduler runs")
+    yield
+    assert active(fleet) == "active"
+    assert fleet.show_unit(STANDS_BY, "ActiveState", "NRestarts") == {
+        "ActiveState": "inactive",
+        "NRestarts": "0",
+    }
+    assert fleet.nothing_is_taken()
+
+
+def active(fleet: HostFleet) -> str:
+    return fleet.show_unit(SENDS, "ActiveState")["ActiveState"]
+
+
+def life(fleet: HostFleet) -> str:
+    return fleet.show_unit(SENDS, "InvocationID")["InvocationID"]
+
+
+def taken(fleet: HostFleet) -> list[str]:
+    entries: Any = fleet.redis.hgetall("celery-ops:taken")
+    return [json.loads(value)["service"]["name"] for value in entries.values()]
+
+
+def test_just_what_ran_is_stopped_and_started_again(fleet: HostFleet, ann: Operator) -> None:
+    before = life(fleet)
+    stopped = ann.do("beat", "stop", "--yes")
+    assert stopped.code == 0, stopped.all
+    assert fleet.show_unit(SENDS, "ActiveState", "Result") == {
+        "ActiveState": "inactive",
+        "Result": "success",
+    }
+    assert taken(fleet) == [SENDS.name]
+    assert f"{SENDS} is stopped\n      celery-ops -c hosts beat start" in stopped.out
+    started = ann.do("beat", "start", "--yes")
+    assert started.code == 0, started.all
+    assert life(fleet) not in {"", before}
+
+
+def test_a_restart_is_another_life(fleet: HostFleet, ann: Operator) -> None:
+    before = life(fleet)
+    said = ann.do("runbook", "rebeat", "--yes")
+    assert said.code == 0, said.all
+    assert life(fleet) not in {"", before}
+    assert fleet.show_unit(SENDS, "NRestarts") == {"NRestarts": "0"}, "it was nobody but us"
+
+
+def test_one_that_does_not_come_back_is_owed_and_can_be_given_back_by_another(
+    fleet: HostFleet, ann: Operator, bob: Operator
+) -> None:
+    fault = fleet.hosts["web1"].root / "srv/rig/faults/beat.dies"
+    fault.touch()
+    fault.chmod(0o644)
+    try:
+        said = ann.do("runbook", "rebeat", "--yes")
+        assert said.code == 4, said.all
+        assert f"owed: {SENDS} is stopped\n      celery-ops -c hosts beat start" in said.out
+    finally:
+        fault.unlink()
+    assert taken(fleet) == [SENDS.name]
+    given = bob.do("runs", "adopt", ann.journals()[-1].stem, "--yes")
+    assert given.code == 0, given.all
+
+
+def test_an_undo_starts_it_again(fleet: HostFleet, ann: Operator) -> None:
+    before = life(fleet)
+    stopped = ann.do("beat", "stop", "--yes")
+    assert stopped.code == 0, stopped.all
+    undone = ann.do("runs", "undo", "--yes")
+    assert undone.code == 0, undone.all
+    assert f"{SENDS}: start it again" in undone.err
+    assert life(fleet) not in {"", before}
