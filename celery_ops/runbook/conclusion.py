@@ -69,6 +69,7 @@ class Conclusion:
         """
         if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
+                await self._stage.task_events.switch_off()
                 await self._cleanup.put_right()
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)

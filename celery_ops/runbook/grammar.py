@@ -18,6 +18,7 @@ from celery_ops.runbook.control_grammar import (
     worker_target,
 )
 from celery_ops.runbook.dangers import danger
+from celery_ops.runbook.queue_grammar import read_probe
 from celery_ops.runbook.schema import (
     BeatStep,
     CheckStep,
@@ -338,7 +339,6 @@ _TO_COME = (
     "move",
     "purge",
     "activate",
-    "probe",
 )
 
 VERBS: Mapping[str, Verb | None] = {
@@ -368,6 +368,7 @@ VERBS: Mapping[str, Verb | None] = {
     ),
     "scale": Verb(read_scale, _ANYWHERE, ("to", "by", "timeout", "when")),
     "control": Verb(read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
+    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")

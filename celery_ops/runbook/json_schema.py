@@ -34,6 +34,7 @@ _SELECTOR: Schema = {
     **_WORD,
     "description": "names, globs, queue:NAME, host:NAME, state:STATE; !TERM leaves out",
 }
+_NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems": 1}]}
 _WORKER: Schema = {"const": "worker"}
 
 
@@ -110,6 +111,10 @@ _VALUES: Mapping[str, Schema] = {
     "run": {**_ARGV, "minItems": 1, "description": "an argv, never a shell line"},
     "notify": {**_ARGV, "minItems": 1, "description": "an argv, run on the operator's machine"},
     "control": {**_WORD, "description": "a control command, by Celery's own name"},
+    "probe": {
+        **_NAMES,
+        "description": "queues that the context's probe task is sent to; configured: its own",
+    },
     "restore": {"const": "orphans"},
     "roll": _SELECTOR,
 }

@@ -12,16 +12,17 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import Count, counted
+from celery_ops.config.units import Count
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
-from celery_ops.runbook import actions, beats, facts, orphans
+from celery_ops.runbook import actions, beats, facts, orphans, probes
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
     absence,
     cannot_be_asked,
+    changes_workers_before,
     dangers,
     drains_before_it_stops,
     obstacles,
@@ -49,6 +50,7 @@ from celery_ops.runbook.schema import (
     NotifyStep,
     Offline,
     Order,
+    ProbeStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -309,6 +311,9 @@ class _Draft:
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
             case RestoreStep():
                 return self.plan_restore(step)
+            case ProbeStep():
+                self.hinder(step)
+                return probes.planned(step, self.request.where, self.snapshot, self.scope)
             case BeatStep():
                 services = beats.chosen(step, self.request.runbook, self.snapshot)
                 self.refusals += beats.obstacles(step, services, self.snapshot)
@@ -321,19 +326,20 @@ class _Draft:
                 )
 
     def plan_restore(self, step: RestoreStep) -> PlannedStep:
-        wanted = orphans.Wanted.of(step, self.scope)
-        messages = orphans.choose(wanted, self.snapshot).messages
+        messages, one = orphans.planned(step, self.snapshot, self.scope)
         rerun = orphans.reruns(messages, self.snapshot)
         self.hazards += [rerun] if rerun is not None else []
-        return PlannedStep(
-            id=step.id,
-            says=f"restore {counted(len(messages), 'orphan')}, each proved again right before",
-            actions=tuple(
-                PlannedAction(step.id, queue, orphans.told(some, self.snapshot), None)
-                for queue, some in orphans.by_queue(messages).items()
-            ),
-            evidence=orphans.evidence(wanted, self.snapshot) if messages else (),
-        )
+        return one
+
+    def hinder(self, step: ProbeStep) -> None:
+        """What a probe would fail of: a refusal, unless an earlier step may mend it."""
+        probe = self.request.where.probe
+        if probe is None:
+            self.refusals.append(probes.UNCONFIGURED)
+            return
+        says = probes.obstacles(step, probe, self.snapshot, self.scope)
+        is_mended = changes_workers_before(step, self.request.runbook)
+        (self.hazards if is_mended else self.refusals).extend(says)
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]
@@ -414,18 +420,9 @@ class _Draft:
         match step:
             case WorkerStep():
                 for name in chosen:
-                    worker = self.targets[name]
-                    refusals = obstacles(step.verb, worker, self.snapshot)
-                    self.refusals += refusals
-                    self.hazards += dangers(step, worker, self.snapshot, drained=name in drained)
-                    if not refusals:
-                        undo = actions.undo_of(step.verb, worker, self.hosts)
-                        found += [
-                            PlannedAction(step.id, name, str(action), undo)
-                            for action in actions.of_verb(step.verb, worker, self.hosts)
-                        ]
+                    found += self.worker_actions(step, name, drained=name in drained)
             case RunStep():
-                for turn in self.turns(step, chosen):
+                for turn in actions.turns(step, chosen, self.targets):
                     scope = self.scope_of(turn)
                     argv = shlex.join(render(part, scope) for part in step.argv)
                     undo = shlex.join(render(part, scope) for part in step.undo) or None
@@ -434,12 +431,7 @@ class _Draft:
                     found.append(PlannedAction(step.id, turn, argv, undo))
             case ControlStep():
                 for name in chosen:
-                    refusals = cannot_be_asked(self.targets[name], self.snapshot, step.method)
-                    self.refusals += refusals
-                    if not refusals:
-                        action = actions.control(step, name, self.scope_of(name))
-                        self.irreversible.append(f"step {step.id}: {action}")
-                        found.append(PlannedAction(step.id, name, str(action), None))
+                    found += self.control_actions(step, name)
             case ScaleStep():
                 for name in chosen:
                     worker = self.targets[name]
@@ -448,19 +440,36 @@ class _Draft:
                     does = f"scale its pool from {worker.processes} to {goal} processes"
                     undo = f"scale it back to {worker.processes}"
                     found.append(PlannedAction(step.id, name, does, undo))
+            case ProbeStep():
+                self.hinder(step)
+                where, seen = self.request.where, self.snapshot
+                for name in chosen:
+                    found += probes.actions(step, where, seen, self.scope, name)
             case WaitStep() | CheckStep() | ConfirmStep():
                 pass
         return tuple(found)
 
-    def turns(self, step: RunStep, chosen: Iterable[str]) -> list[str | None]:
-        """The targets that a command is run for: all, or the first of each host."""
-        if not step.once_per_host:
-            return [*chosen] or [None]
-        first: dict[str | None, str | None] = {}
-        for name in chosen:
-            service = self.targets[name].service
-            first.setdefault(service.host if service is not None else None, name)
-        return list(first.values())
+    def worker_actions(
+        self, step: WorkerStep, name: str, *, drained: bool
+    ) -> Iterable[PlannedAction]:
+        worker = self.targets[name]
+        refusals = obstacles(step.verb, worker, self.snapshot)
+        self.refusals += refusals
+        self.hazards += dangers(step, worker, self.snapshot, drained=drained)
+        if refusals:
+            return ()
+        undo = actions.undo_of(step.verb, worker, self.hosts)
+        does = actions.of_verb(step.verb, worker, self.hosts)
+        return [PlannedAction(step.id, name, str(action), undo) for action in does]
+
+    def control_actions(self, step: ControlStep, name: str) -> Iterable[PlannedAction]:
+        refusals = cannot_be_asked(self.targets[name], self.snapshot, step.method)
+        self.refusals += refusals
+        if refusals:
+            return ()
+        action = actions.control(step, name, self.scope_of(name))
+        self.irreversible.append(f"step {step.id}: {action}")
+        return [PlannedAction(step.id, name, str(action), None)]
 
     def scope_of(self, name: str | None) -> dict[str, object]:
         """What a step can name when it is the turn of this target."""

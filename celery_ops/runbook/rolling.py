@@ -16,6 +16,7 @@ from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedBatch
+from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.scaling import scale
@@ -24,6 +25,7 @@ from celery_ops.runbook.schema import (
     ControlStep,
     Offline,
     OnFail,
+    ProbeStep,
     RunStep,
     ScaleStep,
     WaitStep,
@@ -194,6 +196,8 @@ class Rolling:
                         for one in chosen
                     ]
                 )
+            case ProbeStep():
+                await Probing(stage, step).for_targets(chosen)
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():

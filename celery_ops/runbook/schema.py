@@ -314,7 +314,22 @@ class ScaleStep:
     place: Place
 
 
-InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """The context's probe task is sent to each of these queues, and its end is proved.
+
+    A text may name several queues, separated by commas, and `configured` stands for the context's
+    own. `timeout` in seconds; None: the context's.
+    """
+
+    id: str
+    queues: tuple[Slot[str], ...]
+    timeout: Slot[float] | None
+    when: Condition | None
+    place: Place
+
+
+InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ProbeStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +361,7 @@ Step = (
     | ScaleStep
     | BeatStep
     | RestoreStep
+    | ProbeStep
     | NotifyStep
     | Roll
 )
@@ -370,7 +386,7 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        changes = RestoreStep | BeatStep
+        changes = RestoreStep | BeatStep | ProbeStep
         return self.may_take_workers or any(isinstance(step, changes) for step in self.steps)
 
     @property

@@ -31,6 +31,7 @@ risk: medium
 x-mine: {a: 1}
 params:
   n: {type: integer, default: 2}
+  q: {type: text, default: mail}
   x-old: [1]
 preflight: [doctor: [stop-loses-tasks], check: "true"]
 steps:
@@ -44,6 +45,10 @@ steps:
   - scale: w@h
     by: +2
   - stop: beat
+  - probe: configured
+    timeout: 5s
+    when: params.n == 2
+  - probe: [mail, "${{ params.q }}"]
   - run: [x, "${{ params.n }}"]
     on: web1
     retries: ${{ params.n }}

@@ -359,6 +359,13 @@ steps:
             "12:10: unknown verb 'drian' (did you mean drain?)",
         ),
         ("steps: [{explode: a@h}]", "12:10: unknown verb 'explode' (possible here: drain,"),
+        ("steps: [{probe: []}]", "12:17: probe (step 1) names no queue"),
+        ("steps: [{probe: 'ma*'}]", "12:17: probe (step 1): 'ma*' is a pattern, and each queue"),
+        ("steps: [{probe: worker}]", "12:17: a single worker cannot be probed by this version"),
+        (ROLL.format(step="probe: worker"), "15:16: a single worker cannot be probed by this"),
+        ("steps: [{probe: a, timeout: 0s}]", "12:29: timeout of probe (step 1): no time at all"),
+        ("steps: [{probe: [a, {}]}]", "12:21: probe (step 1) must be text"),
+        ("steps: [{probe: a, retries: 1}]", "12:20: unknown key 'retries' in probe (step 1)"),
         ("steps: [{purge: mail}]", "12:10: the verb 'purge' is not supported by this version"),
         (
             "steps: [{control: shutdown, on: a@h}]",

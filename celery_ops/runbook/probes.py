@@ -1,0 +1,135 @@
+"""What a probe step is meant for, what it would do, and what stands in its way. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_ops.config.units import as_duration, counted
+from celery_ops.model import WorkerState
+from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.plan import PlannedAction, PlannedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from celery_ops.config.contexts import Probe
+    from celery_ops.model import FleetSnapshot, RegisteredTask, Worker
+    from celery_ops.runbook.plan import Where
+    from celery_ops.runbook.schema import ProbeStep
+
+CONFIGURED = "configured"
+"""The word for the queues of the context's own `probe`."""
+UNCONFIGURED = (
+    "no probe is configured for this context: name a task that does no harm, and the queues it is"
+    " for, in celery-ops.yaml: probe: {task: myproject.ping, queues: [default]}"
+)
+_NOTHING_TO_UNDO = "nothing to take back: it expires by itself"
+_SHOWN = 5
+
+
+def queues_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> tuple[str, ...]:
+    """The queues that are probed, each once."""
+    written = ",".join(resolve(slot, scope) for slot in step.queues)
+    named = [name for name in map(str.strip, written.split(",")) if name]
+    return tuple(
+        dict.fromkeys(
+            queue for name in named for queue in (probe.queues if name == CONFIGURED else (name,))
+        )
+    )
+
+
+def timeout_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> float:
+    """Seconds that each probe has, waiting included."""
+    return probe.timeout if step.timeout is None else resolve(step.timeout, scope)
+
+
+def in_words(step: ProbeStep, probe: Probe | None, scope: Mapping[str, object]) -> str:
+    """What the step is about, in one line."""
+    if probe is None:
+        return "probe"
+    queues = ", ".join(queues_of(step, probe, scope)) or "no queue"
+    return f"probe {queues} (at most {as_duration(timeout_of(step, probe, scope))} each)"
+
+
+def obstacles(
+    step: ProbeStep, probe: Probe, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> list[str]:
+    """Why a probe would fail as the fleet is now."""
+    queues = queues_of(step, probe, scope)
+    found = [] if queues else [f"step {step.id} names no queue to probe"]
+    for queue in queues:
+        consumers = snapshot.consumers_of(queue)
+        strangers = [worker.name for worker in consumers if _knows(worker, probe.task) is False]
+        if not consumers:
+            found.append(unconsumed(queue, snapshot))
+        elif strangers:
+            does = "does" if len(strangers) == 1 else "do"
+            says = f"{listed(strangers)} {does} not know the task {probe.task}, and would discard"
+            found.append(f"{says} a probe of {queue}: let the code have it, or name another task")
+    return found
+
+
+def planned(
+    step: ProbeStep, where: Where, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> PlannedStep:
+    """The step at its own, outside of a roll: each queue is a target."""
+    done = actions(step, where, snapshot, scope)
+    return PlannedStep(step.id, in_words(step, where.probe, scope), actions=done)
+
+
+def actions(
+    step: ProbeStep,
+    where: Where,
+    snapshot: FleetSnapshot,
+    scope: Mapping[str, object],
+    target: str | None = None,
+) -> tuple[PlannedAction, ...]:
+    """What is sent where, and what will prove its end; for a `target` of a roll, or by queue."""
+    probe = where.probe
+    if probe is None:
+        return ()
+    found = []
+    for queue in queues_of(step, probe, scope):
+        consumers = snapshot.consumers_of(queue)
+        names = listed(worker.name for worker in consumers) or "nobody"
+        proof = f"by its result in {where.results}"
+        if not where.results or ignores_result(probe.task, consumers):
+            proof = f"by task events of {names}: switched on where they are off, and off again"
+        ready = next((one.ready for one in snapshot.queues if one.name == queue), None)
+        behind = "messages that cannot be counted" if ready is None else counted(ready, "message")
+        timeout = as_duration(timeout_of(step, probe, scope))
+        says = (
+            f"send {probe.task}, without arguments, to {queue}: behind {behind}, consumed by"
+            f" {names}; it expires after {timeout}, and its end is proved {proof}"
+        )
+        found.append(PlannedAction(step.id, target or queue, says, _NOTHING_TO_UNDO))
+    return tuple(found)
+
+
+def unconsumed(queue: str, snapshot: FleetSnapshot) -> str:
+    """Nobody would take a message from that queue; and who might, but does not answer."""
+    silent = [one.name for one in snapshot.workers if one.state is WorkerState.SILENT]
+    perhaps = f" ({listed(silent)} {'is' if len(silent) == 1 else 'are'} silent)" if silent else ""
+    return f"nobody consumes {queue}{perhaps}: a probe would not be taken from it"
+
+
+def ignores_result(task: str, consumers: Iterable[Worker]) -> bool:
+    """One of these says that no result backend hears how the task ends."""
+    found = (_registered(worker, task) for worker in consumers)
+    return any(one is not None and one.ignores_result is True for one in found)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few, and how many more."""
+    known = list(names)
+    more = len(known) - _SHOWN
+    return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _knows(worker: Worker, task: str) -> bool | None:
+    return None if worker.registered is None else _registered(worker, task) is not None
+
+
+def _registered(worker: Worker, task: str) -> RegisteredTask | None:
+    known = worker.registered.value if worker.registered is not None else ()
+    return next((one for one in known if one.name == task), None)
