@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, conclusion, controls
+from celery_ops.runbook import beats, coming, conclusion, controls
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -44,12 +44,14 @@ from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
+    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
     ControlStep,
     NotifyStep,
     ProbeStep,
+    QueueStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -272,6 +274,8 @@ class Executor:
                 await self._control(step, planned)
             case ProbeStep():
                 await self._probe(step)
+            case QueueStep() | ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():

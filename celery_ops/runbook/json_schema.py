@@ -35,6 +35,7 @@ _SELECTOR: Schema = {
     "description": "names, globs, queue:NAME, host:NAME, state:STATE; !TERM leaves out",
 }
 _NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems": 1}]}
+_QUEUE: Schema = {**_WORD, "description": "a queue"}
 _WORKER: Schema = {"const": "worker"}
 
 
@@ -74,7 +75,7 @@ def schema() -> Schema:
 
 def _steps(where: Where) -> Schema:
     possible = [_step(name, verb, where) for name, verb in VERBS.items()
-                if verb is not None and where in verb.where]  # fmt: skip
+                if where in verb.where]  # fmt: skip
     return {"type": "array", "maxItems": MAX_STEPS, "items": {"anyOf": possible}}
 
 
@@ -115,7 +116,9 @@ _VALUES: Mapping[str, Schema] = {
         **_NAMES,
         "description": "queues that the context's probe task is sent to; configured: its own",
     },
-    "restore": {"const": "orphans"},
+    "restore": {"enum": ["orphans", "backup"]},
+    **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),
+    "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
 """What stands behind each verb."""
@@ -134,9 +137,13 @@ _KEYS: Mapping[str, Schema] = {
     "takes": _WORKER,
     "undo": _ARGV,
     "once_per": {"const": "host"},
-    "to": _NUMBER,
+    "to": {**_WORD, "description": "so many processes, or the queue that messages go to"},
     "by": _NUMBER,
-    "queue": _WORD,
+    "queue": _QUEUE,
+    "file": {**_WORD, "description": "of a backup"},
+    "filter": {**_WORD, "description": "a condition on messages, as task == 'shop.mail'"},
+    "limit": _NUMBER,
+    "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "vouched": _WORD,
     "order": _one_of(Order),

@@ -12,11 +12,10 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import Count
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
-from celery_ops.runbook import actions, beats, facts, orphans, probes
+from celery_ops.runbook import actions, beats, coming, facts, orphans, probes
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
@@ -29,7 +28,7 @@ from celery_ops.runbook.hazards import (
     scale_obstacles,
 )
 from celery_ops.runbook.loader import loads, render, resolve
-from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.params import ALLOW_GAP, keep_available, parse_params
 from celery_ops.runbook.plan import (
     Plan,
     PlannedAction,
@@ -41,6 +40,7 @@ from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import goal_of
 from celery_ops.runbook.schema import (
+    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -51,6 +51,7 @@ from celery_ops.runbook.schema import (
     Offline,
     Order,
     ProbeStep,
+    QueueStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -318,9 +319,10 @@ class _Draft:
                 services = beats.chosen(step, self.request.runbook, self.snapshot)
                 self.refusals += beats.obstacles(step, services, self.snapshot)
                 return beats.planned(step, services, self.snapshot, self.hosts)
-            case NotifyStep():
-                return PlannedStep(step.id, in_words(step, self.scope))
-            case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
+            case QueueStep() | ActivateStep():
+                self.refusals.append(coming.refusal(step))
+                return coming.planned(step, self.snapshot, self.scope)
+            case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
@@ -413,7 +415,11 @@ class _Draft:
         return tuple(queue.name for queue in self.targets[name].queues or ())
 
     def actions(
-        self, step: InnerStep | ConfirmStep, chosen: Iterable[str], *, drained: Collection[str] = ()
+        self,
+        step: InnerStep | ConfirmStep | NotifyStep,
+        chosen: Iterable[str],
+        *,
+        drained: Collection[str] = (),
     ) -> tuple[PlannedAction, ...]:
         """The exact effects of a step on each target; notes what is in their way."""
         found: list[PlannedAction] = []
@@ -433,19 +439,16 @@ class _Draft:
                 for name in chosen:
                     found += self.control_actions(step, name)
             case ScaleStep():
-                for name in chosen:
-                    worker = self.targets[name]
-                    goal = goal_of(step, worker, self.scope)
-                    self.refusals += scale_obstacles(worker, goal, self.snapshot)
-                    does = f"scale its pool from {worker.processes} to {goal} processes"
-                    undo = f"scale it back to {worker.processes}"
-                    found.append(PlannedAction(step.id, name, does, undo))
+                found += [self.scale_action(step, name) for name in chosen]
             case ProbeStep():
                 self.hinder(step)
                 where, seen = self.request.where, self.snapshot
                 for name in chosen:
                     found += probes.actions(step, where, seen, self.scope, name)
-            case WaitStep() | CheckStep() | ConfirmStep():
+            case ActivateStep():
+                self.refusals.append(coming.refusal(step))
+                found += [coming.activation(step, name, self.scope) for name in chosen]
+            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep():
                 pass
         return tuple(found)
 
@@ -471,6 +474,13 @@ class _Draft:
         self.irreversible.append(f"step {step.id}: {action}")
         return [PlannedAction(step.id, name, str(action), None)]
 
+    def scale_action(self, step: ScaleStep, name: str) -> PlannedAction:
+        worker = self.targets[name]
+        goal = goal_of(step, worker, self.scope)
+        self.refusals += scale_obstacles(worker, goal, self.snapshot)
+        does = f"scale its pool from {worker.processes} to {goal} processes"
+        return PlannedAction(step.id, name, does, f"scale it back to {worker.processes}")
+
     def scope_of(self, name: str | None) -> dict[str, object]:
         """What a step can name when it is the turn of this target."""
         worker = self.snapshot.worker(name) if name is not None else None
@@ -479,12 +489,6 @@ class _Draft:
         target = self.targets.get(name) or plan_worker(worker, self.snapshot)
         before = facts.BeforeFacts(facts.of_planned(target))
         return {**self.scope, "worker": facts.of_worker(worker), "before": before}
-
-
-def keep_available(params: Mapping[str, Value]) -> Count:
-    """The guard of steps outside a roll: the parameter of that name, else one consumer."""
-    keep = params.get("keep_available")
-    return keep if isinstance(keep, Count) else Count(1)
 
 
 def _once(says: list[str]) -> tuple[str, ...]:

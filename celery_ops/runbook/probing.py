@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, TaskNews, Worker
+    from celery_ops.model import TaskNews, Worker
     from celery_ops.ports import Followed
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.recall import Act
@@ -82,7 +82,7 @@ class _Asked:
 
 
 class Probing:
-    """One probe step of a run. `untold` is why some worker's events may be off, by worker."""
+    """One probe step of a run."""
 
     def __init__(self, stage: Stage, step: ProbeStep) -> None:
         """Raise PreconditionFailed without a probe that is configured."""
@@ -95,6 +95,8 @@ class Probing:
         self._task = probe.task
         self._queues = probes.queues_of(step, probe, scope)
         self._timeout = probes.timeout_of(step, probe, scope)
+        self._consumers: dict[str, tuple[Worker, ...]] = {}
+        self._unconsumed: dict[str, str] = {}
         self._untold: dict[str, str] = {}
         self._results_away = ""
 
@@ -118,13 +120,12 @@ class Probing:
             name: [self._recollected(name, queue) for queue in queues]
             for name, queues in wanted.items()
         }
-        snapshot = await self._stage.surveyor.refresh(questions=_ASKED, timeout=LOOK_TIMEOUT)
         if any(one.came is None for several in asked.values() for one in several):
-            await self._make_them_tell(snapshot)
+            await self._make_them_tell()
 
         async def probe(name: str) -> None:
             for one in asked[name]:
-                came = one.came or await self._probe(one, snapshot)
+                came = one.came or await self._probe(one)
                 if came.result is not Result.DONE:
                     failed[name] = f"probe of {one.queue}: {came.says}"
                     return
@@ -142,26 +143,28 @@ class Probing:
             earlier = act
         return _Asked(target, queue, None, earlier)
 
-    async def _make_them_tell(self, snapshot: FleetSnapshot) -> None:
-        """Switch task events on where no result is to be expected."""
+    async def _make_them_tell(self) -> None:
+        """See who consumes what, and switch task events on where no result is to be expected."""
+        snapshot = await self._stage.surveyor.refresh(questions=_ASKED, timeout=LOOK_TIMEOUT)
         results = self._stage.results
         await self._stored(str(uuid.uuid4()))  # nothing is there: whether it can be read at all
         silent: dict[str, None] = {}
         for queue in self._queues:
-            consumers = snapshot.consumers_of(queue)
+            consumers = self._consumers[queue] = snapshot.consumers_of(queue)
+            self._unconsumed[queue] = probes.unconsumed(queue, snapshot)
             is_stored = results is not None and not self._results_away
             if not is_stored or probes.ignores_result(self._task, consumers):
                 silent |= dict.fromkeys(worker.name for worker in consumers if worker.mine)
         self._untold = await self._stage.task_events.switch_on(self._step.id, silent)
 
-    async def _probe(self, one: _Asked, snapshot: FleetSnapshot) -> Outcome:
-        consumers = snapshot.consumers_of(one.queue)
+    async def _probe(self, one: _Asked) -> Outcome:
+        consumers = self._consumers[one.queue]
         came: Outcome | None = None
         try:
             if one.earlier is not None:
                 came = await self._observed(one.queue, one.earlier, consumers)
             if came is None and not consumers:
-                came = Outcome(Result.FAILED, probes.unconsumed(one.queue, snapshot))
+                came = Outcome(Result.FAILED, self._unconsumed[one.queue])
             if came is None:
                 came = await self._sent(one, consumers)
         except BrokerUnreachable as error:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook import controls, facts
+from celery_ops.errors import PreconditionFailed
+from celery_ops.runbook import coming, controls, facts
 from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
@@ -21,6 +22,7 @@ from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
+    ActivateStep,
     CheckStep,
     ControlStep,
     Offline,
@@ -196,6 +198,8 @@ class Rolling:
                         for one in chosen
                     ]
                 )
+            case ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
             case ProbeStep():
                 await Probing(stage, step).for_targets(chosen)
             case CheckStep():

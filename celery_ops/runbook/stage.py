@@ -16,7 +16,7 @@ from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.orders import Target
-from celery_ops.runbook.planner import keep_available
+from celery_ops.runbook.params import keep_available
 from celery_ops.runbook.targets import plan_beat, plan_worker
 
 if TYPE_CHECKING:
