@@ -60,6 +60,8 @@ steps:                             # from top to bottom, one verb a step
       hold: 10s
       timeout: 3m
 
+  # - probe: configured                      # the context's probe task ends in its queues
+
 finally:                           # however it goes
   - check: fleet.left_drained == 0
   # - notify: [notify-send, "${{{{ params.workers }}}} restarted"]
