@@ -114,7 +114,8 @@ _VALUES: Mapping[str, Schema] = {
     "control": {**_WORD, "description": "a control command, by Celery's own name"},
     "probe": {
         **_NAMES,
-        "description": "queues that the context's probe task is sent to; configured: its own",
+        "description": "queues that the context's probe task is sent to; configured: its own;"
+        " in a roll also worker",
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
+from celery_ops.runbook.schema import CurrentWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,8 +29,35 @@ _NOTHING_TO_UNDO = "nothing to take back: it expires by itself"
 _SHOWN = 5
 
 
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """The queue by which a certain worker is reached best, and all who consume it; no queue: it
+    consumes none.
+    """
+
+    queue: str
+    consumers: tuple[Worker, ...]
+
+    @property
+    def is_only(self) -> bool:
+        """Nobody else consumes the queue, as far as anybody tells."""
+        return len(self.consumers) == 1
+
+
+def way_in(name: str, snapshot: FleetSnapshot) -> WayIn:
+    """The queue that the worker shares with the fewest, and of these the shortest."""
+    worker = snapshot.worker(name)
+    queues = worker.queues if worker is not None and worker.answers else None
+    ready = {queue.name: queue.ready or 0 for queue in snapshot.queues}
+    ways = [WayIn(queue, snapshot.consumers_of(queue)) for queue in queues or ()]
+    best = sorted(ways, key=lambda way: (len(way.consumers), ready.get(way.queue, 0), way.queue))
+    return best[0] if best else WayIn("", ())
+
+
 def queues_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> tuple[str, ...]:
-    """The queues that are probed, each once."""
+    """The queues that are probed, each once; for `probe: worker` none is named."""
+    if isinstance(step.queues, CurrentWorker):
+        return ()
     written = ",".join(resolve(slot, scope) for slot in step.queues)
     named = [name for name in map(str.strip, written.split(",")) if name]
     return tuple(
@@ -47,6 +76,8 @@ def in_words(step: ProbeStep, probe: Probe | None, scope: Mapping[str, object]) 
     """What the step is about, in one line."""
     if probe is None:
         return "probe"
+    if isinstance(step.queues, CurrentWorker):
+        return f"probe worker (at most {as_duration(timeout_of(step, probe, scope))} each)"
     queues = ", ".join(queues_of(step, probe, scope)) or "no queue"
     return f"probe {queues} (at most {as_duration(timeout_of(step, probe, scope))} each)"
 
@@ -55,6 +86,8 @@ def obstacles(
     step: ProbeStep, probe: Probe, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> list[str]:
     """Why a probe would fail as the fleet is now."""
+    if isinstance(step.queues, CurrentWorker):
+        return []  # who it is, and what it consumes, is seen when it is its turn
     queues = queues_of(step, probe, scope)
     found = [] if queues else [f"step {step.id} names no queue to probe"]
     for queue in queues:
@@ -88,6 +121,10 @@ def actions(
     probe = where.probe
     if probe is None:
         return ()
+    if isinstance(step.queues, CurrentWorker):
+        timeout = as_duration(timeout_of(step, probe, scope))
+        says = _to_worker(target or "", probe.task, timeout, where, snapshot)
+        return (PlannedAction(step.id, target, says, _NOTHING_TO_UNDO),)
     found = []
     for queue in queues_of(step, probe, scope):
         consumers = snapshot.consumers_of(queue)
@@ -104,6 +141,26 @@ def actions(
         )
         found.append(PlannedAction(step.id, target or queue, says, _NOTHING_TO_UNDO))
     return tuple(found)
+
+
+def _to_worker(name: str, task: str, timeout: str, where: Where, snapshot: FleetSnapshot) -> str:
+    way = way_in(name, snapshot)
+    if not way.queue:
+        return f"send {task} to a queue of its own or one that it shares: it consumes none now"
+    by_events = "by its task events: switched on if they are off, and off again"
+    if not way.is_only:
+        others = len(way.consumers) - 1
+        return (
+            f"send {task} to {way.queue}, which it shares with {counted(others, 'worker')}, again"
+            f" and again until it is the one that runs it, for at most {timeout}; that is proved"
+            f" {by_events}"
+        )
+    is_read = where.results and not ignores_result(task, way.consumers)
+    proof = f"by its result in {where.results}" if is_read else by_events
+    return (
+        f"send {task} to {way.queue}, which it alone consumes; it expires after {timeout}, and its"
+        f" end is proved {proof}"
+    )
 
 
 def unconsumed(queue: str, snapshot: FleetSnapshot) -> str:

@@ -17,7 +17,6 @@ from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.judges import Judgement, Seen, Verification
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedBatch
-from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.scaling import scale
@@ -33,6 +32,7 @@ from celery_ops.runbook.schema import (
     WaitStep,
     WorkerStep,
 )
+from celery_ops.runbook.worker_probing import probe_targets
 from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Rolling:
             case ActivateStep():
                 raise PreconditionFailed(coming.refusal(step))
             case ProbeStep():
-                await Probing(stage, step).for_targets(chosen)
+                await probe_targets(stage, step, chosen)
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():

@@ -316,14 +316,15 @@ class ScaleStep:
 
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
-    """The context's probe task is sent to each of these queues, and its end is proved.
+    """The context's probe task is sent to each of these queues, and its end is proved; of the
+    current worker, that it runs one.
 
     A text may name several queues, separated by commas, and `configured` stands for the context's
     own. `timeout` in seconds; None: the context's.
     """
 
     id: str
-    queues: tuple[Slot[str], ...]
+    queues: tuple[Slot[str], ...] | CurrentWorker
     timeout: Slot[float] | None
     when: Condition | None
     place: Place

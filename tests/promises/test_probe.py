@@ -28,6 +28,21 @@ params:
 steps:
   - probe: ${{ params.queue }}
 """
+EACH = """
+name: each
+summary: Prove of each worker that it runs tasks.
+risk: low
+params:
+  workers: {type: workers}
+steps:
+  - roll: ${{ params.workers }}
+    batch: 2
+    canary: 0
+    settle: 0s
+    steps:
+      - probe: worker
+    verify: {that: worker.online, hold: 0s, timeout: 10s}
+"""
 QUICK, SLOW, MUTE = "quick@rig", "slow@rig", "mute@rig"
 COUNTS = 1
 
@@ -37,6 +52,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     programs = (
         Program("quick", pool="prefork"),
         Program("slow"),
+        Program("twin1", queues=("twins",)),
+        Program("twin2", queues=("twins",)),
         Program("mute", queues=("mute",), arguments=("--without-heartbeat",)),
     )
     with operations(tmp_path_factory.mktemp("fleet"), *programs) as made:
@@ -56,6 +73,7 @@ class Prober:
         folder = self._fleet.folder / f"probing-{self._hired}"
         (folder / "runbooks").mkdir(parents=True, exist_ok=True)
         (folder / "runbooks" / "smoke.yaml").write_text(SMOKE)
+        (folder / "runbooks" / "each.yaml").write_text(EACH)
         text = self._fleet.config.read_text()
         stored = json.dumps(self._fleet.server.url(COUNTS))
         more = f"    probe: {{task: {task}, queues: [{COMMON}, quick], timeout: {timeout}}}\n"
@@ -179,6 +197,55 @@ def test_one_whose_executor_is_killed_is_found_by_its_id(
     said = ann.do("runs", "resume")
     assert said.code == 0, said.all
     assert ended(fleet) - pings == 1, "what was sent is not sent again"
+
+
+@pytest.mark.parametrize("task", ["rig.ping", "rig.quiet"], ids=["results", "events"])
+def test_each_of_two_workers_with_one_queue_is_proved(
+    fleet: Operations, prober: Prober, task: str
+) -> None:
+    fleet.poller.ask("disable_events")
+    redis: Any = fleet.redis
+    before = set(redis.keys("_kombu*"))
+    said = prober(task).do("runbook", "each", "--yes", "--json", "-p", "workers=twin*")
+    assert said.code == 0, said.all
+    proved = [
+        event["outcome"]["says"]
+        for event in said.events
+        if event["event"] == "result" and event.get("step") == "1.1"
+    ]
+    assert sorted(says.partition(", ")[0] for says in proved) == [
+        "ended at twin1@rig",
+        "ended at twin2@rig",
+    ]
+    assert with_events(fleet) == set()
+    assert set(redis.keys("_kombu*")) == before, "nothing stays behind"
+    assert redis.llen("twins") == 0
+
+
+def test_a_worker_is_proved_by_the_queue_that_it_alone_consumes(
+    fleet: Operations, prober: Prober
+) -> None:
+    pings = ended(fleet)
+    said = prober("rig.ping").do("runbook", "each", "--yes", "-p", f"workers={QUICK},{SLOW}")
+    assert said.code == 0, said.all
+    assert "ended at quick@rig, " in said.all
+    assert "ended at slow@rig, " in said.all
+    assert "enable_events" not in said.all
+    assert ended(fleet) - pings == 2
+
+
+def test_workers_that_are_busy_are_not_passed(fleet: Operations, prober: Prober) -> None:
+    redis: Any = fleet.redis
+    numbers = range(2000, 2012)
+    for number in numbers:
+        fleet.fleet.send(number, task="rig.hold", queue="twins")
+    wait_until(lambda: redis.llen("twins") == 2, what="both hold all they take")
+    ann = prober("rig.ping", timeout="2s")
+    said = ann.do("runbook", "each", "--yes", "-p", "workers=twin*")
+    fleet.fleet.release(*numbers)
+    assert said.code == 1, said.all
+    assert "not within 2s: it still waits in twins, behind " in said.all
+    wait_until(lambda: len(fleet.fleet.ends().keys() & set(numbers)) == 12, what="their ends")
 
 
 def ended(fleet: Operations) -> int:

@@ -13,6 +13,7 @@ from celery_ops.runbook.journal import has_ended
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import killed
 from tests.standin.broker import StandinResults
+from tests.standin.fleet import declaration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,6 +239,69 @@ async def test_a_probe_that_fails_in_a_roll_stops_it(operation: Operation) -> No
     assert ran.end.report.failed == ("w1@web1",)
     assert ran.end.report.not_started == ("w2@web1",)
     assert not any(one.sends_task_events for one in operation.fleet.workers)
+
+
+def of_workers(operation: Operation) -> None:
+    operation.write_runbook("probed", ROLL.replace("[default, own]", "worker"))
+
+
+async def test_a_worker_with_a_queue_of_its_own_is_proved_by_that(operation: Operation) -> None:
+    of_workers(operation)
+    with_results(operation)
+    for number in (1, 2):
+        worker = operation.fleet.worker(f"w{number}@web1")
+        worker.configured[f"own{number}"] = declaration(f"own{number}")
+        operation.fleet.kill(worker)
+    await operation.clock.sleep(10)
+    plan = await operation.plan("probed")
+    (does,) = [one.does for one in plan.steps[0].actions if one.step == "1.2"][:1]
+    assert does.startswith("send app.ping to mail, which it alone consumes; it expires after 10s")
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    for name in ("w1@web1", "w2@web1"):
+        (says,) = [one[2] for one in ran.results(name) if one[0] == "1.2"]
+        assert says.startswith(f"ended at {name}, ")
+    assert switched(ran) == []
+
+
+async def test_a_worker_that_shares_its_queue_is_proved_once_it_runs_one(
+    operation: Operation,
+) -> None:
+    of_workers(operation)
+    # The stand-in's first worker takes all it has room for; then it is the second one's turn.
+    operation.fleet.tasks["app.ping"] = (5.0, "")
+    operation.probe = Probe("app.ping", ("default",), 60.0)
+    operation.write_runbook(
+        "probed", ROLL.replace("[default, own]", "worker").replace('"*"', "w2@web1")
+    )
+    plan = await operation.plan("probed")
+    (does,) = [one.does for one in plan.steps[0].actions if one.step == "1.2"]
+    assert "to default, which it shares with 1 worker, again and again until it is the" in does
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    (says,) = [one[2] for one in ran.results("w2@web1") if one[0] == "1.2"]
+    assert says.startswith("ended at w2@web1, ")
+    assert switched(ran) == [("w2@web1", "enable_events"), ("w2@web1", "disable_events")]
+    assert not operation.fleet.lost
+
+
+async def test_a_worker_that_runs_none_of_them_is_not_passed(operation: Operation) -> None:
+    operation.write_runbook(
+        "probed", ROLL.replace("[default, own]", "worker").replace('"*"', "w2@web1")
+    )
+    ran = await operation.run("probed")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "of default went to others, so it is not known whether it runs tasks" in ran.end.says
+    assert not any(one.sends_task_events for one in operation.fleet.workers)
+
+
+async def test_a_worker_that_fails_the_probe_fails(operation: Operation) -> None:
+    of_workers(operation)
+    operation.fleet.tasks["app.ping"] = (0.2, "ImportError('x')")
+    ran = await operation.run("probed")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "w1@web1: probe: failed at w1@web1" in ran.end.says
+    assert "ImportError('x')" in ran.end.says
 
 
 async def test_an_abort_leaves_no_events_on(operation: Operation) -> None:
