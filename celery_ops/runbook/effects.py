@@ -6,7 +6,6 @@ The only module that changes a fleet. Acknowledged is not done; `judges` decide 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -154,8 +153,11 @@ class Effects:
             )
 
         self.made += 1
-        with suppress(BrokerUnreachable):
+        self.away = ""
+        try:
             await self._fenced(send)
+        except BrokerUnreachable as error:
+            self.away = error.says
         return replied
 
     async def send(self, message: TaskMessage) -> None:

@@ -89,7 +89,7 @@ def obstacles(
     if isinstance(step.queues, CurrentWorker):
         return []  # who it is, and what it consumes, is seen when it is its turn
     queues = queues_of(step, probe, scope)
-    found = [] if queues else [f"step {step.id} names no queue to probe"]
+    found = [] if queues else [no_queue(step)]
     for queue in queues:
         consumers = snapshot.consumers_of(queue)
         strangers = [worker.name for worker in consumers if _knows(worker, probe.task) is False]
@@ -161,6 +161,11 @@ def _to_worker(name: str, task: str, timeout: str, where: Where, snapshot: Fleet
         f"send {task} to {way.queue}, which it alone consumes; it expires after {timeout}, and its"
         f" end is proved {proof}"
     )
+
+
+def no_queue(step: ProbeStep) -> str:
+    """Its parameters are empty."""
+    return f"step {step.id} names no queue to probe"
 
 
 def unconsumed(queue: str, snapshot: FleetSnapshot) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
-from celery_ops.errors import BrokerUnreachable
+from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 from celery_ops.runbook import probes
 from celery_ops.runbook.events import Outcome, Result
 from celery_ops.runbook.failure import StepFailed
@@ -44,6 +44,8 @@ class Probing(Prober):
 
     def __init__(self, stage: Stage, step: ProbeStep) -> None:
         super().__init__(stage, step)
+        if not self.queues:
+            raise PreconditionFailed(probes.no_queue(step))
         self._consumers: dict[str, tuple[Worker, ...]] = {}
         self._unconsumed: dict[str, str] = {}
 

@@ -39,6 +39,11 @@ class TaskEvents:
         for act in acts:
             self._recollect(act)
 
+    @property
+    def owed(self) -> tuple[str, ...]:
+        """The workers in which they are still to be switched off."""
+        return tuple(self._owed)
+
     async def switch_on(self, step: str, names: Collection[str]) -> dict[str, str]:
         """Why they may be off still, for the workers of which that is not known."""
         asked = [name for name in names if name not in self._owed]
@@ -46,7 +51,8 @@ class TaskEvents:
         for name, reply in (await self._order(step, ON, asked)).items():
             if reply is None or reply.error is not None:
                 missing[name] = _why(reply)
-                self._effects.conclude(step_of(step), name, Result.FAILED, missing[name])
+                result = Result.UNKNOWN if reply is None else Result.FAILED
+                self._effects.conclude(step_of(step), name, result, missing[name])
                 continue
             was_on = "already" in str(reply.value)
             says = _WERE_ON if was_on else _WERE_OFF
@@ -104,5 +110,5 @@ def step_of(step: str) -> str:
 
 def _why(reply: Reply | None) -> str:
     if reply is None:
-        return "no reply"
+        return "no reply: it is not known whether they are on"
     return f"it replied: {reply.error}"

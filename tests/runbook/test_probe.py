@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.config.contexts import Probe
+from celery_ops.model import Holder
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import Ending, Result, RunState
 from celery_ops.runbook.journal import has_ended
@@ -302,6 +303,43 @@ async def test_a_worker_that_fails_the_probe_fails(operation: Operation) -> None
     assert ran.ending is Ending.STOPPED, ran.told()
     assert "w1@web1: probe: failed at w1@web1" in ran.end.says
     assert "ImportError('x')" in ran.end.says
+
+
+async def test_without_a_queue_nothing_is_proved(operation: Operation) -> None:
+    ran = await operation.run("smoke", queue=" ,")
+    assert ran.ending is Ending.REFUSED
+    assert "step 1 names no queue to probe" in ran.end.says
+
+
+async def test_a_lease_that_is_lost_meanwhile_ends_the_run_and_is_no_bug(
+    operation: Operation,
+) -> None:
+    operation.fleet.tasks["app.ping"] = (3.0, "")
+
+    async def lose() -> None:
+        await operation.clock.sleep(2)
+        operation.broker.lease.steal(Holder("bob@desk", "r-9", "other", operation.clock.now()))
+
+    ran = await operation.run_while("smoke", lose)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "bob@desk" in ran.end.says
+    assert "task events of w1@web1, w2@web1 stay on: bob@desk runs other" in ran.told()
+
+
+async def test_a_broker_that_goes_away_meanwhile_leaves_it_unknown(operation: Operation) -> None:
+    operation.fleet.tasks["app.ping"] = (5.0, "")
+
+    async def go_away() -> None:
+        await operation.clock.sleep(2)
+        operation.broker.is_down = True
+        await operation.clock.sleep(1)
+        operation.broker.is_down = False
+
+    ran = await operation.run_while("smoke", go_away, queue="mail")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    ((_, result, says),) = ran.results("mail")
+    assert (result, "refused the connection" in says) == (Result.UNKNOWN, True)
+    assert not any(one.sends_task_events for one in operation.fleet.workers), ran.told()
 
 
 async def test_an_abort_leaves_no_events_on(operation: Operation) -> None:
