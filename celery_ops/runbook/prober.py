@@ -34,9 +34,13 @@ _ASKED = (Question.PING, Question.STATS, Question.ACTIVE_QUEUES, Question.REGIST
 
 @dataclass(slots=True)
 class Trace:
-    """What is known of one probe; moments are the run's own, in seconds."""
+    """What is known of one probe; moments are the run's own, in seconds.
 
-    sent: float
+    `since` is when it began to be watched: when it was sent, unless it was found again.
+    """
+
+    since: float
+    found_again: bool = False
     worker: str = ""
     began: float | None = None
     runtime: float | None = None
@@ -56,11 +60,13 @@ class Trace:
 
     def timing(self) -> str:
         """How long it waited and ran, as far as that was told."""
-        took = self.ended - self.sent
-        if self.runtime is None:
+        took = self.ended - self.since
+        ran = "" if self.runtime is None else f"{as_duration(self.runtime)} of running"
+        if self.found_again:
+            return f"after {ran}" if ran else "as was seen when the run went on"
+        if not ran or self.runtime is None:
             return f"{as_duration(took)} after it was sent"
-        waited = max(0.0, took - self.runtime)
-        return f"after {as_duration(waited)} of waiting and {as_duration(self.runtime)} of running"
+        return f"after {as_duration(max(0.0, took - self.runtime))} of waiting and {ran}"
 
 
 class Prober:
@@ -153,11 +159,12 @@ class Prober:
         return ""
 
 
-def ended(trace: Trace, consumers: Sequence[Worker]) -> Outcome:
-    end = trace.end
+def ended(trace: Trace, end: TaskNews, consumers: Sequence[Worker]) -> Outcome:
+    """What came of one that has ended."""
     names = [worker.name for worker in consumers]
-    where = f"at {trace.worker}" if trace.worker else f"at one of {probes.listed(names)}"
-    if end is None or end.state is TaskState.SUCCESS:
+    whose = probes.listed(names)
+    where = f"at {trace.worker}" if trace.worker else f"at one of those that consume it ({whose})"
+    if end.state is TaskState.SUCCESS:
         return Outcome(Result.DONE, f"ended {where}, {trace.timing()}")
     how = {TaskState.FAILURE: "failed", TaskState.REVOKED: "was revoked"}
     says = f"{how.get(end.state, 'was rejected')} {where}, {trace.timing()}"

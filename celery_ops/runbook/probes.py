@@ -37,11 +37,8 @@ class WayIn:
 
     queue: str
     consumers: tuple[Worker, ...]
-
-    @property
-    def is_only(self) -> bool:
-        """Nobody else consumes the queue, as far as anybody tells."""
-        return len(self.consumers) == 1
+    is_only: bool
+    """It is known that nobody else consumes the queue."""
 
 
 def way_in(name: str, snapshot: FleetSnapshot) -> WayIn:
@@ -49,9 +46,26 @@ def way_in(name: str, snapshot: FleetSnapshot) -> WayIn:
     worker = snapshot.worker(name)
     queues = worker.queues if worker is not None and worker.answers else None
     ready = {queue.name: queue.ready or 0 for queue in snapshot.queues}
-    ways = [WayIn(queue, snapshot.consumers_of(queue)) for queue in queues or ()]
-    best = sorted(ways, key=lambda way: (len(way.consumers), ready.get(way.queue, 0), way.queue))
-    return best[0] if best else WayIn("", ())
+    ways = [
+        WayIn(queue, snapshot.consumers_of(queue), is_only=only_consumer(queue, snapshot) == name)
+        for queue in queues or ()
+    ]
+    nothing = WayIn("", (), is_only=False)
+    return min(
+        ways,
+        key=lambda way: (len(way.consumers), ready.get(way.queue, 0), way.queue),
+        default=nothing,
+    )
+
+
+def only_consumer(name: str, snapshot: FleetSnapshot) -> str:
+    """The one worker that consumes a queue; empty if there are others, or may be: a silent worker
+    has not said what it consumes.
+    """
+    queue = next((one for one in snapshot.queues if one.name == name), None)
+    consumers = snapshot.consumers_of(name)
+    is_known = queue is not None and queue.consumers == len(consumers) == 1
+    return consumers[0].name if is_known else ""
 
 
 def queues_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> tuple[str, ...]:
@@ -150,10 +164,10 @@ def _to_worker(name: str, task: str, timeout: str, where: Where, snapshot: Fleet
     by_events = "by its task events: switched on if they are off, and off again"
     if not way.is_only:
         others = len(way.consumers) - 1
+        shares = f"shares with {counted(others, 'worker')}" if others else "may share with others"
         return (
-            f"send {task} to {way.queue}, which it shares with {counted(others, 'worker')}, again"
-            f" and again until it is the one that runs it, for at most {timeout}; that is proved"
-            f" {by_events}"
+            f"send {task} to {way.queue}, which it {shares}, again and again until it is the one"
+            f" that runs it, for at most {timeout}; that is proved {by_events}"
         )
     is_read = where.results and not ignores_result(task, way.consumers)
     proof = f"by its result in {where.results}" if is_read else by_events

@@ -48,6 +48,8 @@ class Probing(Prober):
             raise PreconditionFailed(probes.no_queue(step))
         self._consumers: dict[str, tuple[Worker, ...]] = {}
         self._unconsumed: dict[str, str] = {}
+        self._only: dict[str, str] = {}
+        """The worker that consumes a queue alone, where that is known."""
 
     async def of_queues(self) -> str:
         """Each of the step's queues, all at once; what came of it. Raise StepFailed."""
@@ -99,6 +101,7 @@ class Probing(Prober):
         for queue in self.queues:
             consumers = self._consumers[queue] = snapshot.consumers_of(queue)
             self._unconsumed[queue] = probes.unconsumed(queue, snapshot)
+            self._only[queue] = probes.only_consumer(queue, snapshot)
             if not self.is_stored(consumers):
                 silent |= dict.fromkeys(worker.name for worker in consumers if worker.mine)
         self.untold = await self.stage.task_events.switch_on(self.step.id, silent)
@@ -136,14 +139,19 @@ class Probing(Prober):
             stored = await self.stored(message.id)
             if not (stored and stored.state.is_end) and not await self.whereabouts(message):
                 return None
-            return await self._until_its_end(message, followed, consumers)
+            return await self._until_its_end(message, followed, consumers, found_again=True)
 
     async def _until_its_end(
-        self, message: TaskMessage, followed: Followed, consumers: Sequence[Worker]
+        self,
+        message: TaskMessage,
+        followed: Followed,
+        consumers: Sequence[Worker],
+        *,
+        found_again: bool = False,
     ) -> Outcome:
         clock = self.stage.clock
-        trace = Trace(clock.monotonic())
-        until = trace.sent + self.timeout
+        trace = Trace(clock.monotonic(), found_again)
+        until = trace.since + self.timeout
         while trace.end is None and (left := until - clock.monotonic()) > 0:
             self.stage.brake.check(safe=True)
             await self.hear(message, followed, trace, min(left, POLL_SECONDS))
@@ -151,13 +159,12 @@ class Probing(Prober):
         if trace.end is None:
             where = await self.whereabouts(message)
             await self.hear(message, followed, trace, 0.0)
-        elif not trace.worker and len(consumers) > 1:
+        elif not (trace.worker or self._only[message.queue]):
             await self.hear(message, followed, trace, LINGER_SECONDS)
-        if not trace.worker and len(consumers) == 1:
-            trace.worker = consumers[0].name
+        trace.worker = trace.worker or self._only[message.queue]
         if trace.end is None:
             return self._not_ended(message, trace, where, consumers)
-        return ended(trace, consumers)
+        return ended(trace, trace.end, consumers)
 
     def _not_ended(
         self, message: TaskMessage, trace: Trace, where: str, consumers: Sequence[Worker]
@@ -168,7 +175,7 @@ class Probing(Prober):
         if where:
             return Outcome(Result.FAILED, f"{within}: {where}")
         if trace.began is not None:
-            began = as_duration(trace.began - trace.sent)
+            began = as_duration(trace.began - trace.since)
             says = f"it began at {trace.worker} after {began} and runs no more"
         else:
             says = f"it was taken from {message.queue}"

@@ -102,10 +102,12 @@ class WorkerProbing(Prober):
         gone: float | None = None
         while clock.monotonic() < until:
             self.stage.brake.check(safe=True)
-            await self._hear_of(message, followed, trace, target, way)
+            others = await self._hear_of(message, followed, trace, target, way)
             if trace.end is not None:
                 trace.worker = target.name
-                return ended(trace, way.consumers)
+                return ended(trace, trace.end, way.consumers)
+            if others:
+                return None
             if trace.worker or way.is_only:
                 continue
             if gone is None and await self.stage.surveyor.broker.ahead_of(message) is None:
@@ -126,17 +128,19 @@ class WorkerProbing(Prober):
         trace: Trace,
         target: Target,
         way: WayIn,
-    ) -> None:
-        """Only what the worker itself announces; and the result, where nobody else could have it
-        stored.
+    ) -> bool:
+        """What the worker itself announces, and the result, where nobody else could have it stored.
+        True: another one announces that it has it.
         """
         now = self.stage.clock.monotonic
-        for news in await followed.news(POLL_SECONDS):
+        told = await followed.news(POLL_SECONDS)
+        for news in told:
             if news.worker == target.name:
                 trace.add(news, now())
         stored = await self.stored(message.id) if way.is_only and trace.end is None else None
         if stored is not None:
             trace.add(stored, now())
+        return any(news.worker not in {None, target.name} for news in told)
 
 
 async def probe_targets(stage: Stage, step: ProbeStep, targets: Sequence[Target]) -> None:
