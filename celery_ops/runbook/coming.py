@@ -65,23 +65,24 @@ def in_words(step: Coming, scope: Mapping[str, object]) -> str:
     if isinstance(step, ActivateStep):
         on = "its host" if isinstance(step.on, CurrentWorker) else resolve(step.on, scope)
         return f"activate {resolve(step.release, scope)} on {on}"
-    parts = [str(step.verb)]
+    does = [str(step.verb)]
     if step.queue is not None:
-        parts.append(resolve(step.queue, scope))
+        does.append(resolve(step.queue, scope))
     if step.to is not None:
-        parts.append(f"to {resolve(step.to, scope)}")
+        does.append(f"to {resolve(step.to, scope)}")
     if step.file is not None:
-        parts.append(f"{'from' if step.verb is QueueVerb.RESTORE else 'to'} the file")
-        parts.append(render(step.file, scope))
-    if step.limit is not None:
-        parts.append(f"at most {counted(resolve(step.limit, scope), 'message')}")
+        at = "from" if step.verb is QueueVerb.RESTORE else "to"
+        does.append(f"{at} the file {render(step.file, scope)}")
+    bounds = []
     if step.filter is not None:
-        parts.append(f"where {step.filter.source}")
+        bounds.append(f"where {step.filter.source}")
+    if step.limit is not None:
+        bounds.append(f"at most {counted(resolve(step.limit, scope), 'message')}")
     if step.rate is not None:
-        parts.append(f"at most {resolve(step.rate, scope)}")
+        bounds.append(f"at most {resolve(step.rate, scope)}")
     if step.timeout is not None:
-        parts.append(f"(at most {as_duration(resolve(step.timeout, scope))})")
-    return " ".join(parts)
+        bounds.append(f"for at most {as_duration(resolve(step.timeout, scope))}")
+    return ", ".join([" ".join(does), *bounds])
 
 
 def _as_it_is(name: str, snapshot: FleetSnapshot) -> str:

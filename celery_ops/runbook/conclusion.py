@@ -70,10 +70,11 @@ class Conclusion:
         """Undo what is half done, check `finally`, and say what is left. `undo`: that was asked for
         in place of going on.
         """
-        if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
+        if course.ending in {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
                 await self._events_off()
-                await self._cleanup.put_right()
+                if course.ending is not Ending.DONE:
+                    await self._cleanup.put_right()
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
             if course.ending is Ending.UNDONE:

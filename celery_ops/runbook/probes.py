@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
@@ -12,7 +12,7 @@ from celery_ops.runbook.plan import PlannedAction, PlannedStep
 from celery_ops.runbook.schema import CurrentWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from celery_ops.config.contexts import Probe
     from celery_ops.model import FleetSnapshot, RegisteredTask, Worker
@@ -137,44 +137,62 @@ def actions(
         return ()
     if isinstance(step.queues, CurrentWorker):
         timeout = as_duration(timeout_of(step, probe, scope))
-        says = _to_worker(target or "", probe.task, timeout, where, snapshot)
-        return (PlannedAction(step.id, target, says, _NOTHING_TO_UNDO),)
-    found = []
+        return _to_worker(step, target or "", probe.task, timeout, where, snapshot)
+    found: list[PlannedAction] = []
     for queue in queues_of(step, probe, scope):
         consumers = snapshot.consumers_of(queue)
-        names = listed(worker.name for worker in consumers) or "nobody"
-        proof = f"by its result in {where.results}"
-        if not where.results or ignores_result(probe.task, consumers):
-            proof = f"by task events of {names}: switched on where they are off, and off again"
         ready = next((one.ready for one in snapshot.queues if one.name == queue), None)
         behind = "messages that cannot be counted" if ready is None else counted(ready, "message")
         timeout = as_duration(timeout_of(step, probe, scope))
+        names = listed(worker.name for worker in consumers) or "nobody"
         says = (
             f"send {probe.task}, without arguments, to {queue}: behind {behind}, consumed by"
-            f" {names}; it expires after {timeout}, and its end is proved {proof}"
+            f" {names}; it expires after {timeout}"
         )
-        found.append(PlannedAction(step.id, target or queue, says, _NOTHING_TO_UNDO))
+        found += _proved(step, target or queue, says, probe.task, consumers, where)
     return tuple(found)
 
 
-def _to_worker(name: str, task: str, timeout: str, where: Where, snapshot: FleetSnapshot) -> str:
+def _proved(
+    step: ProbeStep,
+    target: str | None,
+    sends: str,
+    task: str,
+    consumers: Sequence[Worker],
+    where: Where,
+) -> tuple[PlannedAction, ...]:
+    """What is sent, and what will prove its end: its result, or what is switched on for that."""
+    if where.results and not ignores_result(task, consumers):
+        says = f"{sends}, and its end is proved by its result in {where.results}"
+        return (PlannedAction(step.id, target, says, _NOTHING_TO_UNDO),)
+    ours = listed(worker.name for worker in consumers if worker.mine)
+    names = ours or "those of ours that consume it then"
+    events = f"control enable_events {{}} to {names}: its end is proved by task events"
+    undo = "control disable_events {}, where they were off"
+    return (
+        PlannedAction(step.id, target, events, undo),
+        PlannedAction(step.id, target, sends, _NOTHING_TO_UNDO),
+    )
+
+
+def _to_worker(
+    step: ProbeStep, name: str, task: str, timeout: str, where: Where, snapshot: FleetSnapshot
+) -> tuple[PlannedAction, ...]:
     way = way_in(name, snapshot)
     if not way.queue:
-        return f"send {task} to a queue of its own or one that it shares: it consumes none now"
-    by_events = "by its task events: switched on if they are off, and off again"
-    if not way.is_only:
-        others = len(way.consumers) - 1
-        shares = f"shares with {counted(others, 'worker')}" if others else "may share with others"
-        return (
-            f"send {task} to {way.queue}, which it {shares}, again and again until it is the one"
-            f" that runs it, for at most {timeout}; that is proved {by_events}"
-        )
-    is_read = where.results and not ignores_result(task, way.consumers)
-    proof = f"by its result in {where.results}" if is_read else by_events
-    return (
-        f"send {task} to {way.queue}, which it alone consumes; it expires after {timeout}, and its"
-        f" end is proved {proof}"
+        says = f"send {task} to a queue that it consumes then: it consumes none now"
+        return (PlannedAction(step.id, name, says, _NOTHING_TO_UNDO),)
+    if way.is_only:
+        says = f"send {task} to {way.queue}, which it alone consumes; it expires after {timeout}"
+        return _proved(step, name, says, task, way.consumers, where)
+    others = len(way.consumers) - 1
+    shares = f"shares with {counted(others, 'worker')}" if others else "may share with others"
+    says = (
+        f"send {task} to {way.queue}, which it {shares}, again and again until it is the one that"
+        f" runs it, for at most {timeout}"
     )
+    itself = [worker for worker in way.consumers if worker.name == name]
+    return _proved(step, name, says, task, itself, replace(where, results=""))
 
 
 def no_queue(step: ProbeStep) -> str:

@@ -46,16 +46,16 @@ def operation(tmp_path: Path) -> Operation:
     ("step", "says"),
     [
         ("pause: mail", "pause mail"),
-        ("resume: queue\n    queue: mail\n    rate: 100/s", "resume mail at most 100/s"),
+        ("resume: queue\n    queue: mail\n    rate: 100/s", "resume mail, at most 100/s"),
         (
             "drain: queue\n    queue: ${{ params.queue }}\n    to: default\n    timeout: 10m",
-            "drain mail to default (at most 10m)",
+            "drain mail to default, for at most 10m",
         ),
         ("backup: mail\n    file: mail.backup", "backup mail to the file mail.backup"),
-        ("park: mail\n    filter: task == 'x'", "park mail where task == 'x'"),
+        ("park: mail\n    filter: task == 'x'", "park mail, where task == 'x'"),
         (
             "move: mail\n    to: default\n    limit: ${{ params.n }}",
-            "move mail to default at most 100 messages",
+            "move mail to default, at most 100 messages",
         ),
         ("purge: mail", "purge mail"),
         ("restore: backup\n    file: a\n    queue: mail", "restore mail from the file a"),

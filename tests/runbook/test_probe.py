@@ -190,18 +190,22 @@ async def test_the_plan_says_what_is_sent_where_and_what_proves_it(operation: Op
     operation.fleet.send("mail", 60.0)
     (step,) = (await operation.plan("smoke", queue="mail, default")).steps
     assert step.says == "probe mail, default (at most 10s each)"
-    assert [(one.target, one.undo) for one in step.actions] == [
-        ("mail", "nothing to take back: it expires by itself"),
-        ("default", "nothing to take back: it expires by itself"),
+    assert [one.target for one in step.actions] == ["mail", "mail", "default", "default"]
+    assert [(one.does, one.undo) for one in step.actions[:2]] == [
+        (
+            "control enable_events {} to w1@web1: its end is proved by task events",
+            "control disable_events {}, where they were off",
+        ),
+        (
+            "send app.ping, without arguments, to mail: behind no messages, consumed by w1@web1;"
+            " it expires after 10s",
+            "nothing to take back: it expires by itself",
+        ),
     ]
-    assert step.actions[0].does == (
-        "send app.ping, without arguments, to mail: behind no messages, consumed by w1@web1; it"
-        " expires after 10s, and its end is proved by task events of w1@web1: switched on where"
-        " they are off, and off again"
-    )
     with_results(operation)
     (step,) = (await operation.plan("smoke", queue="mail")).steps
-    assert step.actions[0].does.endswith("is proved by its result in standin://results")
+    (action,) = step.actions
+    assert action.does.endswith("and its end is proved by its result in standin://results")
 
 
 async def test_results_that_are_ignored_or_away_are_not_waited_for(operation: Operation) -> None:
@@ -276,7 +280,7 @@ async def test_a_worker_that_shares_its_queue_is_proved_once_it_runs_one(
         "probed", ROLL.replace("[default, own]", "worker").replace('"*"', "w2@web1")
     )
     plan = await operation.plan("probed")
-    (does,) = [one.does for one in plan.steps[0].actions if one.step == "1.2"]
+    _, does = [one.does for one in plan.steps[0].actions if one.step == "1.2"]
     assert "to default, which it shares with 1 worker, again and again until it is the" in does
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
@@ -374,3 +378,18 @@ async def test_one_that_dies_while_it_watches_events_ends_as_if_it_had_not(
         assert len(sent) <= 2, "one more at most, and only where the first was not seen to end"
         line += 1
     assert line > 8
+
+
+async def test_events_are_off_again_where_a_resumed_run_probes_no_more(tmp_path: Path) -> None:
+    for line in range(2, 30):
+        operation = probed(tmp_path / f"dies-{line}")
+        operation.write_runbook("smoke", RUNBOOK + "    when: fleet.workers == 2\n")
+        path = operation.write_down(await operation.plan("smoke", queue="mail"))
+        assert await killed(operation, path, line, "after")
+        if list(journal.read(path))[-1].verb == "probe":
+            break
+    assert operation.fleet.worker("w1@web1").sends_task_events
+    operation.fleet.add_worker("w3@web1")
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert not any(one.sends_task_events for one in operation.fleet.workers)
