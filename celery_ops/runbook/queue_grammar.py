@@ -66,14 +66,14 @@ def is_of_a_queue(spot: Spot) -> bool:
 
 def read_queue_step(steps: StepReader, spot: Spot) -> QueueStep | None:
     """`pause: mail`, `move: mail` …: the queue stands behind the verb."""
-    if is_of_a_queue(spot) and QueueVerb(spot.verb) not in _OF_A_QUEUE:
+    if is_of_a_queue(spot):
         steps.wrong(spot.value.place, f"{spot.what}: name the queue, as in `{spot.verb}: mail`")
     return _queue_step(steps, spot, spot.value)
 
 
 def read_shared_step(steps: StepReader, spot: Spot) -> QueueStep | None:
     """`drain: queue`, `resume: queue`, `restore: backup`: which one is the key's to say."""
-    if spot.where is not Where.STEPS:
+    if spot.where is not Where.STEPS:  # where workers have the same verb
         steps.wrong(spot.value.place, f"`{spot.verb}: queue` cannot stand in {spot.where.value}")
         return None
     allowed = _OF_A_QUEUE[QueueVerb(spot.verb)]
@@ -92,7 +92,7 @@ def refuse_queue_keys(steps: StepReader, spot: Spot, also: frozenset[str] = froz
 
 def refuse_keys(steps: StepReader, spot: Spot, keys: Iterable[str]) -> None:
     value = spot.value.text if isinstance(spot.value, Scalar) else "…"
-    for key in keys:
+    for key in sorted(keys):
         says = f"`{spot.verb}: {value}` has no key {shown(key)}"
         steps.wrong(spot.keys[key].place, says)
 
