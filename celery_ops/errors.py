@@ -63,6 +63,10 @@ class BrokerFull(BrokerUnreachable):
     """The broker is reachable but refuses writes (out of memory, disk, read-only replica)."""
 
 
+class ResultsUnreachable(OpsError):
+    """The result backend cannot be read, so it is not known how tasks ended."""
+
+
 class HostUnreachable(OpsError):
     """A host cannot be reached, so nothing is known about what runs there."""
 

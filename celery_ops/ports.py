@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
     from celery_ops.errors import CommandFailed, StreamFailed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
         ServiceStatus,
         TakenRecord,
         Targets,
+        TaskMessage,
+        TaskNews,
     )
 
 
@@ -141,6 +144,22 @@ class QueuesReading:
     notes: tuple[str, ...] = ()
 
 
+class Followed(Protocol):
+    """One task, from now on, by what workers announce of it (if their task events are on)."""
+
+    async def news(self, timeout: float) -> tuple[TaskNews, ...]:
+        """What came since the last call, as soon as anything did; nothing after that many s."""
+        ...
+
+
+class Results(Protocol):
+    """A result backend, to be read."""
+
+    async def news(self, task: str) -> TaskNews | None:
+        """What is stored of the task with that id, if anything is. Raise ResultsUnreachable."""
+        ...
+
+
 # --- changing -----------------------------------------------------------------------------------
 
 
@@ -199,8 +218,8 @@ Order = CancelConsumer | AddConsumer | Control
 class Broker(Protocol):
     """A message broker with the workers behind it.
 
-    Every method may raise BrokerUnreachable. Nothing but `order`, `take`, `clear_taken`, `restore`,
-    `note_run`, `break_lease` and the lease writes anything that outlives its expiry.
+    Every method may raise BrokerUnreachable. Nothing but `order`, `send`, `take`, `clear_taken`,
+    `restore`, `note_run`, `break_lease` and the lease writes anything that outlives its expiry.
     """
 
     @property
@@ -241,6 +260,14 @@ class Broker(Protocol):
         """Sizes of the queues in `known` and of all others that can be found without `KEYS`."""
         ...
 
+    async def ahead_of(self, message: TaskMessage) -> int | None:
+        """How many messages are served before it; None if it was not found in its queue."""
+        ...
+
+    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+        """What is announced of the task with that id, from the moment it is entered."""
+        ...
+
     async def taken(self) -> tuple[TakenRecord, ...]: ...
 
     async def holder(self) -> Holder | None: ...
@@ -252,6 +279,10 @@ class Broker(Protocol):
 
         The replies are acknowledgements: `ok` means scheduled. A missing one means unknown.
         """
+        ...
+
+    async def send(self, message: TaskMessage, *, fence: Fence) -> None:
+        """Put it behind all others in its queue; raise LeaseLost, and send nothing, without it."""
         ...
 
     async def take(self, record: TakenRecord, *, fence: Fence) -> None: ...

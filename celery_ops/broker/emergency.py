@@ -25,10 +25,27 @@ from celery_ops.ports import Fence, GivenBack, QueuesReading, Round
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
-    from celery_ops.ports import Broker, Clock, Lease, Order, Question, Reply
+    from celery_ops.model import (
+        Heartbeat,
+        HeldMessage,
+        Holder,
+        RunRecord,
+        TakenRecord,
+        Targets,
+        TaskMessage,
+    )
+    from celery_ops.ports import (
+        Broker,
+        Clock,
+        Followed,
+        Lease,
+        Order,
+        Question,
+        Reply,
+    )
 
 _FENCE = Fence("this machine's lock")
 _NO_BROKER = "This run goes on without a broker (--emergency)."
@@ -215,6 +232,18 @@ class NoBroker:
     async def queues(self, known: Collection[str]) -> QueuesReading:
         del known
         return QueuesReading(self._clock.now(), (), None, (_NO_BROKER,))
+
+    async def ahead_of(self, message: TaskMessage) -> int | None:
+        del message
+        return None
+
+    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+        del task
+        raise BrokerUnreachable(_NO_BROKER)
+
+    async def send(self, message: TaskMessage, *, fence: Fence) -> None:
+        del message, fence
+        raise BrokerUnreachable(_NO_BROKER)
 
     async def taken(self) -> tuple[TakenRecord, ...]:
         return self._kept.read()

@@ -14,12 +14,15 @@ import pickletools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Heartbeat
+from celery_ops.model import Heartbeat, TaskNews, TaskState
 from celery_ops.ports import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    from celery_ops.model import TaskMessage
+
 
 HIGHEST_PRIORITY = 9
 _HEARTBEAT_INTERVAL = 2.0
@@ -27,6 +30,18 @@ _KOMBU_TYPED = {"__type__", "__value__"}
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _OPCODES_TO_NODE = 12
 """A pickled `{node: value}` names the node within its first opcodes."""
+_MOST_OF_AN_ERROR = 500
+"""Characters."""
+_STATES = {
+    "task-received": TaskState.RECEIVED,
+    "task-started": TaskState.STARTED,
+    "task-retried": TaskState.RETRY,
+    "task-succeeded": TaskState.SUCCESS,
+    "task-failed": TaskState.FAILURE,
+    "task-revoked": TaskState.REVOKED,
+    "task-rejected": TaskState.REJECTED,
+}
+_STORED = {state.value: state for state in TaskState}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +188,85 @@ def given_back(raw: bytes) -> tuple[bytes, int] | None:
     return json.dumps(message).encode(), priority
 
 
+def task_message(message: TaskMessage) -> bytes:
+    """A task as Celery sends it (protocol 2), without arguments, and straight to one queue.
+
+    Source: `celery.app.amqp.AMQP.as_task_v2`. All of it follows from `message`: nothing is left to
+    chance or to the moment.
+    """
+    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    headers: dict[str, object] = {
+        "lang": "py",
+        "task": message.task,
+        "id": message.id,
+        "shadow": None,
+        "eta": None,
+        "expires": message.expires.isoformat(),
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": message.id,
+        "parent_id": None,
+        "argsrepr": "()",
+        "kwargsrepr": "{}",
+        "origin": message.origin,
+        "ignore_result": None,  # as the task itself has it
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+    envelope = {
+        "body": base64.b64encode(json.dumps([[], {}, embedded]).encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "correlation_id": message.id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": message.queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": message.id,
+        },
+    }
+    return json.dumps(envelope).encode()
+
+
+def read_task_events(raw: bytes, task: str) -> tuple[TaskNews, ...]:
+    """What a message of events tells of the task with that id; of thousands, hardly any does."""
+    envelope = _json_object(raw)
+    if envelope is None or envelope.get("content-type") != "application/json":
+        return ()
+    body = _body(envelope) or b""
+    if task.encode() not in body:
+        return ()
+    try:
+        events = json.loads(body)
+    except (ValueError, RecursionError):
+        return ()
+    read = (_task_news(one, task) for one in (events if isinstance(events, list) else [events]))
+    return tuple(news for news in read if news is not None)
+
+
+def read_result(raw: bytes) -> TaskNews | None:
+    """What a result backend keeps of a task (`celery.backends.base.Backend._get_result_meta`).
+
+    None for what is not read here, as a pickled one.
+    """
+    meta = _json_object(raw)
+    state = None if meta is None else _STORED.get(str(meta.get("status")))
+    if meta is None or state is None:
+        return None
+    worker = meta.get("worker")
+    return TaskNews(
+        state,
+        worker if isinstance(worker, str) and worker else None,
+        error="" if state is TaskState.SUCCESS else _exception(meta.get("result")),
+    )
+
+
 def is_message(raw: bytes) -> bool:
     """Whether a list's element is a message of kombu's, so that the list is a queue."""
     envelope = _json_object(raw)
@@ -217,6 +311,31 @@ def _node_of_pickle(body: bytes | None) -> str:
     except (ValueError, UnicodeDecodeError):
         return ""
     return ""
+
+
+def _task_news(event: object, task: str) -> TaskNews | None:
+    if not isinstance(event, dict) or event.get("uuid") != task:
+        return None
+    state, worker = _STATES.get(str(event.get("type"))), event.get("hostname")
+    if state is None:
+        return None
+    error = "expired" if event.get("expired") is True else event.get("exception")
+    return TaskNews(
+        state,
+        worker if isinstance(worker, str) and worker else None,
+        _number(event.get("runtime")),
+        error[:_MOST_OF_AN_ERROR] if isinstance(error, str) else "",
+    )
+
+
+def _exception(result: object) -> str:
+    """`ValueError: no such user`, of an exception as the JSON serialiser stores it."""
+    if not isinstance(result, dict):
+        return ""
+    kind, said = result.get("exc_type"), result.get("exc_message")
+    words = [str(one) for one in said] if isinstance(said, list) else [str(said)] if said else []
+    parts = [str(kind)] if kind else []
+    return ": ".join([*parts, *filter(None, [" ".join(words)])])[:_MOST_OF_AN_ERROR]
 
 
 def _json_object(raw: bytes) -> dict[str, object] | None:

@@ -92,9 +92,12 @@ class Names:
     @property
     def heartbeat_channel(self) -> tuple[str, bool]:
         """Where workers announce themselves, and whether that is a pattern."""
-        if self.fanout_patterns:
-            return escaped(self._channel(self.event_exchange)) + "/worker.*", True
-        return self._channel(self.event_exchange), False
+        return self._events("worker")
+
+    @property
+    def task_channel(self) -> tuple[str, bool]:
+        """Where they announce what becomes of tasks, likewise."""
+        return self._events("task")
 
     @property
     def binding_prefix(self) -> str:
@@ -152,6 +155,11 @@ class Names:
             self.event_exchange,
             REPLY_EXCHANGE,
         }
+
+    def _events(self, group: str) -> tuple[str, bool]:
+        if self.fanout_patterns:
+            return escaped(self._channel(self.event_exchange)) + f"/{group}.*", True
+        return self._channel(self.event_exchange), False
 
     def _channel(self, exchange: str) -> str:
         # kombu formats {db} after the options were read, so a prefix of one's own may contain it

@@ -2,7 +2,8 @@
 
 kombu's consumers sweep `unacked` with a visibility timeout of their own (FACTS A) and wait for
 replies by a timeout, so they are not used. Each part of the work has a module: `mailbox` asks and
-orders, `heartbeats` listens, `sizes` counts, `lease` locks; this class puts them behind the port.
+orders, `heartbeats` listens, `sizes` counts, `tasks` sends and follows one, `lease` locks; this
+class puts them behind the port.
 """
 
 from __future__ import annotations
@@ -15,17 +16,35 @@ from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
 from celery_ops.broker.mailbox import Mailbox
 from celery_ops.broker.restoring import Restorer
 from celery_ops.broker.sizes import QueueSizes
+from celery_ops.broker.tasks import Tasks
 from celery_ops.broker.wire import Wire
 from celery_ops.errors import LeaseLost, RecordUnreadable
 from celery_ops.ports import Question, Round
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from celery_ops.broker.address import RedisAddress
     from celery_ops.broker.wire import Word
-    from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
-    from celery_ops.ports import Clock, Fence, GivenBack, Order, QueuesReading, Reply
+    from celery_ops.model import (
+        Heartbeat,
+        HeldMessage,
+        Holder,
+        RunRecord,
+        TakenRecord,
+        Targets,
+        TaskMessage,
+    )
+    from celery_ops.ports import (
+        Clock,
+        Fence,
+        Followed,
+        GivenBack,
+        Order,
+        QueuesReading,
+        Reply,
+    )
 
 RUNS_KEPT = 500
 REPLY_EXPIRY = 60.0
@@ -35,7 +54,9 @@ _ARGUMENTS: Mapping[Question, Mapping[str, object]] = {
     # Arguments as shortened text: works for those that are not JSON, and bounds the reply.
     Question.ACTIVE: {"safe": True},
     # `flush_every` is an attribute of tasks of celery-batches.
-    Question.REGISTERED: {"taskinfoitems": ["rate_limit", "acks_late", "flush_every"]},
+    Question.REGISTERED: {
+        "taskinfoitems": ["rate_limit", "acks_late", "flush_every", "ignore_result"]
+    },
 }
 
 
@@ -61,6 +82,7 @@ class RedisBroker:
         self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
         self._sizes = QueueSizes(self._wire, self._names, clock)
         self._restorer = Restorer(self._wire, self._names)
+        self._tasks = Tasks(self._wire, self._names)
         self._lease = RedisLease(self._wire, self._names, ttl=lease_ttl)
 
     @property
@@ -115,6 +137,15 @@ class RedisBroker:
             [(order.method, order.arguments)], to=to, timeout=timeout, fence=fence
         )
         return over.replies[order.method]
+
+    async def send(self, message: TaskMessage, *, fence: Fence) -> None:
+        await self._tasks.send(message, fence=fence)
+
+    async def ahead_of(self, message: TaskMessage) -> int | None:
+        return await self._tasks.ahead_of(message)
+
+    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+        return self._tasks.follow(task)
 
     async def taken(self) -> tuple[TakenRecord, ...]:
         """What runs owe back; raise RecordUnreadable, naming each entry that cannot be read."""

@@ -29,7 +29,7 @@ NEEDED = (
     *("eval", "multi", "exec", "publish", "psubscribe", "subscribe", "ping", "select"),
     *("get", "set", "del", "exists", "pexpire", "pttl", "scan", "dbsize"),
     *("hget", "hmget", "hgetall", "hlen", "hset", "hdel", "zrange"),
-    *("llen", "lindex", "lrange", "ltrim", "rpush", "smembers", "sadd", "srem"),
+    *("llen", "lindex", "lpos", "lpush", "lrange", "ltrim", "rpush", "smembers", "sadd", "srem"),
 )
 """The commands that a user of the broker has to be allowed."""
 

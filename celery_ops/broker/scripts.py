@@ -76,6 +76,16 @@ return outcomes
 """
 )
 
+SEND = (
+    _HOLDS
+    + """
+-- KEYS: the lease, the list of a queue. ARGV: token, message.
+if not holds(KEYS[1], ARGV[1]) then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[2])
+return 1
+"""
+)
+
 ACQUIRE = """
 -- KEYS: the lease. ARGV: the new lease, its ttl in ms, run and operator whose lease may be replaced
 -- (empty: nobody's). Returns whether it was taken.

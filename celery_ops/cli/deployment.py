@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.broker import connect
 from celery_ops.broker.emergency import NoBroker
+from celery_ops.broker.results import results_at
 from celery_ops.cli import emergency, terminal
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.doctor import examine
@@ -19,6 +20,7 @@ from celery_ops.model import Host
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from celery_ops.broker.results import RedisResults
     from celery_ops.config.contexts import Context
     from celery_ops.ports import Broker, Clock
 
@@ -38,6 +40,8 @@ class Deployment:
     surveyor: Surveyor
     clock: Clock
     passphrases: Passphrases
+    results: RedisResults | None
+    """None: no result backend is configured, or none that is read."""
 
 
 @asynccontextmanager
@@ -62,6 +66,7 @@ async def opened(
     broker = await connect(context.broker, broker_options(context), clock=clock)
     if without_broker:
         broker = NoBroker(broker, emergency.lock(broker), clock)
+    results = results_at(context.results)
     hosts = HostPool(context, ask_passphrase=passphrases)
     surveyor = Surveyor(
         broker,
@@ -77,10 +82,12 @@ async def opened(
     try:
         if asks:
             await hosts.unlock()
-        yield Deployment(context, broker, hosts, surveyor, clock, passphrases)
+        yield Deployment(context, broker, hosts, surveyor, clock, passphrases, results)
     finally:
         await surveyor.close()
         await hosts.close()
+        if results is not None:
+            await results.close()
         await broker.close()
 
 

@@ -68,4 +68,6 @@ def where(deployment: Deployment, chosen: Chosen) -> Where:
         scope=context.scope,
         services=context.services,
         config=None if chosen.file is None else str(chosen.file.absolute()),
+        probe=context.probe,
+        results="" if deployment.results is None else deployment.results.address,
     )

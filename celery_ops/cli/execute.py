@@ -95,6 +95,7 @@ async def execute(run: str, told: Told) -> ExitCode:
                 hosts=deployment.hosts,
                 clock=clock,
                 at_once=_exit_at_once,
+                results=deployment.results,
                 undo=told.undo,
             )
             _obey_signals(executor.brake)

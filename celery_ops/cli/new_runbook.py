@@ -55,10 +55,13 @@ steps:                             # from top to bottom, one verb a step
       #   undo: [deploy, --back]
       - restart: worker
         timeout: 2m
+      # - probe: worker                         # the context's probe task ends at it
     verify:                        # what proves that a worker came through
       that: [worker.online, worker.started_at > step.started_at]
       hold: 10s
       timeout: 3m
+
+  # - probe: configured            # the context's probe task ends in each of its queues
 
 finally:                           # however it goes
   - check: fleet.left_drained == 0

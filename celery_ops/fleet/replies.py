@@ -104,9 +104,15 @@ def registered(reply: Reply) -> tuple[RegisteredTask, ...] | None:
             return None
         name, _, rest = entry.partition(" [")
         options = dict(_OPTION.findall(rest.removesuffix("]")))
-        acks_late = {"True": True, "False": False}.get(options.get("acks_late", ""))
-        batched = "flush_every" in options
-        found.append(RegisteredTask(name, options.get("rate_limit"), acks_late, batched))
+        found.append(
+            RegisteredTask(
+                name,
+                options.get("rate_limit"),
+                acks_late=_flag(options.get("acks_late")),
+                batched="flush_every" in options,
+                ignores_result=_flag(options.get("ignore_result")),
+            )
+        )
     return tuple(found)
 
 
@@ -174,6 +180,10 @@ def _arguments(args: object, kwargs: object) -> str:
             shown.append(f"{str(key)[:ARGUMENTS_LENGTH]}={_shortened.repr(value)}")
         text = f"({', '.join(shown)})"
     return text if len(text) <= ARGUMENTS_LENGTH else text[: ARGUMENTS_LENGTH - 1] + "…"
+
+
+def _flag(text: str | None) -> bool | None:
+    return {"True": True, "False": False}.get(text or "")
 
 
 def _text(value: object) -> str:

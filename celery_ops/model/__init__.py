@@ -10,6 +10,7 @@ from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model.tasks import TaskMessage, TaskNews, TaskState
 from celery_ops.model.told import (
     INCARNATION_TOLERANCE,
     ConsumedQueue,
@@ -55,6 +56,9 @@ __all__ = [
     "TakenRecord",
     "Targets",
     "Task",
+    "TaskMessage",
+    "TaskNews",
+    "TaskState",
     "Unproven",
     "Usage",
     "Worker",

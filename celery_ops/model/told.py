@@ -130,6 +130,8 @@ class RegisteredTask:
     acks_late: bool | None
     batched: bool = False
     """Its messages are gathered before they run, as celery-batches does."""
+    ignores_result: bool | None = None
+    """No result backend hears how it ended."""
 
     @property
     def may_hide(self) -> bool:

@@ -14,12 +14,12 @@ from celery_ops.runbook.loader import as_argument
 from celery_ops.runbook.schema import WorkerVerb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import ControlStep
+    from celery_ops.runbook.schema import ControlStep, RunStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,19 @@ def scale(worker: str, by: int) -> ControlAction:
     if by < 0:
         return ControlAction(worker, Control("pool_shrink", {"n": 1}))
     return ControlAction(worker, Control("pool_grow", {"n": by}))
+
+
+def turns(
+    step: RunStep, chosen: Iterable[str], targets: Mapping[str, PlannedWorker]
+) -> list[str | None]:
+    """The targets that a command is run for: all, or the first of each host; None: no worker's."""
+    if not step.once_per_host:
+        return [*chosen] or [None]
+    first: dict[str | None, str | None] = {}
+    for name in chosen:
+        service = targets[name].service
+        first.setdefault(service.host if service is not None else None, name)
+    return list(first.values())
 
 
 def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Action, ...]:

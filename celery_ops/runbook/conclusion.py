@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ABORTED_BY = "aborted by "
 UNDO_TIMEOUT = 120.0
 """Seconds, for one act that is taken back."""
+EVENTS_PATIENCE = 60.0
+BETWEEN_TRIES = 5.0
+"""Seconds, for task events that are to be switched off while the broker is away."""
 
 
 @dataclass(slots=True)
@@ -67,9 +70,11 @@ class Conclusion:
 
     async def conclude(self, course: Course) -> Report:
         """Undo what is half done, check `finally`, and say what is left."""
-        if course.ending in {Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
+        if course.ending in {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
-                await self._cleanup.put_right()
+                await self._events_off()
+                if course.ending is not Ending.DONE:
+                    await self._cleanup.put_right()
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
             except LeaseHeld as error:
@@ -97,6 +102,23 @@ class Conclusion:
         if course.began and course.ending not in nothing_done:
             await self._tell(course)
         return self._explained(report, course)
+
+    async def _events_off(self) -> None:
+        """Task events that a probe needed, also of workers behind a broker that is away for a
+        moment. They do no harm: who cannot be told is named, and keeps them. Raise LeaseBroken.
+        """
+        events, clock = self._stage.task_events, self._stage.clock
+        until = clock.monotonic() + EVENTS_PATIENCE
+        try:
+            await events.switch_off()
+            while events.owed and self._stage.effects.away and clock.monotonic() < until:
+                await self._stage.brake.sleep(BETWEEN_TRIES, safe=False)
+                await events.switch_off()
+        except LeaseBroken:
+            raise
+        except OpsError as error:
+            names = ", ".join(events.owed)
+            self._stage.say(None, f"task events of {names} stay on: {error.says}")
 
     def _explained(self, report: Report, course: Course) -> Report:
         found = causes(self._stage.targets.values())

@@ -23,9 +23,19 @@ from celery_ops.runbook.events import EventKind, Outcome, Result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
 
-    from celery_ops.model import HeldMessage
-    from celery_ops.ports import Broker, Clock, Command, Fence, GivenBack, Hosts, Order, Reply
+    from celery_ops.model import HeldMessage, TaskMessage
+    from celery_ops.ports import (
+        Broker,
+        Clock,
+        Command,
+        Fence,
+        GivenBack,
+        Hosts,
+        Order,
+        Reply,
+    )
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.lease_keeper import LeaseKeeper
     from celery_ops.runbook.plan import Plan, PlannedWorker
@@ -77,9 +87,11 @@ class Effects:
         undo: str | None,
         verb: str,
         worker: PlannedWorker | None = None,
-    ) -> None:
-        """Put an intent on disk before its effect; `worker` is the target as it is now."""
-        self._journal.append(
+    ) -> datetime:
+        """Put an intent on disk before its effect, and tell its moment; `worker` is the target as
+        it is now.
+        """
+        event = self._journal.append(
             EventKind.INTENT,
             step=step,
             target=target,
@@ -89,6 +101,7 @@ class Effects:
             verb=verb,
             worker=worker,
         )
+        return event.at
 
     def conclude(self, step: str, target: str | None, result: Result, says: str) -> None:
         """Put a result on disk."""
@@ -123,6 +136,34 @@ class Effects:
                 self.away = error.says
                 errors.update(dict.fromkeys(names, f"unknown whether it was sent: {error.says}"))
         return errors
+
+    async def replies(self, order: Order, names: Sequence[str]) -> dict[str, Reply]:
+        """Send one control command to several workers: what each replied, who did at all.
+
+        Of those who are missing it is not known whether they were reached.
+        """
+        replied: dict[str, Reply] = {}
+
+        async def send(fence: Fence) -> None:
+            replied.update(
+                (reply.node, reply)
+                for reply in await self._broker.order(
+                    order, to=Targets(tuple(names)), fence=fence, timeout=ACKNOWLEDGE_TIMEOUT
+                )
+            )
+
+        self.made += 1
+        self.away = ""
+        try:
+            await self._fenced(send)
+        except BrokerUnreachable as error:
+            self.away = error.says
+        return replied
+
+    async def send(self, message: TaskMessage) -> None:
+        """Send a task. Raise BrokerUnreachable: then it may be in its queue all the same."""
+        self.made += 1
+        await self._fenced(lambda fence: self._broker.send(message, fence=fence))
 
     async def command(self, sent: ControlAction, timeout: float) -> Outcome:
         """Send a control command of the runbook's to one worker: what it replied, and no more."""

@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, conclusion, controls
+from celery_ops.runbook import beats, coming, conclusion, controls
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -38,16 +38,20 @@ from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
+from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
+    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
     ControlStep,
     NotifyStep,
+    ProbeStep,
+    QueueStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -56,6 +60,7 @@ from celery_ops.runbook.schema import (
     WorkerStep,
 )
 from celery_ops.runbook.stage import Stage
+from celery_ops.runbook.task_events import TaskEvents
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
@@ -65,7 +70,7 @@ if TYPE_CHECKING:
 
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import FleetSnapshot
-    from celery_ops.ports import Broker, Clock, Hosts
+    from celery_ops.ports import Broker, Clock, Hosts, Results
     from celery_ops.runbook.expressions import Condition
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan, PlannedStep
@@ -93,6 +98,7 @@ class Executor:
         hosts: Hosts,
         clock: Clock,
         at_once: Callable[[], None],
+        results: Results | None = None,
         undo: bool = False,
     ) -> None:
         """`at_once` ends the process: the third abort. `undo`: take back what the run has done, in
@@ -129,11 +135,13 @@ class Executor:
             effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock,
             recall=recall, by_supervisor=bool(plan.emergency),
         )  # fmt: skip
-        self._restored: list[str] = []
+        self._came_to: list[str] = []
+        """What steps without targets came to."""
         self._stage = Stage(
             plan=plan, params=self._params, surveyor=surveyor, hosts=hosts, clock=clock,
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
-            recall=recall,
+            recall=recall, task_events=TaskEvents(self._effects, self._recall.acts),
+            results=results,
         )  # fmt: skip
         self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
 
@@ -265,15 +273,29 @@ class Executor:
                 await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
+            case ProbeStep():
+                await self._probe(step)
+            case QueueStep() | ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():
-                if step.when is None or await self._holds(step.when):
-                    self._restored.append(await Restoring(self._stage, step).go())
+                await self._restore(step)
             case RunStep():
-                scope = self._stage.scope(await self._stage.look())
-                if step.when is None or step.when.evaluate(scope).holds:
-                    await run_on_host(self._stage, step, None, scope)
+                await self._run(step)
+
+    async def _probe(self, step: ProbeStep) -> None:
+        if step.when is None or await self._holds(step.when):
+            self._came_to.append(await Probing(self._stage, step).of_queues())
+
+    async def _restore(self, step: RestoreStep) -> None:
+        if step.when is None or await self._holds(step.when):
+            self._came_to.append(await Restoring(self._stage, step).go())
+
+    async def _run(self, step: RunStep) -> None:
+        scope = self._stage.scope(await self._stage.look())
+        if step.when is None or step.when.evaluate(scope).holds:
+            await run_on_host(self._stage, step, None, scope)
 
     async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
         """A step outside a roll: all of its targets at once, under the guard."""
@@ -413,7 +435,7 @@ class Executor:
         if self._undo:
             names = ", ".join(report.returned)
             return f"taken back: {names}" if names else "nothing was left to take back"
-        return "; ".join(self._restored) or f"{len(report.done)} of {len(targets)} done"
+        return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 
     def _stays_interrupted(self, course: Course, *, when: bool) -> None:
         """A run that could not be gone on with can be another time."""

@@ -61,6 +61,22 @@ class FleetFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageFacts:
+    """What a `filter` sees of a message that waits; `retries` are those behind it, `age` is how
+    long it has been known to wait.
+    """
+
+    id: str
+    task: str
+    retries: int | None
+    eta: datetime | None
+    age: float | None
+    origin: str | None
+    priority: int | None
+    redelivered: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsFacts:
     """`targets.…`: what the runbook's first roll or worker step resolved to, and how many messages
     its restore steps.

@@ -18,7 +18,16 @@ from celery_ops.runbook.control_grammar import (
     worker_target,
 )
 from celery_ops.runbook.dangers import danger
+from celery_ops.runbook.queue_grammar import (
+    BACKUP,
+    is_of_a_queue,
+    read_probe,
+    read_queue_step,
+    read_shared_step,
+    refuse_queue_keys,
+)
 from celery_ops.runbook.schema import (
+    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -31,6 +40,8 @@ from celery_ops.runbook.schema import (
     OnFail,
     OnTimeout,
     Order,
+    QueueStep,
+    QueueVerb,
     RestoreStep,
     Roll,
     RunStep,
@@ -41,7 +52,7 @@ from celery_ops.runbook.schema import (
     WorkerStep,
     WorkerVerb,
 )
-from celery_ops.runbook.steps import NOT_YET, Spot, StepReader, Verb, Where
+from celery_ops.runbook.steps import Spot, StepReader, Verb, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -57,7 +68,10 @@ _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
 
-def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | None:
+def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | QueueStep | None:
+    if is_of_a_queue(spot) and spot.verb in set(QueueVerb):
+        return read_shared_step(steps, spot)
+    refuse_queue_keys(steps, spot)
     verb = WorkerVerb(spot.verb)
     is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
     if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
@@ -231,10 +245,13 @@ def _read_notify(steps: StepReader, spot: Spot) -> NotifyStep:
 # --- restore ------------------------------------------------------------------------------------
 
 
-def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | None:
-    if not isinstance(spot.value, Scalar) or spot.value.text != _ORPHANS:
-        steps.wrong(spot.value.place, f"restore of anything but `{_ORPHANS}` {NOT_YET}")
+def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | QueueStep | None:
+    what = steps.values.reader.choice(spot.value, spot.what, (_ORPHANS, BACKUP))
+    if what == BACKUP:
+        return read_shared_step(steps, spot)
+    if what is None:
         return None
+    refuse_queue_keys(steps, spot, frozenset({"queue"}))
     values = steps.values
     return RestoreStep(
         id=spot.id,
@@ -244,6 +261,14 @@ def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | None:
         when=steps.when(spot),
         place=spot.place,
     )
+
+
+def _read_activate(steps: StepReader, spot: Spot) -> ActivateStep | None:
+    release = steps.values.plain_text(spot.value, f"the release of {spot.what}")
+    on = _host(steps, spot)
+    if on is None:
+        return None
+    return ActivateStep(spot.id, release, on, steps.timeout(spot), steps.when(spot), spot.place)
 
 
 # --- roll ---------------------------------------------------------------------------------------
@@ -325,30 +350,21 @@ def _choice(steps: StepReader, spot: Spot, key: str, choices: Iterable[str]) -> 
 # --- all of them --------------------------------------------------------------------------------
 
 _NOTHING_WAITS_FOR_EVER = "nothing waits for ever"
+_STEPS = frozenset({Where.STEPS})
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _RETRIES = ("retries", "retry_pause")
 _WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
-_TO_COME = (
-    "pause",
-    "backup",
-    "park",
-    "move",
-    "purge",
-    "activate",
-    "probe",
-)
-
-VERBS: Mapping[str, Verb | None] = {
+VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         _read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when"),
+        ("timeout", "on_timeout", "when", "queue", "to"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
-    "resume": _WORKER_VERB,
+    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", "rate")),
     "stop": _WORKER_VERB,
     "start": _STARTING_VERB,
     "restart": _STARTING_VERB,
@@ -368,10 +384,24 @@ VERBS: Mapping[str, Verb | None] = {
     ),
     "scale": Verb(read_scale, _ANYWHERE, ("to", "by", "timeout", "when")),
     "control": Verb(read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
+    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
-        _read_restore, frozenset({Where.STEPS}), ("queue", "older_than", "vouched", "when")
+        _read_restore,
+        _STEPS,
+        ("queue", "older_than", "vouched", "when", "file", "rate"),
     ),
+    "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
+    "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
+    "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),
+    "move": Verb(
+        read_queue_step,
+        _STEPS,
+        ("to", "filter", "limit", "rate", "when"),
+        {"to": "the queue that the messages go to"},
+    ),
+    "purge": Verb(read_queue_step, _STEPS, ("filter", "file", "when")),
+    "activate": Verb(_read_activate, _ANYWHERE, ("on", "timeout", "when")),
     "roll": Verb(
         _read_roll,
         frozenset({Where.STEPS}),
@@ -392,6 +422,5 @@ VERBS: Mapping[str, Verb | None] = {
             "verify": "what proves that a worker came through",
         },
     ),
-    **dict.fromkeys(_TO_COME),
 }
-"""Every verb of the language; None for those this version does not have."""
+"""Every verb of the language."""

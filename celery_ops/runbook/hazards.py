@@ -13,6 +13,7 @@ from celery_ops.runbook.schema import (
     ControlStep,
     OnTimeout,
     Roll,
+    RunStep,
     ScaleStep,
     WorkerStep,
     WorkerVerb,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from celery_ops.model import FleetSnapshot, Worker
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import InnerStep, Runbook
+    from celery_ops.runbook.schema import InnerStep, Runbook, Step
 
 _ASKS = frozenset({WorkerVerb.DRAIN, WorkerVerb.RESUME})
 """Verbs that a worker itself must answer; the others are its supervisor's."""
@@ -175,3 +176,14 @@ def drains_before_it_stops(runbook: Runbook) -> bool:
             elif inner.verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and not drained:
                 return False
     return True
+
+
+def changes_workers_before(step: Step, runbook: Runbook) -> bool:
+    """A step before that one, or around it, acts on workers: they may not be as they are now."""
+    acts = WorkerStep | ControlStep | ScaleStep | RunStep
+    for one in runbook.steps:
+        if isinstance(one, acts | Roll):
+            return True
+        if one is step:
+            break
+    return False

@@ -34,6 +34,8 @@ _SELECTOR: Schema = {
     **_WORD,
     "description": "names, globs, queue:NAME, host:NAME, state:STATE; !TERM leaves out",
 }
+_NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems": 1}]}
+_QUEUE: Schema = {**_WORD, "description": "a queue"}
 _WORKER: Schema = {"const": "worker"}
 
 
@@ -73,7 +75,7 @@ def schema() -> Schema:
 
 def _steps(where: Where) -> Schema:
     possible = [_step(name, verb, where) for name, verb in VERBS.items()
-                if verb is not None and where in verb.where]  # fmt: skip
+                if where in verb.where]  # fmt: skip
     return {"type": "array", "maxItems": MAX_STEPS, "items": {"anyOf": possible}}
 
 
@@ -110,7 +112,14 @@ _VALUES: Mapping[str, Schema] = {
     "run": {**_ARGV, "minItems": 1, "description": "an argv, never a shell line"},
     "notify": {**_ARGV, "minItems": 1, "description": "an argv, run on the operator's machine"},
     "control": {**_WORD, "description": "a control command, by Celery's own name"},
-    "restore": {"const": "orphans"},
+    "probe": {
+        **_NAMES,
+        "description": "queues that the context's probe task is sent to; configured: its own;"
+        " in a roll also worker",
+    },
+    "restore": {"enum": ["orphans", "backup"]},
+    **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),
+    "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
 """What stands behind each verb."""
@@ -129,9 +138,13 @@ _KEYS: Mapping[str, Schema] = {
     "takes": _WORKER,
     "undo": _ARGV,
     "once_per": {"const": "host"},
-    "to": _NUMBER,
+    "to": {**_WORD, "description": "so many processes, or the queue that messages go to"},
     "by": _NUMBER,
-    "queue": _WORD,
+    "queue": _QUEUE,
+    "file": {**_WORD, "description": "of a backup"},
+    "filter": {**_WORD, "description": "a condition on messages, as task == 'shop.mail'"},
+    "limit": _NUMBER,
+    "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "vouched": _WORD,
     "order": _one_of(Order),

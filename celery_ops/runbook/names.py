@@ -20,6 +20,7 @@ from celery_ops.config.units import Count, as_duration
 from celery_ops.runbook.facts import (
     BeforeFacts,
     FleetFacts,
+    MessageFacts,
     StepFacts,
     TargetsFacts,
     WorkerFacts,
@@ -147,6 +148,18 @@ def names_at(params: Sequence[Param], *, in_roll: bool) -> Names:
     if in_roll:
         return Names(everywhere | of_the_target)
     return Names(everywhere, elsewhere=dict.fromkeys(of_the_target, _ONLY_IN_A_ROLL))
+
+
+def names_of_messages(params: Sequence[Param]) -> Names:
+    """What can be named in a `filter`."""
+    elsewhere = ("fleet", "targets", "worker", "before", "step")
+    return Names(
+        {
+            **names_of(MessageFacts).members,
+            "params": Names({param.name: _of_param(param.type) for param in params}),
+        },
+        elsewhere=dict.fromkeys(elsewhere, "is not known of a message"),
+    )
 
 
 def value_at(scope: Mapping[str, object], path: Sequence[str]) -> object:

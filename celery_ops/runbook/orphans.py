@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
 from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.plan import PlannedAction, PlannedStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -157,6 +158,21 @@ def reruns(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> str | No
         f"{_listed(names)}: acknowledged late, so what a dead worker had begun, or even ended, is "
         "among these and runs again from its beginning"
     )
+
+
+def planned(
+    step: RestoreStep, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> tuple[tuple[HeldMessage, ...], PlannedStep]:
+    """The messages that the step would give back, and how it says so."""
+    wanted = Wanted.of(step, scope)
+    messages = choose(wanted, snapshot).messages
+    says = f"restore {counted(len(messages), 'orphan')}, each proved again right before"
+    done = tuple(
+        PlannedAction(step.id, queue, told(some, snapshot), None)
+        for queue, some in by_queue(messages).items()
+    )
+    proof = evidence(wanted, snapshot) if messages else ()
+    return messages, PlannedStep(step.id, says, actions=done, evidence=proof)
 
 
 def _of(doubt: Unproven, messages: tuple[HeldMessage, ...]) -> Unproven:

@@ -89,6 +89,12 @@ def parse_params(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Value]
     return values
 
 
+def keep_available(params: Mapping[str, Value]) -> units.Count:
+    """The guard of steps outside a roll: the parameter of that name, else one consumer."""
+    keep = params.get("keep_available")
+    return keep if isinstance(keep, units.Count) else units.Count(1)
+
+
 def value_of(declared: ParamType, text: str) -> Value:
     """Text as a value of that type. Raise ValueError or UsageError with a sentence."""
     match declared:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from celery_ops.config.contexts import Probe
 from celery_ops.model import ConsumedQueue, HeldMessage, Incarnation, ServiceRef, WorkerState
 
 
@@ -115,6 +116,9 @@ class Where:
     scope: tuple[str, ...]
     services: tuple[ServiceRef, ...]
     config: str | None = None
+    probe: Probe | None = None
+    results: str = ""
+    """The result backend that is read, for people; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

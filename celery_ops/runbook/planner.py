@@ -12,23 +12,23 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import Count, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
 from celery_ops.ports import Question
-from celery_ops.runbook import actions, beats, facts, orphans
+from celery_ops.runbook import actions, beats, coming, facts, orphans, probes
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
     absence,
     cannot_be_asked,
+    changes_workers_before,
     dangers,
     drains_before_it_stops,
     obstacles,
     scale_obstacles,
 )
 from celery_ops.runbook.loader import loads, render, resolve
-from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.params import ALLOW_GAP, keep_available, parse_params
 from celery_ops.runbook.plan import (
     Plan,
     PlannedAction,
@@ -40,6 +40,7 @@ from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import goal_of
 from celery_ops.runbook.schema import (
+    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -49,6 +50,8 @@ from celery_ops.runbook.schema import (
     NotifyStep,
     Offline,
     Order,
+    ProbeStep,
+    QueueStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -309,31 +312,36 @@ class _Draft:
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
             case RestoreStep():
                 return self.plan_restore(step)
+            case ProbeStep():
+                self.hinder(step)
+                return probes.planned(step, self.request.where, self.snapshot, self.scope)
             case BeatStep():
                 services = beats.chosen(step, self.request.runbook, self.snapshot)
                 self.refusals += beats.obstacles(step, services, self.snapshot)
                 return beats.planned(step, services, self.snapshot, self.hosts)
-            case NotifyStep():
-                return PlannedStep(step.id, in_words(step, self.scope))
-            case WaitStep() | CheckStep() | ConfirmStep() | RunStep():
+            case QueueStep() | ActivateStep():
+                self.refusals.append(coming.refusal(step))
+                return coming.planned(step, self.snapshot, self.scope)
+            case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
 
     def plan_restore(self, step: RestoreStep) -> PlannedStep:
-        wanted = orphans.Wanted.of(step, self.scope)
-        messages = orphans.choose(wanted, self.snapshot).messages
+        messages, one = orphans.planned(step, self.snapshot, self.scope)
         rerun = orphans.reruns(messages, self.snapshot)
         self.hazards += [rerun] if rerun is not None else []
-        return PlannedStep(
-            id=step.id,
-            says=f"restore {counted(len(messages), 'orphan')}, each proved again right before",
-            actions=tuple(
-                PlannedAction(step.id, queue, orphans.told(some, self.snapshot), None)
-                for queue, some in orphans.by_queue(messages).items()
-            ),
-            evidence=orphans.evidence(wanted, self.snapshot) if messages else (),
-        )
+        return one
+
+    def hinder(self, step: ProbeStep) -> None:
+        """What a probe would fail of: a refusal, unless an earlier step may mend it."""
+        probe = self.request.where.probe
+        if probe is None:
+            self.refusals.append(probes.UNCONFIGURED)
+            return
+        says = probes.obstacles(step, probe, self.snapshot, self.scope)
+        is_mended = changes_workers_before(step, self.request.runbook)
+        (self.hazards if is_mended else self.refusals).extend(says)
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]
@@ -407,25 +415,20 @@ class _Draft:
         return tuple(queue.name for queue in self.targets[name].queues or ())
 
     def actions(
-        self, step: InnerStep | ConfirmStep, chosen: Iterable[str], *, drained: Collection[str] = ()
+        self,
+        step: InnerStep | ConfirmStep | NotifyStep,
+        chosen: Iterable[str],
+        *,
+        drained: Collection[str] = (),
     ) -> tuple[PlannedAction, ...]:
         """The exact effects of a step on each target; notes what is in their way."""
         found: list[PlannedAction] = []
         match step:
             case WorkerStep():
                 for name in chosen:
-                    worker = self.targets[name]
-                    refusals = obstacles(step.verb, worker, self.snapshot)
-                    self.refusals += refusals
-                    self.hazards += dangers(step, worker, self.snapshot, drained=name in drained)
-                    if not refusals:
-                        undo = actions.undo_of(step.verb, worker, self.hosts)
-                        found += [
-                            PlannedAction(step.id, name, str(action), undo)
-                            for action in actions.of_verb(step.verb, worker, self.hosts)
-                        ]
+                    found += self.worker_actions(step, name, drained=name in drained)
             case RunStep():
-                for turn in self.turns(step, chosen):
+                for turn in actions.turns(step, chosen, self.targets):
                     scope = self.scope_of(turn)
                     argv = shlex.join(render(part, scope) for part in step.argv)
                     undo = shlex.join(render(part, scope) for part in step.undo) or None
@@ -434,33 +437,49 @@ class _Draft:
                     found.append(PlannedAction(step.id, turn, argv, undo))
             case ControlStep():
                 for name in chosen:
-                    refusals = cannot_be_asked(self.targets[name], self.snapshot, step.method)
-                    self.refusals += refusals
-                    if not refusals:
-                        action = actions.control(step, name, self.scope_of(name))
-                        self.irreversible.append(f"step {step.id}: {action}")
-                        found.append(PlannedAction(step.id, name, str(action), None))
+                    found += self.control_actions(step, name)
             case ScaleStep():
+                found += [self.scale_action(step, name) for name in chosen]
+            case ProbeStep():
+                self.hinder(step)
+                where, seen = self.request.where, self.snapshot
                 for name in chosen:
-                    worker = self.targets[name]
-                    goal = goal_of(step, worker, self.scope)
-                    self.refusals += scale_obstacles(worker, goal, self.snapshot)
-                    does = f"scale its pool from {worker.processes} to {goal} processes"
-                    undo = f"scale it back to {worker.processes}"
-                    found.append(PlannedAction(step.id, name, does, undo))
-            case WaitStep() | CheckStep() | ConfirmStep():
+                    found += probes.actions(step, where, seen, self.scope, name)
+            case ActivateStep():
+                self.refusals.append(coming.refusal(step))
+                found += [coming.activation(step, name, self.scope) for name in chosen]
+            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep():
                 pass
         return tuple(found)
 
-    def turns(self, step: RunStep, chosen: Iterable[str]) -> list[str | None]:
-        """The targets that a command is run for: all, or the first of each host."""
-        if not step.once_per_host:
-            return [*chosen] or [None]
-        first: dict[str | None, str | None] = {}
-        for name in chosen:
-            service = self.targets[name].service
-            first.setdefault(service.host if service is not None else None, name)
-        return list(first.values())
+    def worker_actions(
+        self, step: WorkerStep, name: str, *, drained: bool
+    ) -> Iterable[PlannedAction]:
+        worker = self.targets[name]
+        refusals = obstacles(step.verb, worker, self.snapshot)
+        self.refusals += refusals
+        self.hazards += dangers(step, worker, self.snapshot, drained=drained)
+        if refusals:
+            return ()
+        undo = actions.undo_of(step.verb, worker, self.hosts)
+        does = actions.of_verb(step.verb, worker, self.hosts)
+        return [PlannedAction(step.id, name, str(action), undo) for action in does]
+
+    def control_actions(self, step: ControlStep, name: str) -> Iterable[PlannedAction]:
+        refusals = cannot_be_asked(self.targets[name], self.snapshot, step.method)
+        self.refusals += refusals
+        if refusals:
+            return ()
+        action = actions.control(step, name, self.scope_of(name))
+        self.irreversible.append(f"step {step.id}: {action}")
+        return [PlannedAction(step.id, name, str(action), None)]
+
+    def scale_action(self, step: ScaleStep, name: str) -> PlannedAction:
+        worker = self.targets[name]
+        goal = goal_of(step, worker, self.scope)
+        self.refusals += scale_obstacles(worker, goal, self.snapshot)
+        does = f"scale its pool from {worker.processes} to {goal} processes"
+        return PlannedAction(step.id, name, does, f"scale it back to {worker.processes}")
 
     def scope_of(self, name: str | None) -> dict[str, object]:
         """What a step can name when it is the turn of this target."""
@@ -470,12 +489,6 @@ class _Draft:
         target = self.targets.get(name) or plan_worker(worker, self.snapshot)
         before = facts.BeforeFacts(facts.of_planned(target))
         return {**self.scope, "worker": facts.of_worker(worker), "before": before}
-
-
-def keep_available(params: Mapping[str, Value]) -> Count:
-    """The guard of steps outside a roll: the parameter of that name, else one consumer."""
-    keep = params.get("keep_available")
-    return keep if isinstance(keep, Count) else Count(1)
 
 
 def _once(says: list[str]) -> tuple[str, ...]:

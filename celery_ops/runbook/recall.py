@@ -42,6 +42,9 @@ class Act:
     worker: PlannedWorker | None = None
     undo: str | None = None
     outcome: Outcome | None = None
+    intent: str = ""
+    at: datetime | None = None
+    """When it was intended."""
     began: bool = True
     """False for what has no intent, since it changes nothing: a check, a proof, a step left out."""
     ended: bool = False
@@ -175,7 +178,10 @@ class Recall:
         return began.popleft() if began else None
 
     def _begin(self, event: Event) -> Act:
-        act = Act(event.step or "", event.target, event.verb, event.worker, event.undo)
+        act = Act(
+            event.step or "", event.target, event.verb, event.worker, event.undo,
+            intent=event.intent or "", at=event.at,
+        )  # fmt: skip
         self._add(act)
         return act
 

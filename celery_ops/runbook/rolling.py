@@ -7,7 +7,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook import controls, facts
+from celery_ops.errors import PreconditionFailed
+from celery_ops.runbook import coming, controls, facts
 from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
@@ -20,15 +21,18 @@ from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
+    ActivateStep,
     CheckStep,
     ControlStep,
     Offline,
     OnFail,
+    ProbeStep,
     RunStep,
     ScaleStep,
     WaitStep,
     WorkerStep,
 )
+from celery_ops.runbook.worker_probing import probe_targets
 from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
@@ -182,8 +186,6 @@ class Rolling:
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
-                    if step.takes_worker and not await self._may_be_taken(step, target):
-                        continue
                     await self._run(step, target, self._scope(target, snapshot, began))
             case ScaleStep():
                 await all_of([scale(stage, step, one) for one in chosen])
@@ -191,6 +193,10 @@ class Rolling:
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 await all_of([self._send(step, one, snapshot, began) for one in chosen])
+            case ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
+            case ProbeStep():
+                await probe_targets(stage, step, chosen)
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():
@@ -248,6 +254,8 @@ class Rolling:
         await self._stage.verbs.perform(order, chosen)
 
     async def _run(self, step: RunStep, target: Target, scope: Mapping[str, object]) -> None:
+        if step.takes_worker and not await self._may_be_taken(step, target):
+            return
         if not step.once_per_host:
             await run_on_host(self._stage, step, target, scope)
             return

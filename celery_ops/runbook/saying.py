@@ -21,13 +21,14 @@ from celery_ops.runbook.schema import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_ops.runbook.schema import InnerStep
 
-
+Described = (
+    WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ConfirmStep | NotifyStep
+)
 _TRIED_AGAIN = (WorkerStep, CheckStep, RunStep)
 
 
-def in_words(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object]) -> str:
+def in_words(step: Described, scope: Mapping[str, object]) -> str:
     """What a step is about, in one line; its exact actions are told beside it."""
     retries = step.retries if isinstance(step, _TRIED_AGAIN) else NO_RETRIES
     times = resolve(retries.times, scope)
@@ -35,7 +36,7 @@ def in_words(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, obj
     return _does(step, scope) + again
 
 
-def _does(step: InnerStep | ConfirmStep | NotifyStep, scope: Mapping[str, object]) -> str:
+def _does(step: Described, scope: Mapping[str, object]) -> str:
     match step:
         case WorkerStep():
             timeout = as_duration(resolve(step.timeout, scope))

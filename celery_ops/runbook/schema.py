@@ -314,7 +314,71 @@ class ScaleStep:
     place: Place
 
 
-InnerStep = WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """The context's probe task is sent to each of these queues, and its end is proved; of the
+    current worker, that it runs one.
+
+    A text may name several queues, separated by commas, and `configured` stands for the context's
+    own. `timeout` in seconds; None: the context's.
+    """
+
+    id: str
+    queues: tuple[Slot[str], ...] | CurrentWorker
+    timeout: Slot[float] | None
+    when: Condition | None
+    place: Place
+
+
+class QueueVerb(StrEnum):
+    """What can be done to a queue's messages and consumers."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DRAIN = "drain"
+    BACKUP = "backup"
+    PARK = "park"
+    MOVE = "move"
+    PURGE = "purge"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStep:
+    """`move: mail`, `drain: queue`, `restore: backup` …; what a verb has no key for is None.
+
+    `to` is the queue that messages go to, `rate` how many at most in which time (`100/s`), `filter`
+    and `limit` which of them; `file` is that of a backup.
+    """
+
+    id: str
+    verb: QueueVerb
+    queue: Slot[str] | None
+    to: Slot[str] | None
+    file: Text | None
+    filter: Condition | None
+    limit: Slot[int] | None
+    rate: Slot[str] | None
+    timeout: Slot[float] | None
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateStep:
+    """A release is made the current one on a host: the current worker's, or a named one."""
+
+    id: str
+    release: Slot[str]
+    on: CurrentWorker | Slot[str]
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+InnerStep = (
+    WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ProbeStep | ActivateStep
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +410,9 @@ Step = (
     | ScaleStep
     | BeatStep
     | RestoreStep
+    | ProbeStep
+    | QueueStep
+    | ActivateStep
     | NotifyStep
     | Roll
 )
@@ -370,7 +437,7 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        changes = RestoreStep | BeatStep
+        changes = RestoreStep | BeatStep | ProbeStep | QueueStep | ActivateStep
         return self.may_take_workers or any(isinstance(step, changes) for step in self.steps)
 
     @property

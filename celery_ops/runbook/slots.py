@@ -14,7 +14,7 @@ from celery_ops.config import units
 from celery_ops.config.document import Items, Scalar, did_you_mean, shown
 from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
-from celery_ops.runbook.names import UnknownName, as_written, names_at, value_at
+from celery_ops.runbook.names import UnknownName, as_written, names_at, names_of_messages, value_at
 from celery_ops.runbook.params import bounded_duration
 from celery_ops.runbook.schema import Argument, Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
@@ -35,6 +35,7 @@ MAX_REFERENCES = 30
 _REFERENCE = re.compile(r"\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 _SIGNED = re.compile(r"[-+]?[0-9]{1,6}")
+_RATE = re.compile(r"[1-9][0-9]{0,6}/[smh]")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -112,6 +113,10 @@ class ValueReader:
         """What can be named inside a roll, or anywhere else."""
         return names_at(tuple(self.params.values()), in_roll=in_roll)
 
+    def names_of_messages(self) -> Names:
+        """What can be named in a filter of messages."""
+        return names_of_messages(tuple(self.params.values()))
+
     def duration(self, node: Node, what: str) -> Slot[float]:
         """Seconds."""
         return self._slot(node, what, ParamType.DURATION, bounded_duration, 0.0)
@@ -149,6 +154,10 @@ class ValueReader:
     def plain_text(self, node: Node, what: str) -> Slot[str]:
         """A text for the engine (a host's name), not for people: a value or one reference."""
         return self._slot(node, what, ParamType.TEXT, str, "")
+
+    def rate(self, node: Node, what: str) -> Slot[str]:
+        """So many at most in a second, a minute or an hour: `100/s`."""
+        return self._slot(node, what, ParamType.TEXT, _rate, "")
 
     def text(self, node: Node, what: str, names: Names) -> Text:
         """A text with references in it."""
@@ -277,6 +286,12 @@ class ValueReader:
             names.type_of(path)
         except UnknownName as error:
             self.reader.wrong(self.source.place(node, match.start()), str(error))
+
+
+def _rate(text: str) -> str:
+    if not _RATE.fullmatch(text):
+        raise ValueError(f"not a rate: {shown(text)} (write how many in which time: 100/s, 30/m)")
+    return text
 
 
 def _some_time(text: str) -> float:

@@ -16,7 +16,7 @@ from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import obstacles
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.orders import Target
-from celery_ops.runbook.planner import keep_available
+from celery_ops.runbook.params import keep_available
 from celery_ops.runbook.targets import plan_beat, plan_worker
 
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from celery_ops.config.units import Count
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import FleetSnapshot, Incarnation
-    from celery_ops.ports import Clock, Hosts
+    from celery_ops.ports import Clock, Hosts, Results
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Recall
     from celery_ops.runbook.schema import Constant, Reference, Retries, Value, WorkerVerb
+    from celery_ops.runbook.task_events import TaskEvents
     from celery_ops.runbook.watch import Watch
     from celery_ops.runbook.worker_verbs import WorkerVerbs
 
@@ -69,6 +70,8 @@ class Stage:
     watch: Watch
     verbs: WorkerVerbs
     recall: Recall
+    task_events: TaskEvents
+    results: Results | None = None
     targets: dict[str, Target] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.names import Names
     from celery_ops.runbook.slots import ValueReader
 
-NOT_YET = "is not supported by this version"
 MAX_STEPS = 200
 DEFAULT_PAUSE = 5.0
 """Seconds between two attempts, for steps that do not say."""
@@ -72,14 +71,13 @@ class Verb:
 class StepReader:
     """Reads lists of steps and notes what is wrong in the reader of `values`.
 
-    `verbs` has None for those that the language has and this version has not; `rules` are doctor's
-    rules, or None where they are not known.
+    `rules` are doctor's rules, or None where they are not known.
     """
 
     def __init__(
         self,
         values: ValueReader,
-        verbs: Mapping[str, Verb | None],
+        verbs: Mapping[str, Verb],
         rules: Collection[str] | None,
     ) -> None:
         self.values = values
@@ -174,9 +172,6 @@ class StepReader:
             return None
         (key,) = written
         verb = self._verbs[key.text]
-        if verb is None:
-            self.wrong(key.place, f"the verb {shown(key.text)} {NOT_YET}")
-            return None
         if where not in verb.where:
             says = (
                 f"{shown(key.text)} cannot stand in {where.value}{_one_of(self._possible(where))}"
@@ -188,7 +183,7 @@ class StepReader:
     def _no_verb(self, node: Table, where: Where, position: str) -> None:
         """Blame the key that looks most like a verb: not one that is another verb's key."""
         possible = self._possible(where)
-        others = {key for verb in self._verbs.values() if verb for key in verb.keys}
+        others = {key for verb in self._verbs.values() for key in verb.keys}
         suspects = [entry.key for entry in node.entries if entry.key.text not in others]
         if not suspects:
             self.wrong(node.place, f"step {position} has no verb{_one_of(possible)}")
@@ -198,7 +193,7 @@ class StepReader:
         self.wrong(suspect.place, f"unknown verb {shown(suspect.text)}{hint}")
 
     def _possible(self, where: Where) -> list[str]:
-        return [name for name, verb in self._verbs.items() if verb and where in verb.where]
+        return [name for name, verb in self._verbs.items() if where in verb.where]
 
 
 def _one_of(names: Collection[str]) -> str:

@@ -25,6 +25,7 @@ from celery_ops.model import (
     ServiceRef,
     TakenRecord,
     Targets,
+    TaskMessage,
 )
 from celery_ops.ports import CancelConsumer, Control, Fence, GivenBack, Question
 
@@ -61,6 +62,7 @@ HOSTILE = replace(
 NOW = datetime(2026, 11, 20, 3, 9, tzinfo=UTC)
 RUN = RunRecord("r-1", "rolling-restart", "ann@bastion", (("batch", "25%"),), ANN.since)
 NOBODY = Fence("0" * 32)
+PING = TaskMessage("id-0", "app.ping", "unconsumed", NOW + timedelta(days=3650), "celery-ops")
 
 
 async def held(broker: Broker, *ids: str) -> tuple[HeldMessage, ...]:
@@ -305,3 +307,27 @@ class BrokerContract:
         with pytest.raises(LeaseLost):
             await broker.restore(messages, fence=NOBODY)
         assert await sizes(broker, "left") == (0, 1)
+
+    async def test_a_task_that_is_sent_waits_behind_all_others(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        first, second = (replace(PING, id=id_) for id_ in ("id-1", "id-2"))
+        for message in (first, second):
+            await broker.send(message, fence=fence)
+        assert await sizes(broker, PING.queue) == (2, 0)
+        assert [await rival.ahead_of(one) for one in (first, second)] == [0, 1]
+        assert await broker.ahead_of(replace(PING, id="id-3")) is None
+
+    async def test_no_task_is_sent_without_the_lease(self, broker: Broker) -> None:
+        with pytest.raises(LeaseLost):
+            await broker.send(PING, fence=NOBODY)
+        assert await sizes(broker, PING.queue) == (0, 0)
+        assert await broker.ahead_of(PING) is None
+
+    async def test_of_a_task_that_nobody_runs_nothing_is_heard(self, broker: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        async with broker.follow(PING.id) as followed:
+            await broker.send(PING, fence=fence)
+            assert await followed.news(0.1) == ()
+            assert await followed.news(0.0) == ()

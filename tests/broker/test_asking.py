@@ -71,7 +71,10 @@ async def test_questions_are_sent_as_celery_sends_them(
     heard = [await one.next() for _ in range(3)]
     assert [(it.method, it.arguments) for it in heard] == [
         ("active", {"safe": True}),
-        ("registered", {"taskinfoitems": ["rate_limit", "acks_late", "flush_every"]}),
+        (
+            "registered",
+            {"taskinfoitems": ["rate_limit", "acks_late", "flush_every", "ignore_result"]},
+        ),
         ("ping", {}),
     ], "ping comes last, since it is the roll call"
     assert all(it.destination == ["one@lab"] for it in heard)

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from celery_ops.broker import messages
-from celery_ops.model import Heartbeat
+from celery_ops.model import Heartbeat, TaskMessage, TaskNews, TaskState
 from tests.rig.nodes import envelope
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -140,6 +141,75 @@ def test_a_question_to_nobody_is_refused() -> None:
         )
 
 
+LATER = datetime(2126, 11, 20, tzinfo=UTC)
+PING = TaskMessage("id-1", "app.ping", "mail", LATER, "celery-ops run r by ann")
+
+
+def test_a_task_is_sent_as_celery_itself_sends_it() -> None:
+    ours = json.loads(messages.task_message(PING))
+    with Celery(broker="memory://", set_as_current=False) as app, app.connection() as connection:
+        queue = connection.SimpleQueue("mail")
+        app.send_task(
+            PING.task, task_id=PING.id, queue="mail", expires=LATER, connection=connection
+        )
+        theirs: Any = connection.default_channel._get("mail")
+        queue.close()
+    assert ours.keys() == theirs.keys()
+    assert ours["headers"] == theirs["headers"] | {"origin": PING.origin}
+    assert b64(ours["body"]) == b64(theirs["body"])
+    own = {"delivery_tag": PING.id, "delivery_info": {"exchange": "", "routing_key": "mail"}}
+    said = theirs["properties"] | {"reply_to": ""}
+    del said["expiration"]  # for brokers that drop messages by themselves; Redis does not
+    assert ours["properties"] == said | own
+    assert {key: ours[key] for key in ("content-type", "content-encoding")} == {
+        "content-type": theirs["content-type"],
+        "content-encoding": theirs["content-encoding"],
+    }
+    assert messages.task_message(PING) == messages.task_message(PING)
+
+
+def b64(text: str) -> Any:
+    return json.loads(base64.b64decode(text))
+
+
+def test_what_is_announced_of_one_task_is_picked_out_of_many_events() -> None:
+    said = {"hostname": "w1@lab", "uuid": "id-1"}
+    several = [
+        {**said, "type": "task-received"},
+        {**said, "type": "task-started", "uuid": "id-2"},
+        {**said, "type": "task-succeeded", "runtime": 0.25},
+        {**said, "type": "task-sent"},
+    ]
+    assert messages.read_task_events(envelope(several, {}), "id-1") == (
+        TaskNews(TaskState.RECEIVED, "w1@lab"),
+        TaskNews(TaskState.SUCCESS, "w1@lab", 0.25),
+    )
+    failed = {**said, "type": "task-failed", "exception": "KeyError('x')"}
+    assert messages.read_task_events(envelope(failed, {}), "id-1") == (
+        TaskNews(TaskState.FAILURE, "w1@lab", None, "KeyError('x')"),
+    )
+    expired = {**said, "type": "task-revoked", "expired": True}
+    assert messages.read_task_events(envelope(expired, {}), "id-1") == (
+        TaskNews(TaskState.REVOKED, "w1@lab", None, "expired"),
+    )
+    assert messages.read_task_events(envelope(several, {}), "id-3") == ()
+
+
+def test_a_stored_result_tells_how_a_task_ended() -> None:
+    failure = {"exc_type": "ValueError", "exc_message": ["no database"], "exc_module": "builtins"}
+    for stored, news in (
+        ({"status": "SUCCESS", "result": None}, TaskNews(TaskState.SUCCESS)),
+        ({"status": "SUCCESS", "worker": "w1@lab"}, TaskNews(TaskState.SUCCESS, "w1@lab")),
+        (
+            {"status": "FAILURE", "result": failure},
+            TaskNews(TaskState.FAILURE, error="ValueError: no database"),
+        ),
+        ({"status": "PENDING"}, None),
+        ([], None),
+    ):
+        assert messages.read_result(json.dumps(stored).encode()) == news
+
+
 @given(TREE, TREE, st.booleans())
 def test_no_message_makes_the_readers_fail(body: object, headers: object, raw: bool) -> None:
     message = json.loads(envelope({}, {}))
@@ -150,6 +220,8 @@ def test_no_message_makes_the_readers_fail(body: object, headers: object, raw: b
     messages.read_heartbeat(encoded)
     messages.read_held(encoded)
     messages.is_message(encoded)
+    messages.read_task_events(encoded, "")
+    messages.read_result(encoded)
 
 
 @given(st.binary(max_size=200))
@@ -161,3 +233,5 @@ def test_no_bytes_make_the_readers_fail(content: bytes) -> None:
         messages.read_heartbeat(raw)
         messages.read_held(raw)
         messages.is_message(raw)
+        messages.read_task_events(raw, "")
+        messages.read_result(raw)

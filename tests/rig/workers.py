@@ -2,8 +2,9 @@
 
 The application is a module that this rig writes. Its task `rig.work(number, seconds)` counts its
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
-can lose the count; `rig.hold(number)` does not end before it is released. A worker that is named
-in its environment (RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
+can lose the count; `rig.hold(number)` does not end before it is released. `rig.ping`, `rig.sick`
+and `rig.quiet`, whose result is not kept, are for probes. A worker that is named in its environment
+(RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _APPLICATION = textwrap.dedent(
         return cancel(state, queue, **kwargs)
 
     settings = json.loads(os.environ["RIG_SETTINGS"])
-    app = Celery("rig", broker=settings["broker"])
+    app = Celery("rig", broker=settings["broker"], backend=settings["counts"])
+    app.conf.task_ignore_result = True
     app.conf.update(settings["conf"])
     counts = Redis.from_url(settings["counts"], protocol=2)
 
@@ -70,6 +72,18 @@ _APPLICATION = textwrap.dedent(
         while not counts.sismember("released", number):
             time.sleep(0.05)
         counts.hincrby("end", number, 1)
+
+    @app.task(name="rig.ping", ignore_result=False)
+    def ping():
+        counts.hincrby("pings", "ended", 1)
+
+    @app.task(name="rig.quiet")
+    def quiet():
+        pass
+
+    @app.task(name="rig.sick", ignore_result=False)
+    def sick():
+        raise ValueError("no database")
 
     @app.task(name="rig.limited", rate_limit="1/h")
     def limited(number):

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery_ops.config.contexts import Probe
 from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SteadyClock
 from celery_ops.fleet.survey import Surveyor
@@ -17,7 +18,7 @@ from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
 from celery_ops.runbook.planner import Planner
-from tests.standin.broker import StandinBroker
+from tests.standin.broker import StandinBroker, StandinResults
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
 from tests.standin.hosts import StandinHosts
@@ -52,6 +53,8 @@ class Operation:
         self.broker = self._stamps = broker or StandinBroker(self.fleet)
         self.now: Clock = self.clock
         self.hosts = StandinHosts(self.fleet)
+        self.probe: Probe | None = Probe("app.ping", ("default",))
+        self.results: StandinResults | None = None
         self.directory = directory
         self.operator = operator
         self.user_runbooks = directory / "runbooks"
@@ -96,6 +99,8 @@ class Operation:
             protected=False,
             scope=("*",),
             services=self.fleet.refs,
+            probe=self.probe,
+            results="" if self.results is None else self.results.address,
         )
 
     async def execute(self, plan: Plan) -> Ran:
@@ -141,6 +146,7 @@ class Operation:
             hosts=self.hosts,
             clock=clock,
             at_once=lambda: None,
+            results=self.results,
             undo=undo,
         )
         return self.executor, held

@@ -31,6 +31,7 @@ risk: medium
 x-mine: {a: 1}
 params:
   n: {type: integer, default: 2}
+  q: {type: text, default: mail}
   x-old: [1]
 preflight: [doctor: [stop-loses-tasks], check: "true"]
 steps:
@@ -44,6 +45,35 @@ steps:
   - scale: w@h
     by: +2
   - stop: beat
+  - pause: mail
+    timeout: 1m
+  - drain: queue
+    queue: mail
+    to: other
+    timeout: 1m
+  - resume: queue
+    queue: ${{ params.q }}
+    rate: 100/s
+  - backup: mail
+    file: mail.backup
+  - park: mail
+    filter: task == 'x' and retries > params.n
+    limit: ${{ params.n }}
+  - move: mail
+    to: ${{ params.q }}
+    rate: 30/m
+  - purge: ${{ params.q }}
+    filter: "true"
+    file: mail.backup
+  - restore: backup
+    file: mail.backup
+    queue: other
+  - activate: v2
+    on: web1
+  - probe: configured
+    timeout: 5s
+    when: params.n == 2
+  - probe: [mail, "${{ params.q }}"]
   - run: [x, "${{ params.n }}"]
     on: web1
     retries: ${{ params.n }}
@@ -58,6 +88,8 @@ steps:
         to: ${{ params.n }}
       - run: [x]
         once_per: host
+      - activate: ${{ params.q }}
+        timeout: 1m
       - drain: worker
         timeout: 1m
         on_timeout: defer

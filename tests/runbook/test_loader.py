@@ -359,7 +359,41 @@ steps:
             "12:10: unknown verb 'drian' (did you mean drain?)",
         ),
         ("steps: [{explode: a@h}]", "12:10: unknown verb 'explode' (possible here: drain,"),
-        ("steps: [{purge: mail}]", "12:10: the verb 'purge' is not supported by this version"),
+        # queues and releases
+        (
+            "steps: [{move: mail}]",
+            "12:9: move (step 1) needs the key 'to': the queue that the",
+        ),
+        ("steps: [{purge: queue}]", "12:17: purge (step 1): name the queue, as in `purge: mail`"),
+        ("steps: [{drain: queue, timeout: 1m}]", "12:9: drain (step 1) needs the key 'queue'"),
+        ("steps: [{drain: a@h, timeout: 1m, to: b}]", "12:39: `drain: a@h` has no key 'to'"),
+        (
+            "steps: [{drain: queue, queue: a, timeout: 1m, on_timeout: fail}]",
+            "12:59: `drain: queue` has no key 'on_timeout'",
+        ),
+        (
+            ROLL.format(step="{resume: queue, queue: a}"),
+            "15:18: `resume: queue` cannot stand in the steps of a roll",
+        ),
+        ("steps: [{restore: backup}]", "12:9: restore (step 1) needs the key 'file'"),
+        ("steps: [{restore: orphans, file: x}]", "12:34: `restore: orphans` has no key 'file'"),
+        (
+            "steps: [{move: a, to: b, filter: tsak == 'x'}]",
+            "12:34: filter of move (step 1): unknown name 'tsak' (did you mean task?)",
+        ),
+        (
+            "steps: [{park: a, filter: worker.online}]",
+            "12:27: filter of park (step 1): worker is not known of a message",
+        ),
+        ("steps: [{move: a, to: b, rate: 5}]", "12:32: rate of move (step 1): not a rate: '5'"),
+        ("steps: [{move: a, to: b, limit: 0}]", "12:33: limit of move (step 1): must be at least"),
+        ("steps: [{activate: r1}]", "12:9: activate (step 1) needs the key 'on': the host"),
+        ("steps: [{probe: []}]", "12:17: probe (step 1) names no queue"),
+        ("steps: [{probe: 'ma*'}]", "12:17: probe (step 1): 'ma*' is a pattern, and each queue"),
+        ("steps: [{probe: worker}]", "12:17: worker is only known inside a roll; name the queues"),
+        ("steps: [{probe: a, timeout: 0s}]", "12:29: timeout of probe (step 1): no time at all"),
+        ("steps: [{probe: [a, {}]}]", "12:21: probe (step 1) must be text"),
+        ("steps: [{probe: a, retries: 1}]", "12:20: unknown key 'retries' in probe (step 1)"),
         (
             "steps: [{control: shutdown, on: a@h}]",
             "12:19: `shutdown` takes workers away: say `takes: worker`, inside a roll, so that it",
@@ -447,7 +481,7 @@ steps:
         ("steps: [{stop: worker}]", "12:16: worker is only known inside a roll; name the workers"),
         (
             "steps: [{restore: mail}]",
-            "12:19: restore of anything but `orphans` is not supported by this version",
+            "12:19: restore (step 1) cannot be 'mail' (one of orphans, backup)",
         ),
         (
             "steps: [{drain: beat, timeout: 1m}]",

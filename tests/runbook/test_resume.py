@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_ops.config.contexts import Probe
 from celery_ops.ports import Command, Completed
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.journal import Journal, has_ended
 from tests.runbook.operation import Operation, Ran
+from tests.standin.broker import StandinResults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,6 +293,36 @@ steps:
   - start: beat
   - restart: beat
 """
+PROBED = """
+name: probed
+summary: Queues are proved, alone and in a roll.
+risk: low
+steps:
+  - probe: [default, mail]
+  - roll: w1@web1, w2@web1
+    batch: 1
+    canary: 0
+    keep_available: 1
+    settle: 0s
+    steps:
+      - restart: worker
+      - probe: configured
+    verify:
+      that: [worker.online]
+      hold: 1s
+      timeout: 1m
+"""
+
+
+def three_workers_and_results(operation: Operation) -> None:
+    three_workers(operation)
+    operation.fleet.tasks["app.ping"] = (0.2, "")
+    operation.results = StandinResults(operation.fleet)
+    operation.probe = Probe("app.ping", ("default", "mail"), 60.0)
+    for worker in operation.fleet.workers:
+        worker.registered = ("app.work", "app.ping")
+
+
 W1 = {"workers": "w1@web1"}
 CASES = {
     "rolling-restart": Case(
@@ -311,6 +343,7 @@ CASES = {
     "scale": Case(three_workers, "scaled", {}),
     "beat": Case(three_workers_and_beat, "around", {}),
     "stop-beat": Case(three_workers_and_beat, "stop-beat", {}),
+    "probe": Case(three_workers_and_results, "probed", {}),
     "left-out": Case(one_falls_silent, "patient", {}),
     "killed-at-its-stop": Case(one_is_killed_at_its_stop, "rolling-restart", {"hold": "2s"}),
 }
@@ -325,6 +358,7 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     operation.write_runbook("once", ONCE)
     operation.write_runbook("around", AROUND)
     operation.write_runbook("scaled", SCALED)
+    operation.write_runbook("probed", PROBED)
     if case.first:
         await operation.run(case.first, **W1)
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost
+from celery_ops.errors import (
+    BrokerFull,
+    BrokerUnreachable,
+    LeaseHeld,
+    LeaseLost,
+    ResultsUnreachable,
+)
 from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
 from celery_ops.ports import (
     AddConsumer,
@@ -27,6 +34,7 @@ from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, d
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
+    from celery_ops.model import TaskMessage, TaskNews
     from celery_ops.ports import Clock
 
 LATENCY = 0.005
@@ -103,6 +111,52 @@ class StandinLease:
         self._token, self._holder = f"token-{self._tokens}", holder
         self._expires = self._broker.fleet.clock.monotonic() + self.ttl
         return Fence(self._token)
+
+
+class StandinFollowed:
+    """What is announced of one task from now on."""
+
+    def __init__(self, broker: StandinBroker, task: str) -> None:
+        self._broker = broker
+        self._task = task
+        self._told = len(self._announced())
+
+    async def news(self, timeout: float) -> tuple[TaskNews, ...]:
+        clock = self._broker.fleet.clock
+        until = clock.monotonic() + timeout
+        while True:
+            self._broker.check_reachable()
+            news = self._announced()[self._told :]
+            self._told += len(news)
+            left = until - clock.monotonic()
+            if news or left <= 0:
+                return tuple(news)
+            await clock.sleep(min(LATENCY, left))
+
+    def _announced(self) -> list[TaskNews]:
+        self._broker.fleet.settle()
+        return self._broker.fleet.events.get(self._task, [])
+
+
+class StandinResults:
+    """A result backend; `says` is why it cannot be read."""
+
+    def __init__(self, fleet: StandinFleet) -> None:
+        self._fleet = fleet
+        self.says = ""
+
+    @property
+    def address(self) -> str:
+        return "standin://results"
+
+    async def news(self, task: str) -> TaskNews | None:
+        if self.says:
+            raise ResultsUnreachable(self.says)
+        self._fleet.settle()
+        return self._fleet.results.get(task)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 class StandinBroker:
@@ -246,6 +300,23 @@ class StandinBroker:
         )
         return QueuesReading(at, queues, unacked if self.tells_unacked else None, self.notes)
 
+    async def send(self, message: TaskMessage, *, fence: Fence) -> None:
+        self.check_writable()
+        self._lease.check(fence)
+        left = (message.expires - self.clock.now()).total_seconds()
+        self.fleet.deliver(message.id, message.task, message.queue, left)
+
+    async def ahead_of(self, message: TaskMessage) -> int | None:
+        self.check_reachable()
+        self.fleet.settle()
+        waiting = [one.id for one in self.fleet.queues.get(message.queue, ())]
+        return waiting.index(message.id) if message.id in waiting else None
+
+    @asynccontextmanager
+    async def follow(self, task: str) -> AsyncIterator[StandinFollowed]:
+        self.check_reachable()
+        yield StandinFollowed(self, task)
+
     async def taken(self) -> tuple[TakenRecord, ...]:
         self.check_reachable()
         return tuple(self.records.values())
@@ -370,7 +441,7 @@ class StandinBroker:
                 return [
                     f"{name} [rate_limit=10/m acks_late=False]"
                     if name in worker.rate_limited
-                    else f"{name} [acks_late=False]"
+                    else f"{name} [acks_late=False ignore_result={not worker.keeps_results}]"
                     for name in worker.registered
                 ]
             case Question.CONF:
@@ -429,35 +500,44 @@ class StandinBroker:
             case Control("shutdown", _):
                 self.fleet.warm_stop(worker)
                 return None
+            case Control("enable_events" | "disable_events" as method, _):
+                says = _switch_events(worker, on=method == "enable_events")
             case Control("rate_limit", arguments):
                 says = {"ok": f"new rate limit set: {arguments['rate_limit']}"}
-            case Control("pool_grow" | "pool_shrink", {"n": int(by)}):
-                resized = self._resized(worker, order.method, by)
-                if isinstance(resized, Reply):
-                    return resized
-                says = resized
+            case Control("pool_grow" | "pool_shrink" as method, {"n": int(by)}):
+                says = _resized(worker, method, by)
             case Control(method, _):
-                return Reply(worker.name, self.clock.now(), error=f"KeyError('{method}')")
+                says = {"error": f"KeyError('{method}')"}
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
             return None
-        return Reply(worker.name, self.clock.now(), says)
+        at = self.clock.now()
+        if "error" in says:
+            return Reply(worker.name, at, error=str(says["error"]))
+        return Reply(worker.name, at, says)
 
-    def _resized(self, worker: SimulatedWorker, method: str, by: int) -> Reply | dict[str, object]:
-        """As Celery does; the reply where it fails."""
-        now = self.fleet.clock.now()
-        if worker.autoscale is not None:
-            error = f"{method} is not supported with autoscale. Adjust autoscale range instead."
-            return Reply(worker.name, now, error=error)
-        if method == "pool_grow":
-            worker.processes = _processes(worker) + by
-            return {"ok": "pool will grow"}
-        # Idle ones are ended one by one, until there are not enough.
-        idle = _processes(worker) - len(worker.active)
-        worker.processes = _processes(worker) - min(by, idle)
-        if by > idle:
-            error = 'ValueError("Can\'t shrink pool. All processes busy!")'
-            return Reply(worker.name, now, error=error)
-        return {"ok": "pool will shrink"}
+
+def _switch_events(worker: SimulatedWorker, *, on: bool) -> dict[str, object]:
+    if worker.faults.has_no_events:
+        return {"error": "event dispatcher unavailable"}
+    again = "already " if worker.sends_task_events is on else ""
+    worker.sends_task_events = on
+    return {"ok": f"task events {again}{'enabled' if on else 'disabled'}"}
+
+
+def _resized(worker: SimulatedWorker, method: str, by: int) -> dict[str, object]:
+    """As Celery does."""
+    if worker.autoscale is not None:
+        error = f"{method} is not supported with autoscale. Adjust autoscale range instead."
+        return {"error": error}
+    if method == "pool_grow":
+        worker.processes = _processes(worker) + by
+        return {"ok": "pool will grow"}
+    # Idle ones are ended one by one, until there are not enough.
+    idle = _processes(worker) - len(worker.active)
+    worker.processes = _processes(worker) - min(by, idle)
+    if by > idle:
+        return {"error": 'ValueError("Can\'t shrink pool. All processes busy!")'}
+    return {"ok": "pool will shrink"}
 
 
 def _processes(worker: SimulatedWorker) -> int:

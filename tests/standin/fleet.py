@@ -12,7 +12,7 @@ from collections import Counter, deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from celery_ops.model import ServiceRef, ServiceState
+from celery_ops.model import ServiceRef, ServiceState, TaskNews, TaskState
 from tests.standin.parts import (
     Faults,
     Ledger,
@@ -53,6 +53,12 @@ class StandinFleet:
         self.stuck: list[tuple[Message, float]] = []
         """Left in `unacked` by a killed worker, since when."""
         self.farewells: list[tuple[str, int | None]] = []
+        self.tasks: dict[str, tuple[float, str]] = {}
+        """How long tasks that the broker is sent run, and the exception that they end with."""
+        self.events: dict[str, list[TaskNews]] = {}
+        """What workers announced of each message, where their task events are on."""
+        self.results: dict[str, TaskNews] = {}
+        """How messages ended, where a worker keeps results."""
         self.least_consumers: dict[str, int] = {}
         """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
         self._pids = itertools.count(1001)
@@ -124,6 +130,16 @@ class StandinFleet:
         self.ledger.sent += 1
         self._fill(self.clock.monotonic())
         return message
+
+    def deliver(self, id_: str, task: str, queue: str, expires: float) -> None:
+        """A message as the broker is given it; `expires` is seconds from now on."""
+        self.settle()
+        seconds, fails = self.tasks.get(task, (0.2, ""))
+        until = self.clock.monotonic() + expires
+        message = Message(id_, task, queue, seconds, expires=until, fails=fails)
+        self.queues.setdefault(queue, deque()).append(message)
+        self.ledger.sent += 1
+        self._fill(self.clock.monotonic())
 
     def hold_invisibly(self, worker: SimulatedWorker, queue: str, count: int) -> None:
         """Messages that a rate limit holds back.
@@ -272,7 +288,10 @@ class StandinFleet:
             self._come_up(worker)
             return
         if not worker.faults.hangs:
-            self.ledger.ended.update(message.id for message in worker.end_tasks(now))
+            for message in worker.end_tasks(now):
+                self.ledger.ended[message.id] += 1
+                how = TaskState.FAILURE if message.fails else TaskState.SUCCESS
+                self._announce(worker, message, how, message.seconds)
             worker.schedule_due(now)
             worker.obey_due(now)
             self._note_consumers()
@@ -344,7 +363,13 @@ class StandinFleet:
             if waiting:
                 message = waiting.popleft()
                 message.delivered = self.wall_time(now)
-                if message.eta is not None and message.eta > now:
+                self._announce(worker, message, TaskState.RECEIVED)
+                if message.expires is not None and message.expires <= now:
+                    self._announce(worker, message, TaskState.REVOKED)
+                elif message.task not in worker.registered and message.task in self.tasks:
+                    message.fails = f"NotRegistered({message.task!r})"
+                    self._announce(worker, message, TaskState.FAILURE)
+                elif message.eta is not None and message.eta > now:
                     worker.scheduled.append(message)
                 else:
                     worker.reserved.append(message)
@@ -357,6 +382,21 @@ class StandinFleet:
             worker.active.append((message, now, now + message.seconds))
             worker.processed += 1
             self.ledger.started[message.id] += 1
+            self._announce(worker, message, TaskState.STARTED)
+
+    def _announce(
+        self,
+        worker: SimulatedWorker,
+        message: Message,
+        state: TaskState,
+        runtime: float | None = None,
+    ) -> None:
+        error = message.fails if state is TaskState.FAILURE else ""
+        news = TaskNews(state, worker.name, runtime, error)
+        if worker.sends_task_events:
+            self.events.setdefault(message.id, []).append(news)
+        if worker.keeps_results and state.is_end:
+            self.results[message.id] = TaskNews(state, None, None, error)
 
     def _consumers(self) -> Counter[str]:
         return Counter(

@@ -32,6 +32,8 @@ class Faults:
 
     never_replies: bool = False
     """Consumes, runs and beats, but answers no control message."""
+    has_no_events: bool = False
+    """Has no dispatcher of events, and says so."""
     silent_to: frozenset[Question] = frozenset()
     """Questions that get no reply, as `reserved` with arguments that are not JSON."""
     hangs: bool = False
@@ -64,6 +66,9 @@ class Message:
     seconds: float
     eta: float | None = None
     delivered: datetime | None = None
+    expires: float | None = None
+    fails: str = ""
+    """The exception that it ends with."""
 
 
 @dataclass
@@ -133,6 +138,8 @@ class SimulatedWorker:
     hidden: list[Message] = field(default_factory=list)
     processed: int = 0
     next_beat: float = 0.0
+    sends_task_events: bool = False
+    keeps_results: bool = True
     processes: int | None = None
     """Of its pool, where they were grown or shrunk."""
     autoscale: tuple[int, int] | None = None

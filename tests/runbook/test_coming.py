@@ -1,0 +1,97 @@
+"""Verbs that this version reads and plans only: nothing is ever begun with one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.runbook.events import Ending, EventKind
+from tests.runbook.operation import Operation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = """
+name: coming
+summary: What is to come.
+risk: low
+params:
+  queue: {type: text, default: mail}
+  n: {type: integer, default: 100}
+steps:
+  - drain: w1@web1
+    timeout: 1m
+"""
+ROLL = """
+  - roll: "*"
+    keep_available: 0
+    steps:
+      - activate: v2
+    verify: {that: worker.online, timeout: 1m}
+"""
+
+
+@pytest.fixture
+def operation(tmp_path: Path) -> Operation:
+    made = Operation(tmp_path)
+    made.fleet.add_worker("w1@web1", queues=("default", "mail"))
+    made.fleet.add_worker("w2@web1", queues=("mail",))
+    for _ in range(20):
+        made.fleet.send("mail", 600.0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("pause: mail", "pause mail"),
+        ("resume: queue\n    queue: mail\n    rate: 100/s", "resume mail, at most 100/s"),
+        (
+            "drain: queue\n    queue: ${{ params.queue }}\n    to: default\n    timeout: 10m",
+            "drain mail to default, for at most 10m",
+        ),
+        ("backup: mail\n    file: mail.backup", "backup mail to the file mail.backup"),
+        ("park: mail\n    filter: task == 'x'", "park mail, where task == 'x'"),
+        (
+            "move: mail\n    to: default\n    limit: ${{ params.n }}",
+            "move mail to default, at most 100 messages",
+        ),
+        ("purge: mail", "purge mail"),
+        ("restore: backup\n    file: a\n    queue: mail", "restore mail from the file a"),
+        ("activate: v2\n    on: web1", "activate v2 on web1"),
+    ],
+    ids=lambda text: text.partition(":")[0],
+)
+async def test_it_is_planned_and_refused_before_anything_is_changed(
+    operation: Operation, step: str, says: str
+) -> None:
+    operation.write_runbook("coming", f"{HEAD}  - {step}\n")
+    plan = await operation.plan("coming", allow_gap="default")
+    assert plan.steps[1].says == says
+    verb = step.partition(":")[0]
+    assert plan.refusals == (
+        f"step 2: `{verb}` is planned, but this version cannot carry it out yet",
+    )
+    if verb != "activate":
+        (first, *_) = plan.steps[1].actions
+        assert first.target == "mail"
+        assert first.does == "now 4 ready, 12 held by workers; consumed by w1@web1, w2@web1"
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.REFUSED, ran.told()
+    assert not any(event.event is EventKind.INTENT for event in ran.events)
+    assert operation.broker.orders == []
+
+
+async def test_a_release_in_a_roll_is_planned_for_each_of_its_workers(
+    operation: Operation,
+) -> None:
+    operation.write_runbook("coming", HEAD + ROLL)
+    plan = await operation.plan("coming", allow_gap="default")
+    assert [(one.target, one.does) for one in plan.steps[1].actions] == [
+        ("w1@web1", "make v2 the current release of its host"),
+        ("w2@web1", "make v2 the current release of its host"),
+    ]
+    assert plan.refusals == (
+        "step 2.1: `activate` is planned, but this version cannot carry it out yet",
+    )
