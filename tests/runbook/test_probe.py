@@ -327,7 +327,10 @@ async def test_a_lease_that_is_lost_meanwhile_ends_the_run_and_is_no_bug(
     ran = await operation.run_while("smoke", lose)
     assert ran.ending is Ending.STOPPED, ran.told()
     assert "bob@desk" in ran.end.says
-    assert "task events of w1@web1, w2@web1 stay on: bob@desk runs other" in ran.told()
+    assert (
+        "task events of w1@web1, w2@web1 stay on: Somebody else has the lease now: bob@desk runs"
+        in ran.told()
+    )
 
 
 async def test_a_broker_that_goes_away_meanwhile_leaves_it_unknown(operation: Operation) -> None:
