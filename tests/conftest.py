@@ -1,10 +1,14 @@
-"""Real parts that tests in several directories use."""
+"""Real parts that tests in several directories use, and how many examples hypothesis tries:
+`HYPOTHESIS_PROFILE=thorough` is for a long night.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.rig.redis import RedisServer, make_certificates
 
@@ -12,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.redis import Certificates
+
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=100_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

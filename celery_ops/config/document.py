@@ -231,8 +231,9 @@ class Reader:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean …?)` when something close is known, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """` (did you mean …?)` when something close is known that can be printed, else nothing."""
+    names = [name for name in known if name.isprintable()]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

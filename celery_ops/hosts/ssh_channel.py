@@ -11,6 +11,7 @@ Depends on paramiko's table of handlers and its `_send_user_message`, which are 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -77,7 +78,9 @@ class OrderedChannel(paramiko.Channel):
         message = paramiko.Message()
         message.add_byte(common.cMSG_CHANNEL_CLOSE)
         message.add_int(self.remote_chanid)
-        with self._pen:  # whoever sends just now has looked whether it is closed before
+        # Whoever sends just now has looked whether it is closed before; and a connection that is
+        # gone needs not be told.
+        with self._pen, suppress(EOFError):
             self._say(message)
         self._forget()
 

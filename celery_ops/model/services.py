@@ -24,6 +24,9 @@ class ServiceState(StrEnum):
     UNKNOWN = "unknown"
 
 
+_COLD = frozenset({"QUIT", "SIGQUIT", "KILL", "SIGKILL"})
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceRef:
     """What a supervisor runs on a host, as configured.
@@ -74,6 +77,16 @@ class ServiceStatus:
     """How often its supervisor started it again unasked, since it was last told to start it."""
     retry: Retry | None = None
     """Set where it ended though it should run, by what its supervisor does about that."""
+
+    @property
+    def stops_cold(self) -> bool:
+        """It is told to stop by a signal on which a worker does not wait for what it runs."""
+        return self.stop_signal in _COLD
+
+    @property
+    def cuts_off(self) -> bool:
+        """A stop ends what the worker runs, or it is not known not to."""
+        return self.stops_cold or self.signals_children is not False
 
 
 @dataclass(frozen=True, slots=True)

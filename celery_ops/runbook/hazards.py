@@ -141,7 +141,7 @@ def dangers(
         after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
         if status.signals_children:
             found.append(f"{name}: a stop signals the pool's children too: {after}")
-        if status.stop_signal in {"QUIT", "SIGQUIT", "KILL", "SIGKILL"}:
+        if status.stops_cold:
             found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
         if worker.state is WorkerState.SILENT and not drained:
             found.append(f"{name} is silent: what it runs is not known, and a stop may cut it off")

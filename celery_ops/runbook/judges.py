@@ -6,7 +6,8 @@ An acknowledged command proves nothing here. Only readings made after the effect
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +30,9 @@ STEADY_SECONDS = 10.0
 """How long a service must run to be believed where its worker cannot be asked: many die in the
 first seconds, and systemd calls them active meanwhile.
 """
+ABOUT_TO_BEGIN = 5.0
+"""Seconds: an ETA task that is due sooner may begin before a stop has reached its worker. Room for
+a slow host, and for a clock that differs by a second."""
 
 
 class Seen(StrEnum):
@@ -90,6 +94,54 @@ def drained(target: PlannedWorker, since: datetime) -> Judge:
         return Judgement(Seen.NOT_YET, worker.says or f"is {worker.state}")
 
     return judge
+
+
+class StaysDrained:
+    """The proof of the drain stands when the stop is sent.
+
+    A drained worker goes on beginning ETA tasks, and it may have been long ago that it was proved.
+    Where a stop cuts off what runs, no such task may be about to begin either. That is told by two
+    readings: one alone misses the task that changes hands in the midst of it.
+    """
+
+    def __init__(self, target: PlannedWorker, proved: Incarnation | None, since: datetime) -> None:
+        self._target = target
+        self._proved = proved
+        self._since = since
+        self._clear_at: datetime | None = None
+
+    def __call__(self, snapshot: FleetSnapshot) -> Judgement:
+        met, proved = self._target.incarnation, self._proved
+        if met is not None and proved is not None and not met.same_life_as(proved):
+            return Judgement(Seen.NEVER, "was restarted by somebody else")
+        worker = snapshot.worker(self._target.name)
+        if worker is not None and worker.state in {WorkerState.STOPPING, WorkerState.STOPPED}:
+            return Judgement(Seen.DONE, f"is {worker.state}")
+        seen = drained(self._target, self._since)(snapshot)
+        if seen.new_life:
+            return replace(seen, seen=Seen.DONE)
+        if seen.seen is not Seen.DONE or worker is None or not _is_cut_off(worker):
+            self._clear_at = None
+            return seen
+        return self._looked_twice(seen, worker, snapshot.at)
+
+    def _looked_twice(self, seen: Judgement, worker: Worker, now: datetime) -> Judgement:
+        held = worker.scheduled
+        if held is None or not _fresh(held, self._since):
+            return self._unclear("its ETA tasks are unknown")
+        soon = now + timedelta(seconds=ABOUT_TO_BEGIN)
+        due = [task for task in held.value if task.eta is None or task.eta <= soon]
+        if due:
+            return self._unclear(f"{counted(len(due), 'ETA task')} about to begin")
+        if self._clear_at is not None and held.at > self._clear_at:
+            return seen
+        self._clear_at = self._clear_at or held.at
+        return Judgement(Seen.NOT_YET, "no ETA task is about to begin; looking once more")
+
+    def _unclear(self, says: str) -> Judgement:
+        self._clear_at = None
+        says += ", and a stop cuts off what runs (not with KillMode=mixed, nor without stopasgroup)"
+        return Judgement(Seen.NOT_YET, says)
 
 
 def left_its_queues(target: PlannedWorker) -> Judge:
@@ -333,6 +385,12 @@ def _gone(target: PlannedWorker, worker: Worker | None) -> Judgement | None:
             new_life=True,
         )
     return None
+
+
+def _is_cut_off(worker: Worker) -> bool:
+    """Whether its stop may end what it runs."""
+    status = worker.service.status if worker.service is not None else None
+    return status is None or status.value.cuts_off
 
 
 def _status(

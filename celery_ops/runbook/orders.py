@@ -1,4 +1,6 @@
-"""What is to be done to which worker: a step's order, and a target with what it is owed."""
+"""What is to be done to which worker: a step's order, and a target with what it is owed and what
+was proved of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,28 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
+    from celery_ops.model import Incarnation
     from celery_ops.runbook.plan import PlannedWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One worker step with its values resolved; `timeout` in seconds."""
+
+    step: str
+    verb: WorkerVerb
+    timeout: float
+    on_timeout: OnTimeout = OnTimeout.FAIL
+    retries: int = 0
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A drain that was proved, of that life of a worker."""
+
+    order: Order
+    incarnation: Incarnation | None
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +44,8 @@ class Target:
 
     planned: PlannedWorker
     queues_taken: bool = False
+    drained: Drained | None = None
+    """It must hold still when the worker is stopped."""
     down: bool = False
     done: bool = False
     renewed: bool = False
@@ -49,15 +74,3 @@ class Target:
     @property
     def owed(self) -> bool:
         return self.queues_taken or self.down
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One worker step with its values resolved; `timeout` in seconds."""
-
-    step: str
-    verb: WorkerVerb
-    timeout: float
-    on_timeout: OnTimeout = OnTimeout.FAIL
-    retries: int = 0
-    pause: float = 0.0

@@ -182,22 +182,36 @@ class Rolling:
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 for target in chosen:
+                    if step.takes_worker and not await self._may_be_taken(step, target):
+                        continue
                     await self._run(step, target, self._scope(target, snapshot, began))
             case ScaleStep():
                 await all_of([scale(stage, step, one) for one in chosen])
             case ControlStep():
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
-                await all_of(
-                    [
-                        controls.send(stage, step, one, self._scope(one, snapshot, began))
-                        for one in chosen
-                    ]
-                )
+                await all_of([self._send(step, one, snapshot, began) for one in chosen])
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
             case WaitStep():
                 await all_of([self._wait(step, target, began) for target in chosen])
+
+    async def _send(
+        self, step: ControlStep, target: Target, snapshot: FleetSnapshot, began: datetime
+    ) -> None:
+        if step.takes_worker and not await self._may_be_taken(step, target):
+            return
+        await controls.send(self._stage, step, target, self._scope(target, snapshot, began))
+
+    async def _may_be_taken(self, step: RunStep | ControlStep, target: Target) -> bool:
+        """Whether it is as drained as it was, if it was, now that a command takes it away; what
+        lives after that was not drained.
+        """
+        past = self._stage.recall.peek(step.id, target.name)
+        if past is None and not await self._stage.verbs.stays_drained(step.id, target):
+            return False
+        target.drained = None
+        return True
 
     def _applying(
         self, step: InnerStep, alive: list[Target], snapshot: FleetSnapshot, began: datetime

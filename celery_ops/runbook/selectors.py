@@ -73,7 +73,7 @@ class Selector:
             raise UsageError(f"a selector has at most {MAX_LENGTH} characters")
         words = [word for word in re.split(r"[,\s]+", text) if word]
         if not words:
-            raise UsageError("no workers are named", fix="Use * for all of them.")
+            raise UsageError("no workers are named: * names all of them")
         return cls(tuple(_term(word) for word in words), text.strip())
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ done again, and of what was begun without a result one look at the fleet tells w
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import CommandFailed, HostUnreachable
@@ -16,7 +16,7 @@ from celery_ops.runbook import actions, judges
 from celery_ops.runbook.attempts import backoff, failed_attempt
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen
-from celery_ops.runbook.orders import Order, Target
+from celery_ops.runbook.orders import Drained, Order, Target
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GIVE_BACK_TIMEOUT = 60.0
 RUNS_ON = "runs on"
 """How it is told that a worker had never stopped."""
+DRAINED = "drained"
+"""How it is told that a drain was proved."""
 EXPECT_DRAINED = "consumes nothing, holds nothing, and stays so"
 
 
@@ -104,6 +106,25 @@ class WorkerVerbs:
         target.returned = was_owed and not target.owed
         target.failed = kept or target.failed
 
+    async def stays_drained(self, step: str, target: Target, *, begun: bool = False) -> bool:
+        """Wait, as long as for its drain, until the proof of it holds at this moment: to be asked
+        right before a worker is taken down. False if it does not; why not, `failed` says.
+
+        `begun`: that was tried before, so it may be down already.
+        """
+        drained = target.drained
+        if drained is None:
+            return True
+        order = replace(drained.order, step=step)
+        judge = judges.StaysDrained(target.planned, drained.incarnation, self._clock.now())
+        service = _service(target) if begun else None
+        seen = await self._until(judge, order, target, ask=True, service=service, safe=True)
+        if seen.seen is Seen.DONE or (seen.too_late and order.on_timeout is OnTimeout.PROCEED):
+            return True
+        target.failed = f"was not stopped, not drained any more: {seen.says}"
+        self._conclude(order, target, "")
+        return False
+
     async def _start_again(self, order: Order, target: Target) -> None:
         """Start what was to be stopped. A host that was silent all the while is told once more, and
         not waited for once more.
@@ -138,6 +159,8 @@ class WorkerVerbs:
             act = self._recall.next(order.step, target.name)
             if act is not None and act.outcome is not None:
                 _retell(act.outcome, target)
+                if act.outcome.says.startswith(DRAINED):
+                    target.drained = Drained(order, target.planned.incarnation)
                 continue
             if act is None:
                 await self._intend_drain(order, target)
@@ -174,7 +197,9 @@ class WorkerVerbs:
         self, order: Order, target: Target, seen: Judgement, refused: str | None
     ) -> None:
         if seen.seen is Seen.DONE:
-            self._effects.conclude(order.step, target.name, Result.DONE, f"drained: {seen.says}")
+            target.drained = Drained(order, target.planned.incarnation)
+            says = f"{DRAINED}: {seen.says}"
+            self._effects.conclude(order.step, target.name, Result.DONE, says)
             return
         says = f"not drained: {seen.says}"
         if refused:
@@ -196,6 +221,7 @@ class WorkerVerbs:
             return
         since = self._clock.now()
         planned = target.planned
+        target.drained = None
         names = ", ".join(queue.name for queue in planned.queues or ())
         if act is None:
             self._effects.intend(
@@ -230,6 +256,8 @@ class WorkerVerbs:
         """Stop it; True once it is seen to be down, cleanly or not (then `failed` says so)."""
         act = self._recall.next(order.step, target.name)
         if act is None or act.outcome is None:
+            if not await self.stays_drained(order.step, target, begun=act is not None):
+                return False
             if not target.down:
                 await self._effects.take("service", target.planned)
                 target.down = True
@@ -241,6 +269,7 @@ class WorkerVerbs:
             if not target.down or not await self._seen(judge, target, _service(target)):
                 return False
         target.queues_taken = False
+        target.drained = None
         await self._effects.give_back("queues", target.planned)
         return True
 

@@ -100,18 +100,18 @@ async def test_every_client_uses_the_same_reply_exchange(
     assert len(lists) == 2
 
 
+@pytest.mark.parametrize("to", [None, Targets(("same@lab",))])
 async def test_two_processes_under_one_name_are_both_kept(
-    broker: RedisBroker, node: Callable[[str], HandledNode]
+    broker: RedisBroker, node: Callable[[str], HandledNode], to: Targets | None
 ) -> None:
     one, two = node("same@lab"), node("same@lab")
     await one.listen()
     await two.listen()
-    for to in (None, Targets(("same@lab",))):
-        asking = asyncio.create_task(broker.ask([Question.STATS], to=to, timeout=FAR_OFF))
-        await one.reply(await one.next(), {"pid": 1})
-        await two.reply(await two.next(), {"pid": 2})
-        asked = await asking
-        assert [reply.value for reply in asked.replies[Question.STATS]] == [{"pid": 1}, {"pid": 2}]
+    asking = asyncio.create_task(broker.ask([Question.STATS], to=to, timeout=FAR_OFF))
+    await one.reply(await one.next(), {"pid": 1})
+    await two.reply(await two.next(), {"pid": 2})
+    asked = await asking
+    assert [reply.value for reply in asked.replies[Question.STATS]] == [{"pid": 1}, {"pid": 2}]
 
 
 async def test_two_processes_under_one_name_are_both_kept_among_others(

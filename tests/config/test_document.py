@@ -15,6 +15,7 @@ from celery_ops.config.document import (
     Scalar,
     Table,
     decoded,
+    did_you_mean,
     parse,
 )
 from celery_ops.errors import InvalidDocument, Problem
@@ -172,3 +173,8 @@ VALUES = st.recursive(
 def test_what_yaml_writes_is_read_as_it_was_meant(value: dict[str, object], flow: bool) -> None:
     text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, sort_keys=False)
     assert plain(parse(text, "f")) == value
+
+
+def test_nothing_is_suggested_that_cannot_be_printed() -> None:
+    assert did_you_mean("worker", ["\u07b2orker"]) == ""
+    assert did_you_mean("worker", ["\u07b2orker", "worked"]) == " (did you mean worked?)"

@@ -56,20 +56,30 @@ async def main_process(demo: demos.Demo, worker: str) -> Process:
     return found
 
 
-async def a_run_of(demo: demos.Demo, worker: str) -> Process:
-    """The process of a worker's pool that is in the middle of a task."""
+async def runs_of(demo: demos.Demo, main: Process) -> list[Process]:
+    """The processes of a worker, or of its pool, that are in the middle of a task."""
+    async with Redis.from_url(addresses(demo).ledger.reveal(), decode_responses=True) as redis:
+        runs = await redis.hvals(books.RUNNING)
+    processes = (Process.parse(str(run)) for run in runs)
+    return [one for one in processes if main.pid in (one.pid, parent(one.pid))]
+
+
+async def killed_in_a_run(demo: demos.Demo, worker: str, *, pool: bool) -> None:
+    """Kill a worker, or a process of its `pool`, in the middle of a task: it is held still first,
+    since a task may end while one looks.
+    """
     main = await main_process(demo, worker)
-    found: list[Process] = []
 
-    async def runs() -> bool:
-        async with Redis.from_url(addresses(demo).ledger.reveal(), decode_responses=True) as redis:
-            runs = await redis.hvals(books.RUNNING)
-        processes = (Process.parse(str(run)) for run in runs)
-        found.extend(one for one in processes if main.pid in (one.pid, parent(one.pid)))
-        return bool(found)
+    async def killed() -> bool:
+        for one in await runs_of(demo, main):
+            one.signal(signal.SIGSTOP)
+            if one in await runs_of(demo, main):
+                (one if pool else main).signal(signal.SIGKILL)
+                return True
+            one.signal(signal.SIGCONT)
+        return False
 
-    await until(runs, f"{worker} runs a task")
-    return found[0]
+    await until(killed, f"{worker} runs a task")
 
 
 def parent(pid: int) -> int | None:
@@ -111,7 +121,7 @@ async def test_warm_restarts_of_all_workers_lose_nothing(start_demo: StartDemo) 
 async def test_a_killed_pool_process_loses_its_task(start_demo: StartDemo) -> None:
     demo = start_demo()
     await busy(demo)
-    (await a_run_of(demo, "prefork1")).signal(signal.SIGKILL)
+    await killed_in_a_run(demo, "prefork1", pool=True)
 
     async def told() -> bool:
         return (await demos.ledger(demo)).lost > 0
@@ -127,8 +137,7 @@ async def test_a_killed_worker_loses_what_ran_and_not_what_it_had_reserved(
 ) -> None:
     demo = start_demo()
     await busy(demo)
-    await a_run_of(demo, "threads1")
-    (await main_process(demo, "threads1")).signal(signal.SIGKILL)
+    await killed_in_a_run(demo, "threads1", pool=False)
     ledger = await demos.settle(demo, lambda _: None)
     assert balanced(ledger)
     # It has two slots: the tasks in them are lost, those waiting behind them are not.

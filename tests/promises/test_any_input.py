@@ -29,7 +29,7 @@ from celery_ops.tui.progress import RunProgress, event_cell
 from tests.config.test_contexts import ENVIRON, WHOLE
 from tests.runbook.golden import ASKING, DIRECTORY
 from tests.runbook.test_expressions import faults_of
-from tests.runbook.test_resume import WITH_OTHER_STEPS
+from tests.runbook.test_resume import AROUND, ONCE, PATIENT, SCALED, WITH_OTHER_STEPS
 from tests.standin.clock import VirtualClock
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ many = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 SHIPPED = Library(None).entries()
-RUNBOOKS = [*(one.path.read_text() for one in SHIPPED), WITH_OTHER_STEPS, ASKING]
+WRITTEN = (WITH_OTHER_STEPS, PATIENT, ONCE, SCALED, AROUND, ASKING)
+RUNBOOKS = [*(one.path.read_text() for one in SHIPPED), *WRITTEN]
 GOLDEN = [path.read_bytes() for path in sorted(DIRECTORY.iterdir())]
 LINE_BREAKS = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 

@@ -12,7 +12,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,9 +25,11 @@ from tests.rig.liar import liar
 from tests.rig.operations import COMMON, Operations, Program, operations
 from tests.rig.redis import RedisServer
 from tests.rig.small_disk import small_disk
+from tests.rig.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.promises.conftest import MakeOperator
     from tests.rig.operator import Event, Operator, Said
@@ -36,6 +41,7 @@ NUMBERS = itertools.count(1)
 LEASE = "celery-ops:lease"
 LEASE_SECONDS = 15.0
 """It is lost if it was not renewed for so long."""
+OUTAGE = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def restarts_and_has_forgotten(server: RedisServer) -> None:
 def is_frozen(server: RedisServer) -> None:
     """Longer than the lease lives without being renewed."""
     os.kill(server.pid, signal.SIGSTOP)
-    time.sleep(LEASE_SECONDS + 2)
+    time.sleep(OUTAGE)
     os.kill(server.pid, signal.SIGCONT)
 
 
@@ -182,7 +188,8 @@ def test_a_full_broker_needs_a_human_and_says_so(
     finally:
         fleet.redis.config_set("maxmemory", "0")
     has_ended(ann, said, "interrupted", 4)
-    assert "owed: w1@rig is drained    celery-ops -c rig worker resume w1@rig" in said.out
+    owed = "  owed: w1@rig is drained\n      celery-ops -c rig worker resume w1@rig\n"
+    assert owed in said.out
     held.let_go()
     owes(bob, ann, "w1@rig")
     wait_until(lambda: fleet.revived(*ALWAYS), what="all answer again")
@@ -258,6 +265,36 @@ def test_a_supervisor_that_reports_success_and_did_nothing_is_found_out(
     has_ended(ann, said, "failed", 1)
     assert "did not stop: not within 4s: its supervisor says running" in said.out
     assert fleet.pid("w1") == pid
+
+
+# --- the clock ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["+1h", "-1h"])
+def test_a_wall_clock_that_is_set_while_a_worker_drains_changes_nothing(
+    tmp_path: Path, fleet: Operations, hold: Callable[[str], Held], ann: Operator, by: str
+) -> None:
+    pid, times = fleet.pid("w1"), fleet.spawned("w1")
+    clock = WallClock(tmp_path / "clock")
+    held = hold("w1")
+    running = ann.start(*restart("w1"), **clock.variables)
+    ann.until_draining()
+    begun = datetime.now(UTC)
+    clock.jump(by)
+    assert abs(seconds_off(clock)) > timedelta(minutes=59).total_seconds(), "it jumps there"
+    held.let_go()
+    has_ended(ann, running.wait(), "succeeded", 0)
+    is_renewed(fleet, "w1", pid, times)
+    ended = datetime.fromisoformat(ann.events()[-1]["at"])
+    assert begun <= ended <= datetime.now(UTC), "a run keeps the clock that it began with"
+
+
+def seconds_off(clock: WallClock) -> float:
+    """What a process that is given this clock has more than we."""
+    argv = (sys.executable, "-c", "import time; print(time.time())")
+    environment = {**os.environ, **clock.variables}
+    told = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)
+    return float(told.stdout) - time.time()
 
 
 # --- the disk -------------------------------------------------------------------------------------

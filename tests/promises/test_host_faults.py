@@ -71,9 +71,12 @@ class Incident:
 
     def cut_at_mark(self, proxy: Proxy) -> None:
         """Lose the connection when that `sudo` has come to its mark; it is as ever afterwards."""
-        wait_until(self._mark().exists, what="sudo at its mark")
+        self.until_mark()
         proxy.cut()
         (self.host.root / "usr/local/bin/sudo").unlink()
+
+    def until_mark(self) -> None:
+        wait_until(self._mark().exists, what="sudo at its mark")
 
     def _mark(self) -> Path:
         return self.host.root / "home/ops/mark"
@@ -111,6 +114,11 @@ class Incident:
     def until_result(self, step: str) -> Event:
         return self.ann.until(
             lambda event: event["event"] == "result" and event["step"] == step, f"the end of {step}"
+        )
+
+    def until_undo(self) -> Event:
+        return self.ann.until(
+            lambda event: event["event"] == "progress" and event["step"] == "2 undo", "an undo"
         )
 
     def mend(self, said: Said) -> None:
@@ -225,12 +233,11 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
     tmp_path: Path,
 ) -> None:
     with incident(tmp_path) as it:
+        it.put_before_sudo(SLOW_SUDO["before its effect"])
         running = it.start()
-        it.until_result("2.1")
+        it.until_mark()
         power_off(it.host)
-        it.ann.until(
-            lambda event: event["event"] == "progress" and event["step"] == "2 undo", "an undo"
-        )
+        it.until_undo()
         it.abort_twice(running)
         said = running.wait()
         assert said.code == 4, said.all
@@ -238,6 +245,21 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
         for verb, debt in {"resume": "drained", "start": "stopped"}.items():
             assert f"owed: {VICTIM.node} is {debt}" in said.out
             assert f"celery-ops -c hosts worker {verb} {VICTIM.node}" in said.out
+        it.consumers_are({"common": 2, "mail": 1})
+
+
+def test_who_lost_its_power_after_the_drain_is_not_told_to_stop(tmp_path: Path) -> None:
+    with incident(tmp_path) as it:
+        running = it.start()
+        it.until_result("2.1")
+        power_off(it.host)
+        it.until_undo()
+        it.abort_twice(running)
+        said = running.wait()
+        assert said.code == 4, said.all
+        assert "was not stopped, not drained any more: not within 6s: " in said.out
+        assert f"owed: {VICTIM.node} is drained" in said.out
+        assert "is stopped" not in said.out
         it.consumers_are({"common": 2, "mail": 1})
 
 

@@ -65,7 +65,7 @@ def restarted(folder: Path, *, kill_mode: str) -> Iterator[Restarted]:
             plan = ann.do(*RESTART, "--plan")
             with Sampler(fleet.poller) as sampler:
                 run = ann.do(*RESTART, "--yes", "--json")
-        load.settle()
+        load.settle(logs=fleet.logged)
         yield Restarted(fleet, before, plan, run, load, sampler)
         fleet.dismiss()
         assert fleet.leaks() == []

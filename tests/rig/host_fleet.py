@@ -26,7 +26,7 @@ from tests.rig.systemd_hosts import ENDS_WITH_US, base_file_system, host_network
 from tests.rig.workers import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from redis import Redis
@@ -180,6 +180,17 @@ class HostFleet:
                 for host in self.hosts.values()
             )
             raise TimeoutError(f"{error}\n{words}") from error
+
+    def logged(self, task_ids: Collection[str]) -> str:
+        """What the workers have logged of these tasks, and all of their warnings and errors."""
+        wanted = ("WARNING", "ERROR", "CRITICAL", "signal", *task_ids)
+        journal = ("journalctl", "--no-pager", "-o", "short-iso-precise", "--utc", "-u", "celery@*")
+        return "\n".join(
+            line
+            for host in self.hosts.values()
+            for line in host.run(*journal).splitlines()
+            if any(word in line for word in wanted)
+        )
 
     def close(self) -> None:
         """Close the connections; what runs is ended by whoever started it."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tests.rig import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from tests.rig.workers import Fleet
@@ -19,6 +21,15 @@ ATTEMPTS = ("rig.work", "rig.work_late")
 """Acknowledged before and after their run."""
 EVERY = 0.15
 """Seconds between two tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A task as it was sent, at that time."""
+
+    id: str
+    says: str
+    at: datetime
 
 
 class Load:
@@ -40,7 +51,7 @@ class Load:
         self._over = threading.Event()
         self._thread = ThreadPoolExecutor(1)
         self._sending: Future[None] | None = None
-        self.sent = 0
+        self._all: list[Sent] = []
 
     def __enter__(self) -> Load:
         self._sending = self._thread.submit(self._send)
@@ -54,16 +65,54 @@ class Load:
         self._sending.result()
 
     @property
+    def sent(self) -> int:
+        """How many were sent so far."""
+        return len(self._all)
+
+    @property
     def numbers(self) -> range:
         """What was sent so far; from `first` on."""
         return range(self._first, self._first + self.sent)
 
-    def settle(self, *, timeout: float = 60.0) -> None:
-        """Wait until all that was sent has ended at least once."""
+    def settle(
+        self, *, timeout: float = 60.0, logs: Callable[[Collection[str]], str] | None = None
+    ) -> None:
+        """Wait until all that was sent has ended at least once; else raise TimeoutError, and tell
+        of each task that has not what is known of it.
+
+        `logs` finds what the workers have logged of tasks, by their ids.
+        """
         everything = set(self.numbers)
-        wait_until(
-            lambda: self._fleet.ends().keys() >= everything, what="all tasks end", timeout=timeout
-        )
+        try:
+            wait_until(
+                lambda: self._fleet.ends().keys() >= everything,
+                what="all tasks end",
+                timeout=timeout,
+            )
+        except TimeoutError as error:
+            told = [str(error), *self._missing()]
+            if logs is not None:
+                told.append(logs([one.id for _, one in self._not_ended()]))
+            raise TimeoutError("\n".join(told)) from error
+
+    def _not_ended(self) -> list[tuple[int, Sent]]:
+        ends = self._fleet.ends()
+        everything = zip(self.numbers, self._all, strict=True)
+        return [(number, one) for number, one in everything if number not in ends]
+
+    def _missing(self) -> list[str]:
+        """A line for each task that has not ended, and what there is to be seen beside them."""
+        missing, starts = self._not_ended(), self._fleet.starts()
+        whereabouts = self._fleet.whereabouts(self._queues)
+        return [
+            f"{len(missing)} of {self.sent} have not ended, at {datetime.now(UTC):%H:%M:%S.%f}:",
+            *(
+                f"  {number} {one.says}, id {one.id}, sent {one.at:%H:%M:%S.%f}, "
+                f"started {starts.get(number, 0)} times, {whereabouts.of(one.id)}"
+                for number, one in missing
+            ),
+            str(whereabouts),
+        ]
 
     def twice(self) -> list[int]:
         """The tasks that were started, or have ended, more than once."""
@@ -77,5 +126,7 @@ class Load:
             late = {} if self.sent % 7 else {"countdown": 3}
             task = self._tasks[self.sent // len(SECONDS) % len(self._tasks)]
             queue = self._queues[self.sent % len(self._queues)]
-            self._fleet.send(number, seconds, task=task, queue=queue, **late)
-            self.sent += 1
+            at = datetime.now(UTC)
+            task_id = self._fleet.send(number, seconds, task=task, queue=queue, **late)
+            says = f"{task} of {seconds} s to {queue}" + (", countdown 3 s" if late else "")
+            self._all.append(Sent(task_id, says, at))

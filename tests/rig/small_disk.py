@@ -24,13 +24,13 @@ class SmallDisk:
         self._filler = mounted / "filler"
 
     def fill(self, journal: Path) -> None:
-        """Leave no byte of it; nor in the last page of this journal, which is blank lines then."""
+        """Leave no byte of it; nor in the last page of this journal: a line is torn there."""
         with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(b"\0" * PAGE):
                 pass
         while left := -journal.stat().st_size % PAGE:
             with journal.open("ab", buffering=0) as file:
-                file.write(b"\n" * left)
+                file.write(b" " * left)
 
 
 @contextlib.contextmanager

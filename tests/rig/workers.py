@@ -20,9 +20,10 @@ from celery import Celery
 from redis import Redis
 
 from tests.rig import end, wait_until
+from tests.rig.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 _APPLICATION = textwrap.dedent(
@@ -222,6 +223,11 @@ class Fleet:
 
     def ends(self) -> dict[int, int]:
         return self._count("end")
+
+    def whereabouts(self, queues: Iterable[str]) -> Whereabouts:
+        """Where the messages of these queues are now."""
+        with Redis.from_url(str(self._settings["broker"]), protocol=2) as broker:
+            return Whereabouts(broker, queues)
 
     def stop(self) -> None:
         """Stop all workers: those that were frozen or killed too."""

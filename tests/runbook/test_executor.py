@@ -8,7 +8,7 @@ import pytest
 
 from celery_ops.errors import CommandFailed
 from celery_ops.model import Holder, WorkerState
-from celery_ops.ports import Question
+from celery_ops.ports import Completed, Question
 from celery_ops.runbook.cleanup import PATIENCE
 from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from celery_ops.runbook.inbox import Message, Word
@@ -18,6 +18,7 @@ from tests.runbook.operation import OPERATOR, Operation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_ops.ports import Command
     from tests.standin.fleet import SimulatedWorker
 
 
@@ -361,6 +362,167 @@ async def test_a_lossy_stop_path_is_named_in_the_plan_and_the_drain_keeps_the_ta
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
     assert not operation.fleet.lost
+
+
+TOGETHER = """
+name: together
+summary: Restarts workers at once, drained or not.
+risk: medium
+steps:
+  - roll: "*"
+    canary: 0
+    batch: 4
+    keep_available: 0
+    steps:
+      - drain: worker
+        timeout: 1m
+        on_timeout: ON_TIMEOUT
+      - restart: worker
+        timeout: 1m
+    verify:
+      that: [worker.online]
+      timeout: 1m
+"""
+
+
+def two_workers(operation: Operation, *, cut_off: bool = True) -> None:
+    """Each with a queue of its own name; a stop is received by what they run, too, if `cut_off`."""
+    operation.write_runbook("together", TOGETHER.replace("ON_TIMEOUT", "fail"))
+    for name in ("w1", "w2"):
+        worker = operation.fleet.add_worker(f"{name}@web1", queues=(name,))
+        assert worker.service is not None
+        worker.service.signals_children = cut_off
+
+
+@pytest.mark.parametrize("tenths", range(10, 100, 2), ids=lambda tenths: f"in-{tenths / 10}-s")
+async def test_no_stop_meets_an_eta_task_whenever_it_is_due(
+    operation: Operation, tenths: int
+) -> None:
+    """Drained is one of the workers after 2 s, the other after 6."""
+    two_workers(operation)
+    operation.hosts.seconds = 0.5
+    operation.fleet.send("w1", eta=tenths / 10)
+    operation.fleet.send("w2", 4.0)
+    ran = await operation.run("together")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert not operation.fleet.lost, ran.told()
+    assert not operation.fleet.ledger.twice
+
+
+@pytest.mark.parametrize("cut_off", [True, False], ids=["cut-off", "waited-for"])
+async def test_a_task_that_outlasts_the_drain_of_the_others_is_waited_for(
+    operation: Operation, cut_off: bool
+) -> None:
+    """Where a stop waits for what runs, it does so for a while only."""
+    two_workers(operation, cut_off=cut_off)
+    worker = operation.fleet.worker("w1@web1")
+    assert worker.service is not None
+    worker.service.stop_grace = 5.0
+    operation.fleet.send("w1", 20.0, eta=4.0)
+    operation.fleet.send("w2", 6.0)
+    ran = await operation.run("together")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert not operation.fleet.lost, ran.told()
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "eta"), [(True, 60.0), (False, 4.0)], ids=["due-later", "warm-stop"]
+)
+async def test_an_eta_task_that_no_stop_can_meet_is_given_back_and_not_waited_for(
+    operation: Operation, cut_off: bool, eta: float
+) -> None:
+    two_workers(operation, cut_off=cut_off)
+    began = operation.clock.monotonic()
+    operation.fleet.send("w1", eta=eta)
+    ran = await operation.run("together")
+    assert ran.ending is Ending.DONE, ran.told()
+    stopped = next(event for event in ran.events if "stop supervisord" in (event.intent or ""))
+    assert (stopped.at - ran.events[0].at).total_seconds() < 3
+    assert not operation.fleet.lost
+    await operation.clock.sleep(began + eta + 2 - operation.clock.monotonic())
+    operation.fleet.settle()
+    assert operation.fleet.ledger.ended.total() == operation.fleet.ledger.sent
+
+
+@pytest.mark.parametrize(
+    ("silent_to", "says"),
+    [
+        (Question.SCHEDULED, "its ETA tasks are unknown, and a stop cuts off what runs"),
+        (None, "ETA tasks about to begin, and a stop cuts off what runs"),
+    ],
+    ids=["unknown", "one-after-the-other"],
+)
+async def test_who_is_never_safe_to_stop_is_not_stopped_and_goes_on(
+    operation: Operation, silent_to: Question | None, says: str
+) -> None:
+    two_workers(operation)
+    worker = operation.fleet.worker("w1@web1")
+    if silent_to is None:
+        for seconds in range(0, 240, 2):
+            operation.fleet.send("w1", 0.1, eta=float(seconds))
+    else:
+        worker.faults.silent_to = frozenset({silent_to})
+    pid = worker.pid
+    ran = await operation.run("together")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "w1@web1: was not stopped, not drained any more: not within 1m: " in ran.end.says
+    assert says in ran.end.says
+    assert (worker.pid, list(worker.consuming)) == (pid, ["w1"])
+    assert not operation.fleet.lost
+
+
+async def test_who_was_restarted_since_its_drain_is_not_stopped(operation: Operation) -> None:
+    two_workers(operation)
+    worker, other = operation.fleet.workers
+    operation.fleet.send("w2", 10.0)
+
+    async def somebody_restarts_it() -> None:
+        while other.consuming:
+            await operation.clock.sleep(0.1)
+        await operation.clock.sleep(3)
+        operation.fleet.kill(worker)
+        await operation.clock.sleep(3)
+        operation.fleet.send("w1", 30.0)
+
+    ran = await operation.run_while("together", somebody_restarts_it)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    says = "w1@web1: was not stopped, not drained any more: was restarted by somebody else"
+    assert says in ran.end.says
+    assert not operation.fleet.lost
+    assert await operation.broker.taken() == ()
+
+
+async def test_a_command_that_takes_a_worker_waits_for_its_eta_tasks_too(
+    operation: Operation,
+) -> None:
+    two_workers(operation)
+    restart = "- restart: worker\n        timeout: 1m"
+    command = "- run: [systemctl, restart, it]\n        takes: worker\n        timeout: 5s"
+    text = TOGETHER.replace("ON_TIMEOUT", "fail")
+    assert restart in text
+    operation.write_runbook("together", text.replace(restart, command))
+    worker = operation.fleet.worker("w1@web1")
+    met: list[tuple[str, int]] = []
+
+    def restarts(command: Command) -> Completed:
+        met.append((str(command), len(worker.active)))
+        return Completed(0, b"", b"", 0.1)
+
+    operation.hosts.programs["systemctl"] = restarts
+    operation.fleet.send("w1", 3.0, eta=4.0)
+    operation.fleet.send("w2", 3.0)
+    await operation.run("together")
+    assert met == [("systemctl restart it", 0)] * 2
+
+
+async def test_a_drain_that_need_not_end_is_not_waited_for_again(operation: Operation) -> None:
+    two_workers(operation, cut_off=False)
+    operation.write_runbook("together", TOGETHER.replace("ON_TIMEOUT", "proceed"))
+    operation.fleet.send("w1", 90.0)
+    ran = await operation.run("together")
+    assert ran.ending is Ending.DONE, ran.told()
+    results = [says for _, _, says in ran.results("w1@web1")]
+    assert results[0].startswith("going on; not drained: not within 1m")
 
 
 async def test_a_stop_without_a_drain_is_refused_where_it_would_lose_tasks(

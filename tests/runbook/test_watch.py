@@ -9,7 +9,7 @@ import pytest
 from celery_ops.runbook.brake import Brake
 from celery_ops.runbook.events import EventKind
 from celery_ops.runbook.inbox import Inbox
-from celery_ops.runbook.judges import Judgement, Seen
+from celery_ops.runbook.judges import Judgement, Seen, StaysDrained
 from celery_ops.runbook.watch import POLL_SECONDS, Watch
 from tests.runbook.operation import Operation
 
@@ -47,6 +47,23 @@ async def test_what_takes_long_is_looked_at_twice_a_second_at_most(operation: Op
     operation.fleet.send("default", 100.0)
     await operation.run("drain-worker", workers=NAME)
     assert len(operation.broker.asked) < 100 / POLL_SECONDS + 30
+
+
+async def test_a_stop_that_cuts_off_what_runs_takes_two_looks(operation: Operation) -> None:
+    """One look misses a task that goes from one list into another while these are read."""
+    service = operation.fleet.workers[0].service
+    assert service is not None
+    service.signals_children = True
+    (planned,) = (await operation.plan("drain-worker", workers=NAME)).targets
+    await operation.run("drain-worker", workers=NAME)
+    surveyor = operation.surveyor()
+    for _ in range(4):
+        await surveyor.refresh()
+        await operation.clock.sleep(1)
+    judge = StaysDrained(planned, planned.incarnation, operation.broker.clock.now())
+    looks = [await surveyor.refresh(), await surveyor.refresh()]
+    said = [judge(looks[at]).seen for at in (0, 0, 1)]
+    assert said == [Seen.NOT_YET, Seen.NOT_YET, Seen.DONE]
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["runs", "does-not-run"])

@@ -362,11 +362,12 @@ class StandinBroker:
             case Question.SCHEDULED:
                 return [
                     {
-                        "eta": self.fleet.clock.now().isoformat(),
+                        "eta": self.fleet.wall_time(message.eta).isoformat(),
                         "priority": 6,
                         "request": self._task(worker, message, None),
                     }
                     for message in worker.scheduled
+                    if message.eta is not None
                 ]
             case Question.ACTIVE_QUEUES:
                 return list(worker.consuming.values())

@@ -238,6 +238,10 @@ class StandinFleet:
         self.settle()
         return self.ledger.lost | {message.id for message, _ in self.stuck}
 
+    def wall_time(self, at: float) -> datetime:
+        """The wall clock at a moment of the monotonic one."""
+        return self.clock.now() - timedelta(seconds=self.clock.monotonic() - at)
+
     # --- in detail ---
 
     def _launch(self, worker: SimulatedWorker) -> None:
@@ -255,14 +259,10 @@ class StandinFleet:
         service.starts += 1
         service.pid = next(self._pids) if pid is None else pid
         service.identity = f"{service.ref.name}#{service.starts}"
-        service.started_at = self._wall_time(self._settled)
+        service.started_at = self.wall_time(self._settled)
         service.state = ServiceState.RUNNING
         service.clean_exit = None
         service.says = "running"
-
-    def _wall_time(self, at: float) -> datetime:
-        """The wall clock at a moment of the monotonic one."""
-        return self.clock.now() - timedelta(seconds=self.clock.monotonic() - at)
 
     def _worker_of(self, service: SimulatedService) -> SimulatedWorker | None:
         return next((worker for worker in self.workers if worker.service is service), None)
@@ -343,7 +343,7 @@ class StandinFleet:
             waiting = self.queues.get(name)
             if waiting:
                 message = waiting.popleft()
-                message.delivered = self._wall_time(now)
+                message.delivered = self.wall_time(now)
                 if message.eta is not None and message.eta > now:
                     worker.scheduled.append(message)
                 else:
