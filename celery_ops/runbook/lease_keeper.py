@@ -180,7 +180,8 @@ class LeaseKeeper:
             self._tell_loss(Result.FAILED, self._broken.says)
             raise self._broken
         try:
-            return await self._lease.acquire(self._holder)
+            # Of this run it can only be ours: one whose reply was lost on the way.
+            return await self._lease.acquire(self._holder, takes_over=True)
         except LeaseHeld as held:
             self.taken_by = f"Somebody else has the lease now: {held.says}"
             self._tell_loss(Result.FAILED, self.taken_by)

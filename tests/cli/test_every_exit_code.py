@@ -38,7 +38,7 @@ PRODUCED_BY: dict[ExitCode, tuple[tuple[str, str], ...]] = {
     ExitCode.NEEDS_HUMAN: (
         (RUNS, "test_4_a_killed_executor_leaves_a_worker_drained_and_it_is_said"),
         (RUNS, "test_4_ctrl_c_twice_leaves_it_and_says_how_to_mend_it"),
-        (FAULTS, "test_a_run_whose_lease_was_stolen_does_nothing_more_and_says_who_has_it"),
+        (FAULTS, "test_a_run_whose_lease_somebody_else_has_ends_where_it_waits_and_says_who"),
     ),
     ExitCode.ABORTED: (
         (RUNS, "test_5_ctrl_c_undoes_the_batch"),

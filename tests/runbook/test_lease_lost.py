@@ -243,6 +243,21 @@ async def test_a_lease_that_nobody_has_is_taken_again_while_the_run_waits(
     assert found[0][-2:] == [EventKind.LEASE_LOST, EventKind.LEASED]
 
 
+async def test_a_lease_that_was_taken_again_without_a_reply_is_known_as_its_own(
+    operation: Operation,
+) -> None:
+    async def forget(operation: Operation) -> None:
+        operation.broker.lease.forget()
+        operation.broker.lease.loses_a_reply = True
+
+    operation.fleet.send("default", 60.0)
+    wait = Wait("rolling-restart", {**W1, "hold": "0s"}, nothing, drains)
+    ran = await Lost(operation, wait).by(forget)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert not operation.broker.lease.loses_a_reply
+    assert [result for result, _ in losses(ran)] == [Result.UNKNOWN]
+
+
 async def test_a_broker_that_is_away_for_longer_than_the_lease_pauses_the_run(
     operation: Operation,
 ) -> None:

@@ -60,6 +60,7 @@ class StandinLease:
         self._token: str | None = None
         self._expires = 0.0
         self._holder: Holder | None = None
+        self.loses_a_reply = False
 
     @property
     def ttl(self) -> float:
@@ -79,7 +80,11 @@ class StandinLease:
         )
         if held_by is not None and not (takes_over and is_ours):
             raise LeaseHeld(str(held_by))
-        return self._give(holder)
+        fence = self._give(holder)
+        if self.loses_a_reply:
+            self.loses_a_reply = False
+            raise BrokerUnreachable("the connection was lost before it replied")
+        return fence
 
     async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
         self._broker.check_reachable()
