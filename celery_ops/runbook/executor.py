@@ -30,7 +30,7 @@ from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
-from celery_ops.runbook.journal import read
+from celery_ops.runbook.journal import read, state_of
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
@@ -112,7 +112,11 @@ class Executor:
         self._clock = clock
         self._undo = undo
         self._leased = False
-        self._recall = Recall.of(read(journal.path))
+        events = list(read(journal.path))
+        self._recall = Recall.of(events)
+        self._was = state_of(events, held=False)
+        self._knows = not self._recall.resumes
+        """What it owes: nothing yet, or what the broker told when it was taken up again."""
         self._notice = Notice(plan, broker, clock)
         self.brake = Brake(Inbox(inbox), clock, at_once)
         self._keeper = LeaseKeeper(
@@ -143,6 +147,8 @@ class Executor:
             recall=recall, task_events=TaskEvents(self._effects, self._recall.acts),
             results=results,
         )  # fmt: skip
+        for target in self._stage.targets.values():
+            target.queues_taken, target.down = self._recall.leaves(target.name)
         self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
 
     async def execute(self) -> Ending:
@@ -158,7 +164,7 @@ class Executor:
             report = await self._conclusion.conclude(course)
         except Exception as error:
             report = self._conclusion.report_from_memory()
-            course.state = RunState.FAILED
+            course.state = self._failure
             course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
             course.says = f"{A_BUG}{type(error).__name__}: {masked(str(error))}"
             await self._end(course, report)
@@ -173,12 +179,13 @@ class Executor:
     async def _go(self, course: Course) -> None:
         """Everything up to the end of the steps; what went wrong is in `course` afterwards."""
         try:
+            self._plan.where.must_be(self._broker.address, self._broker.identity)
             await self._keeper.acquire(self._plan.wait, self._waiting, self.brake.sleep)
             self._journal.append(EventKind.LEASED)
-            self._leased = course.began = True
+            self._leased = True
             await self._notice.begins(resumes=self._recall.resumes)
-            await self._check_broker()
             await self._recollect()
+            self._knows = course.began = True
             if self._undo:
                 course.state, course.ending = RunState.UNDONE, Ending.UNDONE
                 return
@@ -190,38 +197,28 @@ class Executor:
                 await self._step(step, planned)
             self.brake.check(safe=True)
         except LeaseHeld as error:
-            began = self._effects.made and self._leased
-            self._failed(course, Ending.STOPPED if began else Ending.LEASE_HELD, error.says)
-            self._stays_interrupted(course, when=not self._leased)
+            self._failed(course, self._stopped_or(Ending.LEASE_HELD), error.says)
         except ConfirmationNeeded as error:
             self._failed(course, Ending.UNCONFIRMED, str(error))
-            self._stays_interrupted(course, when=True)
+            course.state = self._was if self._recall.resumes else course.state
         except PreconditionFailed as error:
-            ending = Ending.STOPPED if self._effects.made else Ending.REFUSED
-            self._failed(course, ending, str(error))
+            self._failed(course, self._stopped_or(Ending.REFUSED), str(error))
         except StepFailed as failed:
             self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
         except Aborted as aborted:
             course.aborted(str(aborted), self.brake.stage)
+            course.state = course.state if self._knows else self._was
             self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
         except LeaseBroken as error:
             course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
             course.says = error.says
         except (BrokerUnreachable, LeaseLost) as error:
-            ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
-            self._failed(course, ending, error.says)
+            self._failed(course, self._stopped_or(Ending.UNREACHABLE), error.says)
 
     def _go_on_aborting(self) -> None:
         """Raise Aborted if the run was being aborted when its executor died."""
         if self._recall.aborting:
             raise Aborted(self._recall.aborting.removeprefix(conclusion.ABORTED_BY))
-
-    async def _check_broker(self) -> None:
-        if self._broker.identity != self._plan.where.identity:
-            raise PreconditionFailed(
-                f"this is another broker ({self._broker.address}) than the plan was made for"
-                f" ({self._plan.where.broker})"
-            )
 
     async def _recollect(self) -> None:
         """What the targets of an interrupted run are owed, by the broker's own records.
@@ -437,13 +434,18 @@ class Executor:
             return f"taken back: {names}" if names else "nothing was left to take back"
         return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 
-    def _stays_interrupted(self, course: Course, *, when: bool) -> None:
-        """A run that could not be gone on with can be another time."""
-        if when and self._recall.resumes:
-            course.state = RunState.INTERRUPTED
+    @property
+    def _failure(self) -> RunState:
+        """The state of a run that failed. One that could not be gone on with, as long as it was not
+        told what it owes, stays what it was: it can be gone on with another time.
+        """
+        return RunState.FAILED if self._knows else self._was
+
+    def _stopped_or(self, nothing_done: Ending) -> Ending:
+        return Ending.STOPPED if self._effects.made and self._knows else nothing_done
 
     def _failed(self, course: Course, ending: Ending, says: str) -> None:
-        course.state, course.ending = RunState.FAILED, ending
+        course.state, course.ending = self._failure, ending
         course.says, _, course.err = says.partition("\n")
 
     def _waiting(self, says: str) -> None:

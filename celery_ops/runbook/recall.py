@@ -145,6 +145,21 @@ class Recall:
             (act for act in reversed(self.acts) if act.target == target and act.began), None
         )
 
+    def leaves(self, target: str) -> tuple[bool, bool]:
+        """Whether its queues, and its service, are taken by what was begun with a target, as far as
+        that can be told without the broker's records, which know better.
+        """
+        queues = down = False
+        for act in self.acts:
+            if act.target != target or not act.began:
+                continue
+            is_done = act.outcome is not None and act.outcome.result is Result.DONE
+            started = is_done and act.verb == WorkerVerb.START
+            resumed = is_done and act.verb == WorkerVerb.RESUME
+            queues = (queues or act.verb == WorkerVerb.DRAIN) and not (started or resumed)
+            down = (down or act.verb == WorkerVerb.STOP) and not started
+        return queues, down
+
     def was_verified(self, target: str) -> bool:
         """The proof of a roll's batch was seen of it."""
         return any(
