@@ -71,7 +71,6 @@ if TYPE_CHECKING:
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, Clock, Hosts, Results
-    from celery_ops.runbook.expressions import Condition
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan, PlannedStep
     from celery_ops.runbook.schema import Step
@@ -194,7 +193,8 @@ class Executor:
             self._go_on_aborting()
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
-                await self._step(step, planned)
+                if await self._applies(step):
+                    await self._step(step, planned)
             self.brake.check(safe=True)
         except LeaseHeld as error:
             self._failed(course, self._stopped_or(Ending.LEASE_HELD), error.says)
@@ -271,33 +271,33 @@ class Executor:
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case ProbeStep():
-                await self._probe(step)
+                self._came_to.append(await Probing(self._stage, step).of_queues())
             case QueueStep() | ActivateStep():
                 raise PreconditionFailed(coming.refusal(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():
-                await self._restore(step)
+                self._came_to.append(await Restoring(self._stage, step).go())
             case RunStep():
-                await self._run(step)
+                scope = self._stage.scope(await self._stage.look())
+                await run_on_host(self._stage, step, None, scope)
 
-    async def _probe(self, step: ProbeStep) -> None:
-        if step.when is None or await self._holds(step.when):
-            self._came_to.append(await Probing(self._stage, step).of_queues())
-
-    async def _restore(self, step: RestoreStep) -> None:
-        if step.when is None or await self._holds(step.when):
-            self._came_to.append(await Restoring(self._stage, step).go())
-
-    async def _run(self, step: RunStep) -> None:
-        scope = self._stage.scope(await self._stage.look())
-        if step.when is None or step.when.evaluate(scope).holds:
-            await run_on_host(self._stage, step, None, scope)
+    async def _applies(self, step: Step) -> bool:
+        """Whether it is to be done by its `when`. A step that was begun is gone on with, and one
+        that was left out stays so, whatever holds when the run is taken up again.
+        """
+        if isinstance(step, Roll | ConfirmStep | NotifyStep) or step.when is None:
+            return True
+        if self._recall.knows(step.id):
+            return not self._recall.was_left_out(step.id)
+        verdict = step.when.evaluate(self._stage.scope(await self._stage.look()))
+        if not verdict.holds:
+            says = f"{step.when.source} does not hold: {verdict.says}"
+            self._effects.conclude(step.id, None, Result.SKIPPED, says)
+        return verdict.holds
 
     async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
         """A step outside a roll: all of its targets at once, under the guard."""
-        if step.when is not None and not await self._holds(step.when):
-            return
         targets = [self._stage.targets[name] for name in planned.targets]
         if step.verb.takes_capacity:
             keep = self._stage.keep_available()
@@ -322,8 +322,6 @@ class Executor:
 
     async def _control(self, step: ControlStep | ScaleStep, planned: PlannedStep) -> None:
         scope = self._stage.scope(await self._stage.look())
-        if step.when is not None and not step.when.evaluate(scope).holds:
-            return
         targets = [self._stage.targets[name] for name in planned.targets]
         if isinstance(step, ScaleStep):
             await all_of([scale(self._stage, step, target) for target in targets])
@@ -361,10 +359,7 @@ class Executor:
     async def _check(self, step: CheckStep) -> None:
         if self._told(step.id):
             return
-        snapshot = await self._stage.look()
-        scope = self._stage.scope(snapshot)
-        if step.when is not None and not step.when.evaluate(scope).holds:
-            return
+        scope = self._stage.scope(await self._stage.look())
         for attempt in itertools.count(1):
             verdict = step.that.evaluate(scope)
             if verdict.holds or not await self._stage.again(
@@ -388,8 +383,6 @@ class Executor:
 
         if self._told(step.id):
             return
-        if step.when is not None and not await self._holds(step.when):
-            return
         seen = await self._stage.watch.until(
             judge,
             worker=None,
@@ -410,9 +403,6 @@ class Executor:
         if past.outcome.result is Result.FAILED:
             raise StepFailed(past.outcome.says)
         return True
-
-    async def _holds(self, when: Condition) -> bool:
-        return when.evaluate(self._stage.scope(await self._stage.look())).holds
 
     # --- the end ---
 

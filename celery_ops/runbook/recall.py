@@ -133,6 +133,18 @@ class Recall:
         acts = self._open.get((step, target))
         return acts[0] if acts else None
 
+    def knows(self, step: str) -> bool:
+        """Something of a step was begun, or it was told that it is left out."""
+        return any(act.step == step for act in self.acts)
+
+    def was_left_out(self, step: str) -> bool:
+        """A step as a whole."""
+        return any(
+            act.step == step and act.target is None and act.outcome is not None
+            and act.outcome.result is Result.SKIPPED
+            for act in self.acts
+        )  # fmt: skip
+
     def was_put_off(self, steps: Collection[str], target: str) -> bool:
         """The next act of one of these steps on a target was put off: it had another turn later."""
         acts = [self.peek(step, target) for step in steps]

@@ -227,7 +227,9 @@ class Rolling:
         for target in alive:
             past = self._stage.recall.peek(step.id, target.name)
             if past is not None:
-                if past.outcome is None or past.outcome.result is not Result.SKIPPED:
+                if past.outcome is not None and past.outcome.result is Result.SKIPPED:
+                    self._stage.recall.next(step.id, target.name)
+                else:
                     applying.append(target)
                 continue
             scope = self._scope(target, snapshot, began)

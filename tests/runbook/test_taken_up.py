@@ -9,7 +9,7 @@ import pytest
 
 from celery_ops.model import Holder
 from celery_ops.runbook import journal
-from celery_ops.runbook.events import Ending, EventKind, RunState
+from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import Killed, MortalJournal, died
 from tests.standin.broker import StandinBroker
@@ -170,3 +170,95 @@ async def test_a_run_that_had_taken_nothing_yet_only_says_that_the_broker_is_awa
     assert (ran.ending, owed(ran)) == (Ending.UNREACHABLE, []), ran.told()
     operation.broker.is_down = False
     await goes_on_another_time(operation, path)
+
+
+WHEN = """
+name: when
+summary: Steps that are done if something holds.
+risk: low
+steps:
+  - run: [migrate]
+    on: db1
+    when: fleet.silent == 0
+  - restart: w1@web1
+    when: fleet.online == fleet.workers
+    timeout: 60s
+  - check: fleet.workers == 3
+"""
+WHEN_IDLE = """
+name: when
+summary: Something that waits for its worker to be idle.
+risk: low
+steps:
+  - roll: w1@web1
+    keep_available: 0
+    settle: 0s
+    on_fail: stop
+    steps:
+      - run: [deploy]
+        when: worker.active == 0
+      - drain: worker
+        timeout: 10s
+        on_timeout: defer
+      - restart: worker
+    verify: {that: [worker.online], hold: 0s, timeout: 50s}
+"""
+
+
+async def when(operation: Operation, runbook: str = WHEN) -> Path:
+    operation.write_runbook("when", runbook)
+    return operation.write_down(await operation.plan("when"))
+
+
+def ran_on(operation: Operation, host: str) -> list[str]:
+    return [str(one) for one in operation.hosts.shell(host).ran if one.argv[0] != "standin"]
+
+
+async def test_a_command_that_was_begun_is_asked_about_whatever_its_condition_says_now(
+    operation: Operation,
+) -> None:
+    path = await when(operation)
+    await dies_after(operation, path, lambda one: one.event is EventKind.INTENT)
+    operation.fleet.worker("w3@web1").faults.hangs = True
+    await operation.clock.sleep(30)
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.UNCONFIRMED, ran.told()
+    assert "migrate was begun on db1" in ran.end.says
+
+
+async def test_a_restart_is_gone_on_with_although_its_own_stop_makes_its_condition_fail(
+    operation: Operation,
+) -> None:
+    path = await when(operation)
+    await dies_after(operation, path, lambda one: (one.step, one.event) == ("2", EventKind.RESULT))
+    assert not operation.fleet.worker("w1@web1").pid
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert await operation.broker.taken() == ()
+    assert operation.fleet.worker("w1@web1").consuming
+
+
+async def test_a_step_that_was_left_out_stays_so(operation: Operation) -> None:
+    operation.fleet.worker("w3@web1").faults.hangs = True
+    await operation.clock.sleep(30)
+    path = await when(operation)
+    await dies_after(operation, path, lambda one: one.step == "3")
+    operation.fleet.worker("w3@web1").faults.hangs = False
+    await operation.clock.sleep(30)
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert ran_on(operation, "db1") == []
+    skipped = [one for one in ran.events if one.outcome and one.outcome.result is Result.SKIPPED]
+    assert [one.step for one in skipped] == ["1", "2"]
+
+
+async def test_a_command_of_a_second_turn_is_not_taken_for_the_first_that_was_left_out(
+    operation: Operation,
+) -> None:
+    for _ in range(2):
+        operation.fleet.send("default", 14.0)
+    path = await when(operation, WHEN_IDLE)
+    await dies_after(operation, path, lambda one: one.intent == "deploy")
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.UNCONFIRMED, ran.told()
+    assert "deploy was begun on w1@web1" in ran.end.says
