@@ -237,7 +237,7 @@ class Executor:
             last = self._recall.last(target.name)
             if last is None:
                 continue
-            target.planned = last.worker or target.planned
+            target.planned = self._recall.met(target.name) or target.planned
             if last.leaves_owed and not target.owed:
                 self._recall.forget(target.name)
                 self._stage.say(target.name, "was given back by somebody else: it is taken anew")

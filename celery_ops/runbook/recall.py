@@ -157,6 +157,11 @@ class Recall:
             (act for act in reversed(self.acts) if act.target == target and act.began), None
         )
 
+    def met(self, target: str) -> PlannedWorker | None:
+        """A target as it was met last: what it is owed was taken from that life of it."""
+        met = (act.worker for act in reversed(self.acts) if act.target == target)
+        return next((worker for worker in met if worker is not None), None)
+
     def leaves(self, target: str) -> tuple[bool, bool]:
         """Whether its queues, and its service, are taken by what was begun with a target, as far as
         that can be told without the broker's records, which know better.

@@ -172,6 +172,48 @@ async def test_a_run_that_had_taken_nothing_yet_only_says_that_the_broker_is_awa
     await goes_on_another_time(operation, path)
 
 
+COMMAND_AFTER_DRAIN = """
+name: deploys
+summary: Something is done to a worker that is drained.
+risk: low
+steps:
+  - roll: w1@web1
+    keep_available: 0
+    settle: 0s
+    on_fail: stop
+    steps:
+      - drain: worker
+        timeout: 60s
+      - run: [deploy]
+        undo: [deploy]
+      - restart: worker
+    verify: {that: [worker.online], hold: 0s, timeout: 50s}
+"""
+
+
+async def test_what_a_worker_is_owed_is_owed_to_the_life_that_it_was_taken_from(
+    operation: Operation,
+) -> None:
+    """It was restarted by somebody else between the plan and its drain."""
+    operation.write_runbook("deploys", COMMAND_AFTER_DRAIN)
+    plan = await operation.plan("deploys")
+    worker = operation.fleet.worker("w1@web1")
+    operation.fleet.kill(worker)
+    assert worker.service is not None
+    operation.fleet.start_service(worker.service)
+    await operation.clock.sleep(10)
+    operation.fleet.settle()
+    path = operation.write_down(plan)
+    worker.faults.ignores_add = True
+    await dies_after(operation, path, lambda one: one.intent == "deploy")
+    ran = await operation.take_up(path, undo=True)
+    assert (ran.ending, owed(ran)) == (Ending.NEEDS_HUMAN, [DRAINED]), ran.told()
+    worker.faults.ignores_add = False
+    ran = await operation.take_up(path, undo=True)
+    assert (ran.ending, owed(ran)) == (Ending.DONE, []), ran.told()
+    assert worker.consuming
+
+
 WHEN = """
 name: when
 summary: Steps that are done if something holds.
