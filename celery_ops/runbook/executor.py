@@ -341,14 +341,9 @@ class Executor:
         if step.id in self._plan.answers:
             who = self._plan.answers[step.id]
         else:
-            self._journal.append(EventKind.ASKED, step=step.id, intent=f"{question} (yes or no)")
-            message = await self.brake.answer(step.id)
+            message = await self._stage.ask(step.id, f"{question} (yes or no)")
             if message is None:
                 raise ConfirmationNeeded(f"{question} Nobody is there to answer.")
-            said = f"{message.answer} ({message.who})"
-            self._journal.append(
-                EventKind.ANSWERED, step=step.id, outcome=Outcome(Result.DONE, said)
-            )
             if message.answer != "yes":
                 raise Aborted(message.who)
             who = message.who

@@ -382,21 +382,12 @@ class Rolling:
         given = stage.recall.answer(self._roll.id)
         if given is not None:
             return given.partition(" ")[0]
-        stage.journal.append(
-            EventKind.ASKED,
-            step=self._roll.id,
-            intent="stop, undo or continue?",
-            outcome=Outcome(Result.UNKNOWN, says),
-        )
-        message = await stage.brake.answer(self._roll.id)
-        choice = message.answer if message is not None and message.answer else OnFail.STOP.value
-        who = message.who if message is not None else "nobody is there to answer"
-        stage.journal.append(
-            EventKind.ANSWERED,
-            step=self._roll.id,
-            outcome=Outcome(Result.DONE, f"{choice} ({who})"),
-        )
-        return choice
+        message = await stage.ask(self._roll.id, "stop, undo or continue?", says=says)
+        if message is not None:
+            return message.answer or OnFail.STOP.value
+        nobody = Outcome(Result.DONE, f"{OnFail.STOP.value} (nobody is there to answer)")
+        stage.journal.append(EventKind.ANSWERED, step=self._roll.id, outcome=nobody)
+        return OnFail.STOP.value
 
     @property
     def _verify_step(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from celery_ops.model import Holder
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import Ending, EventKind, Result, RunState
+from celery_ops.runbook.inbox import Message, Word, following, send
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import Killed, MortalJournal, died
 from tests.standin.broker import StandinBroker
@@ -212,6 +214,73 @@ async def test_what_a_worker_is_owed_is_owed_to_the_life_that_it_was_taken_from(
     ran = await operation.take_up(path, undo=True)
     assert (ran.ending, owed(ran)) == (Ending.DONE, []), ran.told()
     assert worker.consuming
+
+
+LIMIT = """
+name: limit
+summary: Limit.
+risk: low
+steps:
+  - control: rate_limit
+    on: "*"
+    args: {task_name: app.work, rate_limit: 10/m}
+    timeout: 5s
+"""
+
+
+async def answered_one_by_one(operation: Operation, path: Path, *, times: int) -> list[str | None]:
+    """Take it up and answer what is asked, each answer given so many times; who it was about."""
+    inbox = path.with_suffix(".inbox")
+    about: list[str | None] = []
+    seq = 0
+
+    async def answer() -> None:
+        nonlocal seq
+        with following(inbox):
+            while True:
+                asked = journal.open_question(list(journal.read(path)))
+                if asked is not None and asked.seq > seq:
+                    seq = asked.seq
+                    about.append(asked.target)
+                    said = Message(Word.ANSWER, "ann@desk", asked.step, "done")
+                    for _ in range(times):
+                        send(inbox, said)
+                await operation.clock.sleep(0.1)
+
+    await asyncio.wait_for(operation.run_and(path, answer), 20)
+    return about
+
+
+async def begun_with(operation: Operation, targets: int) -> Path:
+    """A control command that nobody knows of whether so many of the workers got it."""
+    operation.write_runbook("limit", LIMIT)
+    path = operation.write_down(await operation.plan("limit"))
+    last = f"w{targets}@web1"
+
+    def is_it(one: Event) -> bool:
+        return one.event is EventKind.INTENT and one.target == last
+
+    await dies_after(operation, path, is_it)
+    return path
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+async def test_every_worker_is_asked_about_by_itself(operation: Operation, times: int) -> None:
+    """Also if an answer is given twice: the second is none to the next question."""
+    path = await begun_with(operation, 3)
+    about = await answered_one_by_one(operation, path, times=times)
+    assert about == ["w1@web1", "w2@web1", "w3@web1"]
+    last = list(journal.read(path))[-1]
+    assert last.outcome is not None
+    assert last.outcome.ending is Ending.DONE
+
+
+async def test_a_question_is_open_while_other_workers_are_told(operation: Operation) -> None:
+    path = await begun_with(operation, 1)
+    assert await answered_one_by_one(operation, path, times=1) == ["w1@web1"]
+    kinds = [one.event for one in journal.read(path)]
+    asked, answered = kinds.index(EventKind.ASKED), kinds.index(EventKind.ANSWERED)
+    assert EventKind.INTENT in kinds[asked:answered]
 
 
 WHEN = """
