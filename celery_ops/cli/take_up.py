@@ -134,9 +134,13 @@ def _context_of(choice: Choice, plan: Plan) -> Chosen:
 
 
 async def _compared(taken_up: _TakenUp) -> tuple[RunDesk, frozenset[str], frozenset[str]]:
-    """The desk, and who is not selected any more, and who is now but was not planned for."""
+    """The desk, and who is not selected any more, and who is now but was not planned for.
+
+    Raise PreconditionFailed where this is another broker.
+    """
     context_, without = taken_up.chosen.context, bool(taken_up.plan.emergency)
     async with opened(context_, without_broker=without) as deployment:
+        taken_up.plan.where.must_be(deployment.broker.address, deployment.broker.identity)
         desk = engine.desk(deployment, taken_up.chosen)
         planned = frozenset(target.name for target in taken_up.plan.targets)
         try:
@@ -147,9 +151,12 @@ async def _compared(taken_up: _TakenUp) -> tuple[RunDesk, frozenset[str], frozen
 
 
 async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
-    """Raise UsageError where what an emergency has taken was handed over to the broker since."""
+    """Raise UsageError where what an emergency has taken was handed over to the broker since,
+    PreconditionFailed where this is another broker.
+    """
     context_, without = taken_up.chosen.context, bool(taken_up.plan.emergency)
     async with opened(context_, without_broker=without) as deployment:
+        taken_up.plan.where.must_be(deployment.broker.address, deployment.broker.identity)
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
     owed = [one for one in taken if one.run == taken_up.run]

@@ -78,8 +78,6 @@ def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> None:
     """All at once. Raise StepFailed."""
     snapshot = await stage.look()
-    if step.when is not None and not step.when.evaluate(stage.scope(snapshot)).holds:
-        return
     targets = [stage.targets[name] for name in planned_step.targets]
     ready = [one for one in targets if await _meet(stage, step, one, snapshot)]
     order = Order(step.id, step.verb, stage.value(step.timeout))

@@ -4,6 +4,7 @@ them, and the loss of its lease to somebody else.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from celery_ops.runbook.inbox import Word
@@ -35,14 +36,15 @@ class Brake:
         self.stage = 0
         self.paused = False
         self.by = ""
+        self.asking = asyncio.Lock()
+        """An answer names its step and no target: one question at a time."""
         self._halted: BaseException | None = None
         self._answers: dict[str, Message] = {}
 
     async def listen(self) -> None:
         """Until cancelled."""
         while True:
-            for message in self._inbox.new():
-                self.hear(message)
+            self._read()
             await self._clock.sleep(POLL_SECONDS)
 
     def hear(self, message: Message) -> None:
@@ -87,6 +89,11 @@ class Brake:
                 return
             await self._clock.sleep(min(left, POLL_SECONDS))
 
+    def forget_answer(self, step: str) -> None:
+        """What was said before a question is asked is no answer to it."""
+        self._read()
+        self._answers.pop(step, None)
+
     async def answer(self, step: str) -> Message | None:
         """Wait for the answer to a question; None when nobody is there to give one any more."""
         while step not in self._answers:
@@ -95,3 +102,7 @@ class Brake:
                 return None
             await self._clock.sleep(POLL_SECONDS)
         return self._answers.pop(step)
+
+    def _read(self) -> None:
+        for message in self._inbox.new():
+            self.hear(message)

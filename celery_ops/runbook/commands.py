@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import ConfirmationNeeded
 from celery_ops.ports import Command
 from celery_ops.runbook.brake import Aborted
-from celery_ops.runbook.events import EventKind, Outcome, Result
+from celery_ops.runbook.events import Outcome, Result
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.loader import render, render_argument
 from celery_ops.runbook.schema import CurrentWorker
@@ -83,21 +83,12 @@ async def was_done(stage: Stage, step: str, name: str, command: str) -> bool:
     ask, Aborted for any other answer.
     """
     says = f"{command} was begun on {name}, and it is not known how it ended"
-    question = "done, again or stop?"
-    stage.journal.append(
-        EventKind.ASKED, step=step, target=name, intent=question,
-        outcome=Outcome(Result.UNKNOWN, says),
-    )  # fmt: skip
-    message = await stage.brake.answer(step)
+    message = await stage.ask(step, "done, again or stop?", target=name, says=says)
     if message is None:
         raise ConfirmationNeeded(
             f"{says}. Nobody is there to say so.",
             fix="Resume it in a terminal, or give back what was taken: runs undo.",
         )
-    said = f"{message.answer} ({message.who})"
-    stage.journal.append(
-        EventKind.ANSWERED, step=step, target=name, outcome=Outcome(Result.DONE, said)
-    )
     if message.answer not in {"done", "again"}:
         raise Aborted(message.who)
     return message.answer == "done"

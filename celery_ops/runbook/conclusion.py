@@ -45,7 +45,7 @@ class Course:
     err: str = ""
     """What a command wrote that the run failed on."""
     began: bool = False
-    """It held the lease."""
+    """It held the lease, and was told what it owes."""
 
     def aborted(self, by: str, stage: int) -> None:
         """The first stage takes the batch back and is an end; after the others the run can be gone
@@ -70,7 +70,8 @@ class Conclusion:
 
     async def conclude(self, course: Course) -> Report:
         """Undo what is half done, check `finally`, and say what is left."""
-        if course.ending in {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
+        ends = {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}
+        if course.began and course.ending in ends:
             try:
                 await self._events_off()
                 if course.ending is not Ending.DONE:
@@ -93,9 +94,9 @@ class Conclusion:
         if report.owed or (report.left_drained and course.ending is not Ending.DONE):
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDO_FAILED
-            course.ending = Ending.NEEDS_HUMAN
-            if course.state is RunState.SUCCEEDED:
+            if course.ending is Ending.DONE:
                 course.state = RunState.FAILED
+            course.ending = Ending.NEEDS_HUMAN
         if self._undo and course.ending is Ending.UNDONE:
             # It is what was asked for; but an abort never ends well.
             course.ending = Ending.ABORTED if pulled else Ending.DONE
@@ -213,6 +214,8 @@ class Conclusion:
 
     async def _report(self, course: Course) -> Report:
         """What the broker says is still taken by this run, and what came of each target."""
+        if self._broker.identity != self._stage.plan.where.identity:
+            return self.report_from_memory()
         try:
             taken = [one for one in await self._broker.taken() if one.run == self._stage.plan.run]
         except BrokerUnreachable:

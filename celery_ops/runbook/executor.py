@@ -30,7 +30,7 @@ from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
-from celery_ops.runbook.journal import read
+from celery_ops.runbook.journal import read, state_of
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
@@ -71,7 +71,6 @@ if TYPE_CHECKING:
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, Clock, Hosts, Results
-    from celery_ops.runbook.expressions import Condition
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan, PlannedStep
     from celery_ops.runbook.schema import Step
@@ -112,7 +111,11 @@ class Executor:
         self._clock = clock
         self._undo = undo
         self._leased = False
-        self._recall = Recall.of(read(journal.path))
+        events = list(read(journal.path))
+        self._recall = Recall.of(events)
+        self._was = state_of(events, held=False)
+        self._knows = not self._recall.resumes
+        """What it owes: nothing yet, or what the broker told when it was taken up again."""
         self._notice = Notice(plan, broker, clock)
         self.brake = Brake(Inbox(inbox), clock, at_once)
         self._keeper = LeaseKeeper(
@@ -143,6 +146,8 @@ class Executor:
             recall=recall, task_events=TaskEvents(self._effects, self._recall.acts),
             results=results,
         )  # fmt: skip
+        for target in self._stage.targets.values():
+            target.queues_taken, target.down = self._recall.leaves(target.name)
         self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
 
     async def execute(self) -> Ending:
@@ -158,7 +163,7 @@ class Executor:
             report = await self._conclusion.conclude(course)
         except Exception as error:
             report = self._conclusion.report_from_memory()
-            course.state = RunState.FAILED
+            course.state = self._failure
             course.ending = Ending.NEEDS_HUMAN if report.owed else Ending.BUG
             course.says = f"{A_BUG}{type(error).__name__}: {masked(str(error))}"
             await self._end(course, report)
@@ -173,12 +178,13 @@ class Executor:
     async def _go(self, course: Course) -> None:
         """Everything up to the end of the steps; what went wrong is in `course` afterwards."""
         try:
+            self._plan.where.must_be(self._broker.address, self._broker.identity)
             await self._keeper.acquire(self._plan.wait, self._waiting, self.brake.sleep)
             self._journal.append(EventKind.LEASED)
-            self._leased = course.began = True
+            self._leased = True
             await self._notice.begins(resumes=self._recall.resumes)
-            await self._check_broker()
             await self._recollect()
+            self._knows = course.began = True
             if self._undo:
                 course.state, course.ending = RunState.UNDONE, Ending.UNDONE
                 return
@@ -187,41 +193,32 @@ class Executor:
             self._go_on_aborting()
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
-                await self._step(step, planned)
+                if await self._applies(step):
+                    await self._step(step, planned)
             self.brake.check(safe=True)
         except LeaseHeld as error:
-            began = self._effects.made and self._leased
-            self._failed(course, Ending.STOPPED if began else Ending.LEASE_HELD, error.says)
-            self._stays_interrupted(course, when=not self._leased)
+            self._failed(course, self._stopped_or(Ending.LEASE_HELD), error.says)
         except ConfirmationNeeded as error:
             self._failed(course, Ending.UNCONFIRMED, str(error))
-            self._stays_interrupted(course, when=True)
+            course.state = self._was if self._recall.resumes else course.state
         except PreconditionFailed as error:
-            ending = Ending.STOPPED if self._effects.made else Ending.REFUSED
-            self._failed(course, ending, str(error))
+            self._failed(course, self._stopped_or(Ending.REFUSED), str(error))
         except StepFailed as failed:
             self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
         except Aborted as aborted:
             course.aborted(str(aborted), self.brake.stage)
+            course.state = course.state if self._knows else self._was
             self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
         except LeaseBroken as error:
             course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
             course.says = error.says
         except (BrokerUnreachable, LeaseLost) as error:
-            ending = Ending.STOPPED if self._effects.made else Ending.UNREACHABLE
-            self._failed(course, ending, error.says)
+            self._failed(course, self._stopped_or(Ending.UNREACHABLE), error.says)
 
     def _go_on_aborting(self) -> None:
         """Raise Aborted if the run was being aborted when its executor died."""
         if self._recall.aborting:
             raise Aborted(self._recall.aborting.removeprefix(conclusion.ABORTED_BY))
-
-    async def _check_broker(self) -> None:
-        if self._broker.identity != self._plan.where.identity:
-            raise PreconditionFailed(
-                f"this is another broker ({self._broker.address}) than the plan was made for"
-                f" ({self._plan.where.broker})"
-            )
 
     async def _recollect(self) -> None:
         """What the targets of an interrupted run are owed, by the broker's own records.
@@ -235,12 +232,14 @@ class Executor:
         for target in self._stage.targets.values():
             target.queues_taken = f"queues:{target.name}" in taken
             target.down = f"service:{target.name}" in taken
+            # It may have been recorded right before the executor died, and never be intended.
+            self._effects.made += target.owed
             # An undo does not walk through the steps again that would tell it.
             target.done = self._undo and self._recall.was_verified(target.name)
             last = self._recall.last(target.name)
             if last is None:
                 continue
-            target.planned = last.worker or target.planned
+            target.planned = self._recall.met(target.name) or target.planned
             if last.leaves_owed and not target.owed:
                 self._recall.forget(target.name)
                 self._stage.say(target.name, "was given back by somebody else: it is taken anew")
@@ -274,33 +273,33 @@ class Executor:
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case ProbeStep():
-                await self._probe(step)
+                self._came_to.append(await Probing(self._stage, step).of_queues())
             case QueueStep() | ActivateStep():
                 raise PreconditionFailed(coming.refusal(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():
-                await self._restore(step)
+                self._came_to.append(await Restoring(self._stage, step).go())
             case RunStep():
-                await self._run(step)
+                scope = self._stage.scope(await self._stage.look())
+                await run_on_host(self._stage, step, None, scope)
 
-    async def _probe(self, step: ProbeStep) -> None:
-        if step.when is None or await self._holds(step.when):
-            self._came_to.append(await Probing(self._stage, step).of_queues())
-
-    async def _restore(self, step: RestoreStep) -> None:
-        if step.when is None or await self._holds(step.when):
-            self._came_to.append(await Restoring(self._stage, step).go())
-
-    async def _run(self, step: RunStep) -> None:
-        scope = self._stage.scope(await self._stage.look())
-        if step.when is None or step.when.evaluate(scope).holds:
-            await run_on_host(self._stage, step, None, scope)
+    async def _applies(self, step: Step) -> bool:
+        """Whether it is to be done by its `when`. A step that was begun is gone on with, and one
+        that was left out stays so, whatever holds when the run is taken up again.
+        """
+        if isinstance(step, Roll | ConfirmStep | NotifyStep) or step.when is None:
+            return True
+        if self._recall.knows(step.id):
+            return not self._recall.was_left_out(step.id)
+        verdict = step.when.evaluate(self._stage.scope(await self._stage.look()))
+        if not verdict.holds:
+            says = f"{step.when.source} does not hold: {verdict.says}"
+            self._effects.conclude(step.id, None, Result.SKIPPED, says)
+        return verdict.holds
 
     async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
         """A step outside a roll: all of its targets at once, under the guard."""
-        if step.when is not None and not await self._holds(step.when):
-            return
         targets = [self._stage.targets[name] for name in planned.targets]
         if step.verb.takes_capacity:
             keep = self._stage.keep_available()
@@ -325,8 +324,6 @@ class Executor:
 
     async def _control(self, step: ControlStep | ScaleStep, planned: PlannedStep) -> None:
         scope = self._stage.scope(await self._stage.look())
-        if step.when is not None and not step.when.evaluate(scope).holds:
-            return
         targets = [self._stage.targets[name] for name in planned.targets]
         if isinstance(step, ScaleStep):
             await all_of([scale(self._stage, step, target) for target in targets])
@@ -346,14 +343,9 @@ class Executor:
         if step.id in self._plan.answers:
             who = self._plan.answers[step.id]
         else:
-            self._journal.append(EventKind.ASKED, step=step.id, intent=f"{question} (yes or no)")
-            message = await self.brake.answer(step.id)
+            message = await self._stage.ask(step.id, f"{question} (yes or no)")
             if message is None:
                 raise ConfirmationNeeded(f"{question} Nobody is there to answer.")
-            said = f"{message.answer} ({message.who})"
-            self._journal.append(
-                EventKind.ANSWERED, step=step.id, outcome=Outcome(Result.DONE, said)
-            )
             if message.answer != "yes":
                 raise Aborted(message.who)
             who = message.who
@@ -364,10 +356,7 @@ class Executor:
     async def _check(self, step: CheckStep) -> None:
         if self._told(step.id):
             return
-        snapshot = await self._stage.look()
-        scope = self._stage.scope(snapshot)
-        if step.when is not None and not step.when.evaluate(scope).holds:
-            return
+        scope = self._stage.scope(await self._stage.look())
         for attempt in itertools.count(1):
             verdict = step.that.evaluate(scope)
             if verdict.holds or not await self._stage.again(
@@ -391,8 +380,6 @@ class Executor:
 
         if self._told(step.id):
             return
-        if step.when is not None and not await self._holds(step.when):
-            return
         seen = await self._stage.watch.until(
             judge,
             worker=None,
@@ -414,9 +401,6 @@ class Executor:
             raise StepFailed(past.outcome.says)
         return True
 
-    async def _holds(self, when: Condition) -> bool:
-        return when.evaluate(self._stage.scope(await self._stage.look())).holds
-
     # --- the end ---
 
     async def _end(self, course: Course, report: Report) -> None:
@@ -437,13 +421,18 @@ class Executor:
             return f"taken back: {names}" if names else "nothing was left to take back"
         return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 
-    def _stays_interrupted(self, course: Course, *, when: bool) -> None:
-        """A run that could not be gone on with can be another time."""
-        if when and self._recall.resumes:
-            course.state = RunState.INTERRUPTED
+    @property
+    def _failure(self) -> RunState:
+        """The state of a run that failed. One that could not be gone on with, as long as it was not
+        told what it owes, stays what it was: it can be gone on with another time.
+        """
+        return RunState.FAILED if self._knows else self._was
+
+    def _stopped_or(self, nothing_done: Ending) -> Ending:
+        return Ending.STOPPED if self._effects.made and self._knows else nothing_done
 
     def _failed(self, course: Course, ending: Ending, says: str) -> None:
-        course.state, course.ending = RunState.FAILED, ending
+        course.state, course.ending = self._failure, ending
         course.says, _, course.err = says.partition("\n")
 
     def _waiting(self, says: str) -> None:

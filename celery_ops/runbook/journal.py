@@ -102,6 +102,8 @@ GOING_ON = frozenset({RunState.PLANNED, RunState.WAITING, RunState.RUNNING, RunS
 
 _TAKEN_UP = frozenset({EventKind.RESUMED, EventKind.UNDOING})
 _BEGUN = _TAKEN_UP | {EventKind.STARTED}
+_SETTLES = _BEGUN | {EventKind.ANSWERED, EventKind.ABORTING, EventKind.ENDED}
+"""After these a question is none any more."""
 PICK_UP_SECONDS = 10.0
 """Until an executor that was started holds the journal."""
 
@@ -303,12 +305,12 @@ def state_of(events: list[Event], *, held: bool) -> RunState:
 
 
 def open_question(events: Sequence[Event]) -> Event | None:
-    """The `ASKED` event that waits for its answer, if the last word is not another."""
+    """The `ASKED` event that waits for its answer; what is done to other targets goes on beside."""
     asked = None
     for event in events:
         if event.event is EventKind.ASKED:
             asked = event
-        elif event.event is not EventKind.PROGRESS:
+        elif event.event in _SETTLES:
             asked = None
     return asked
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from celery_ops.config.contexts import Probe
+from celery_ops.errors import PreconditionFailed
 from celery_ops.model import ConsumedQueue, HeldMessage, Incarnation, ServiceRef, WorkerState
 
 
@@ -119,6 +120,14 @@ class Where:
     probe: Probe | None = None
     results: str = ""
     """The result backend that is read, for people; empty: none."""
+
+    def must_be(self, broker: str, identity: str) -> None:
+        """Raise PreconditionFailed if that is another broker: it knows nothing of this run."""
+        if identity != self.identity:
+            raise PreconditionFailed(
+                f"this is another broker ({broker}) than the plan was made for ({self.broker})",
+                fix="Name that one: celery-ops -b URL runs …",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,18 @@ class Recall:
         acts = self._open.get((step, target))
         return acts[0] if acts else None
 
+    def knows(self, step: str) -> bool:
+        """Something of a step was begun, or it was told that it is left out."""
+        return any(act.step == step for act in self.acts)
+
+    def was_left_out(self, step: str) -> bool:
+        """A step as a whole."""
+        return any(
+            act.step == step and act.target is None and act.outcome is not None
+            and act.outcome.result is Result.SKIPPED
+            for act in self.acts
+        )  # fmt: skip
+
     def was_put_off(self, steps: Collection[str], target: str) -> bool:
         """The next act of one of these steps on a target was put off: it had another turn later."""
         acts = [self.peek(step, target) for step in steps]
@@ -144,6 +156,26 @@ class Recall:
         return next(
             (act for act in reversed(self.acts) if act.target == target and act.began), None
         )
+
+    def met(self, target: str) -> PlannedWorker | None:
+        """A target as it was met last: what it is owed was taken from that life of it."""
+        met = (act.worker for act in reversed(self.acts) if act.target == target)
+        return next((worker for worker in met if worker is not None), None)
+
+    def leaves(self, target: str) -> tuple[bool, bool]:
+        """Whether its queues, and its service, are taken by what was begun with a target, as far as
+        that can be told without the broker's records, which know better.
+        """
+        queues = down = False
+        for act in self.acts:
+            if act.target != target or not act.began:
+                continue
+            is_done = act.outcome is not None and act.outcome.result is Result.DONE
+            started = is_done and act.verb == WorkerVerb.START
+            resumed = is_done and act.verb == WorkerVerb.RESUME
+            queues = (queues or act.verb == WorkerVerb.DRAIN) and not (started or resumed)
+            down = (down or act.verb == WorkerVerb.STOP) and not started
+        return queues, down
 
     def was_verified(self, target: str) -> bool:
         """The proof of a roll's batch was seen of it."""

@@ -227,7 +227,9 @@ class Rolling:
         for target in alive:
             past = self._stage.recall.peek(step.id, target.name)
             if past is not None:
-                if past.outcome is None or past.outcome.result is not Result.SKIPPED:
+                if past.outcome is not None and past.outcome.result is Result.SKIPPED:
+                    self._stage.recall.next(step.id, target.name)
+                else:
                     applying.append(target)
                 continue
             scope = self._scope(target, snapshot, began)
@@ -380,21 +382,12 @@ class Rolling:
         given = stage.recall.answer(self._roll.id)
         if given is not None:
             return given.partition(" ")[0]
-        stage.journal.append(
-            EventKind.ASKED,
-            step=self._roll.id,
-            intent="stop, undo or continue?",
-            outcome=Outcome(Result.UNKNOWN, says),
-        )
-        message = await stage.brake.answer(self._roll.id)
-        choice = message.answer if message is not None and message.answer else OnFail.STOP.value
-        who = message.who if message is not None else "nobody is there to answer"
-        stage.journal.append(
-            EventKind.ANSWERED,
-            step=self._roll.id,
-            outcome=Outcome(Result.DONE, f"{choice} ({who})"),
-        )
-        return choice
+        message = await stage.ask(self._roll.id, "stop, undo or continue?", says=says)
+        if message is not None:
+            return message.answer or OnFail.STOP.value
+        nobody = Outcome(Result.DONE, f"{OnFail.STOP.value} (nobody is there to answer)")
+        stage.journal.append(EventKind.ANSWERED, step=self._roll.id, outcome=nobody)
+        return OnFail.STOP.value
 
     @property
     def _verify_step(self) -> str:

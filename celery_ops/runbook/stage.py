@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery_ops.ports import Clock, Hosts, Results
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.effects import Effects
+    from celery_ops.runbook.inbox import Message
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Recall
@@ -171,6 +172,23 @@ class Stage:
             self.say(target, failed_attempt(attempt, times, says, pause), step)
             await self.brake.sleep(pause)
         return True
+
+    async def ask(
+        self, step: str, question: str, *, target: str | None = None, says: str = ""
+    ) -> Message | None:
+        """What whoever follows the run answers; None: nobody is there. Raise Aborted."""
+        async with self.brake.asking:
+            self.brake.forget_answer(step)
+            self.brake.check(safe=True)
+            outcome = Outcome(Result.UNKNOWN, says) if says else None
+            self.journal.append(
+                EventKind.ASKED, step=step, target=target, intent=question, outcome=outcome
+            )
+            message = await self.brake.answer(step)
+            if message is not None:
+                said = Outcome(Result.DONE, f"{message.answer} ({message.who})")
+                self.journal.append(EventKind.ANSWERED, step=step, target=target, outcome=said)
+            return message
 
     def say(self, target: str | None, says: str, step: str | None = None) -> None:
         """A line of progress in the journal."""

@@ -262,7 +262,13 @@ def test_4_a_killed_executor_leaves_a_worker_drained_and_it_is_said(fleet: Fleet
         end(process)
     assert process.returncode == 4, (out, err)
     assert f"celery-ops -c {fleet.name} worker resume prefork2@demo" in err.decode()
-    assert fleet.newest_run()["state"] == "interrupted"
+    run = fleet.newest_run()
+    assert run["state"] == "interrupted"
+    for command in (("resume", run["id"]), ("undo", run["id"], "--yes")):
+        refused = fleet.ops("-b", fleet.broker.removesuffix("0") + "1", "runs", *command)
+        assert refused.code == 7, (refused.out, refused.err)
+        assert "this is another broker" in refused.err
+    assert fleet.newest_run() == run
     # Another operator, who has neither the journal nor the configuration. The dead run's lease
     # expires by itself, which is waited for.
     other = OpsCommand(fleet.ops.home.parent / "other")

@@ -57,9 +57,14 @@ class MortalJournal(Journal):
 
 async def killed(operation: Operation, path: Path, line: int, when: str) -> bool:
     """Execute a run until it dies there; False: it ended before."""
-    executor, held = operation.begin(
-        path, lambda path, clock: MortalJournal(path, clock, line, when)
-    )
+    return await died(operation, path, lambda path, clock: MortalJournal(path, clock, line, when))
+
+
+async def died(
+    operation: Operation, path: Path, opened: Callable[[Path, Clock], MortalJournal]
+) -> bool:
+    """Execute a run until the journal that was opened lets it die; False: it ended before."""
+    executor, held = operation.begin(path, opened)
     before = asyncio.all_tasks()
     running = asyncio.ensure_future(executor.execute())
     dying = asyncio.ensure_future(held.dead.wait())
