@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, OpsError
 from celery_ops.ports import Command
+from celery_ops.runbook import facts
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import Cleanup
 from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
+from celery_ops.runbook.loader import render_argument
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.recall import Recall
@@ -130,7 +132,7 @@ class Conclusion:
     async def _take_back(self, course: Course) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first."""
         done = Recall.of(read(self._stage.journal.path))
-        for one in reversals(done, self._runbook):
+        for one in reversals(done, self._runbook, self._stage.plan):
             if isinstance(one, Irreversible):
                 self._worsen_undo(course, str(one))
                 continue
@@ -152,16 +154,7 @@ class Conclusion:
         target = self._stage.targets.get(one.target)
         step = f"{UNDO}{one.step}"
         if one.argv:
-            service = target.planned.service if target is not None else None
-            host = one.target if service is None else service.host
-            command = Command(one.argv)
-            self._stage.effects.intend(
-                step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
-            )
-            came = await self._stage.effects.run(host, command, UNDO_TIMEOUT)
-            self._stage.effects.conclude(step, one.target, came.result, came.says)
-            if came.result is not Result.DONE:
-                raise StepFailed(came.says)
+            await self._run_back(step, one)
             return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
@@ -177,6 +170,29 @@ class Conclusion:
             raise StepFailed(failed)
         await self._stage.effects.give_back("service", target.planned)
         target.down = False
+
+    async def _run_back(self, step: str, one: Reversal) -> None:
+        scope = await self._scope_of(one) if one.env else {}
+        env = tuple((key, render_argument(text, scope)) for key, text in one.env)
+        command = Command(one.argv, env=env)
+        self._stage.effects.intend(
+            step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
+        )
+        came = await self._stage.effects.run(one.host, command, UNDO_TIMEOUT)
+        self._stage.effects.conclude(step, one.target, came.result, came.says)
+        if came.result is not Result.DONE:
+            raise StepFailed(came.says)
+
+    async def _scope_of(self, one: Reversal) -> dict[str, object]:
+        """What the values of a command can name: a worker's are those that it has now."""
+        snapshot = await self._stage.look()
+        scope = self._stage.scope(snapshot)
+        target = self._stage.targets.get(one.target)
+        if target is not None:
+            worker, before = snapshot.worker(one.target), facts.of_planned(target.planned)
+            scope["worker"] = before if worker is None else facts.of_worker(worker)
+            scope["before"] = facts.BeforeFacts(before)
+        return scope
 
     def _worsen_undo(self, course: Course, says: str) -> None:
         course.says = _joined(course.says, f"not undone: {says}")

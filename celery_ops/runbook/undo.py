@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
 from celery_ops.runbook.events import Result
+from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.recall import VERIFY
-from celery_ops.runbook.schema import Roll, WorkerVerb
+from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 
 if TYPE_CHECKING:
+    from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Act, Recall
-    from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.schema import Runbook, Text
 
 UNDO = "undo "
 """How the step of a reversal begins, before the one that it reverses."""
@@ -26,19 +29,21 @@ UNDO = "undo "
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """One act that is reversed: `argv` is run on the act's host, its pool gets so many `processes`
-    again, or its worker is stopped again.
+    """One act that is reversed: `argv` is run on its step's `host` and with its `env`, its pool
+    gets so many `processes` again, or its worker is stopped again.
     """
 
     step: str
     target: str
     argv: tuple[str, ...] = ()
+    host: str = ""
+    env: tuple[tuple[str, Text], ...] = ()
     processes: int | None = None
 
     def __str__(self) -> str:
+        does = f"{shlex.join(self.argv)} on {self.host}" if self.argv else "stop it again"
         if self.processes is not None:
-            return f"step {self.step}, {self.target}: scale it back to {self.processes}"
-        does = shlex.join(self.argv) if self.argv else "stop it again"
+            does = f"scale it back to {self.processes}"
         return f"step {self.step}, {self.target}: {does}"
 
 
@@ -53,7 +58,7 @@ class Irreversible:
         return f"step {self.step}, {self.target}: cannot be taken back"
 
 
-def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible, ...]:
+def reversals(recall: Recall, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreversible, ...]:
     """The newest first, as they must be taken back."""
     verified = {
         (act.step.removesuffix(VERIFY), act.target)
@@ -74,7 +79,7 @@ def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible
         if act.began and _may_have_happened(act) and not act.step.startswith(UNDO)
         if (roll_of.get(act.step), act.target) not in verified
         if (act.step, act.target) not in undone
-        for reversal in _reversal(act)
+        for reversal in _reversal(act, runbook, plan)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -83,16 +88,36 @@ def _may_have_happened(act: Act) -> bool:
     return act.outcome is None or act.outcome.result is Result.DONE
 
 
-def _reversal(act: Act) -> tuple[Reversal | Irreversible, ...]:
+def _reversal(act: Act, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreversible, ...]:
     target = act.target or ""
-    if act.verb == "run":
-        argv = tuple(shlex.split(act.undo or ""))
-        return (Reversal(act.step, target, argv) if argv else Irreversible(act.step, target),)
+    if act.verb == "run" and act.undo:
+        return (_run_back(act, runbook, plan),)
     if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
         return (Reversal(act.step, target, processes=act.worker.processes),)
-    if act.verb == "control":
+    if act.verb in {"run", "control"}:
         return (Irreversible(act.step, target),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED
     if act.verb == WorkerVerb.START and was_stopped:
         return (Reversal(act.step, target),)
     return ()
+
+
+def _run_back(act: Act, runbook: Runbook, plan: Plan) -> Reversal:
+    """Where the step was run, and with the values that it was given."""
+    target = act.target or ""
+    argv = tuple(shlex.split(act.undo or ""))
+    step = _run_step(runbook, act.step)
+    if step is None:
+        return Reversal(act.step, target, argv, target)
+    if not isinstance(step.on, CurrentWorker):
+        host = resolve(step.on, {"params": parse_params(runbook, plan.params)})
+        return Reversal(act.step, target, argv, host, step.env)
+    services = (one.service for one in plan.targets if one.name == target)
+    hosts = [service.host for service in services if service is not None]
+    return Reversal(act.step, target, argv, next(iter(hosts), target), step.env)
+
+
+def _run_step(runbook: Runbook, id_: str) -> RunStep | None:
+    inner = (step for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps)
+    steps = (*runbook.steps, *inner)
+    return next((one for one in steps if isinstance(one, RunStep) and one.id == id_), None)
