@@ -75,8 +75,7 @@ class Conclusion:
         if course.ending in {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}:
             try:
                 await self._events_off()
-                if course.ending is not Ending.DONE:
-                    await self._cleanup.put_right()
+                await self._cleanup.put_right(failed_only=course.ending is Ending.DONE)
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
             except LeaseHeld as error:
