@@ -85,7 +85,8 @@ def reversals(recall: Recall, runbook: Runbook, plan: Plan) -> tuple[Reversal | 
 
 
 def _may_have_happened(act: Act) -> bool:
-    return act.outcome is None or act.outcome.result is Result.DONE
+    """A pool that did not come to its size in time may have come a part of the way."""
+    return act.outcome is None or act.outcome.result is Result.DONE or act.verb == "scale"
 
 
 def _reversal(act: Act, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreversible, ...]:
