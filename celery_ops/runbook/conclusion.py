@@ -17,11 +17,11 @@ from celery_ops.runbook.journal import read
 from celery_ops.runbook.loader import render_argument
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
-from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.report import again, cause, causes
 from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
-from celery_ops.runbook.undo import UNDO, Irreversible, Reversal, reversals
+from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
@@ -48,11 +48,14 @@ class Course:
     """What a command wrote that the run failed on."""
     began: bool = False
     """It held the lease."""
+    step: str = ""
+    """The one that was under way when it was aborted."""
 
-    def aborted(self, by: str, stage: int) -> None:
+    def aborted(self, by: str, stage: int, step: str = "") -> None:
         """The first stage takes the batch back and is an end; after the others the run can be gone
         on with.
         """
+        self.step = step
         self.state, self.ending = RunState.ABORTED, Ending.ABORTED
         if stage > 1:
             self.state, self.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
@@ -83,6 +86,8 @@ class Conclusion:
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
+            if course.ending is Ending.ABORTED and course.step:
+                await self._take_back(course, course.step)
         nothing_done = {Ending.REFUSED, Ending.UNCONFIRMED, Ending.UNREACHABLE}
         if course.began and course.ending not in nothing_done:
             await self._finally(course)
@@ -128,10 +133,13 @@ class Conclusion:
         goes_on = again(report, self._stage.plan, self._runbook, course.state)
         return replace(report, causes=found, again=goes_on)
 
-    async def _take_back(self, course: Course) -> None:
-        """Reverse what the current batch has done beyond what it owes, the newest first."""
+    async def _take_back(self, course: Course, step: str | None = None) -> None:
+        """Reverse what the current batch has done beyond what it owes, the newest first; with a
+        `step`: no other's.
+        """
+        self._stage.brake.heed()
         done = Recall.of(read(self._stage.journal.path))
-        for one in reversals(done, self._runbook, self._stage.plan):
+        for one in reversals(done, self._runbook, self._stage.plan, step):
             if isinstance(one, Irreversible):
                 self._worsen_undo(course, str(one))
                 continue
@@ -139,9 +147,10 @@ class Conclusion:
                 self._worsen_undo(course, f"{one}: somebody else has the lease")
                 continue
             try:
+                self._stage.brake.check(safe=False)
                 await self._reverse(one)
-                if one.target in self._stage.targets:
-                    self._stage.targets[one.target].returned = True
+                if (target := self._stage.targets.get(one.target)) is not None:
+                    target.returned, target.renewed, target.done = True, False, False
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
                 return
@@ -195,7 +204,9 @@ class Conclusion:
 
     def _worsen_undo(self, course: Course, says: str) -> None:
         course.says = _joined(course.says, f"not undone: {says}")
-        course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
+        course.ending = Ending.NEEDS_HUMAN
+        if course.state is not RunState.ABORTED:
+            course.state = RunState.UNDO_FAILED
 
     async def _tell(self, course: Course) -> None:
         """Notify, now that it is known how the run ended."""

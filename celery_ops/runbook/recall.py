@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 VERIFY = " verify"
 """How the step of a roll's proof ends, after the roll's own."""
+UNDO = "undo "
+"""How the step of a reversal begins, before the one that it reverses."""
 NOTIFY = "notify"
 """The verb of the one act that changes nothing in a fleet."""
 
@@ -82,6 +84,8 @@ class Recall:
     confirmed: frozenset[str] = frozenset()
     aborting: str = ""
     """Who had ended the run; its end was still to come."""
+    aborted_in: str = ""
+    """The step that was under way then."""
     _answers: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
     _open: dict[_Key, deque[Act]] = field(default_factory=lambda: defaultdict(deque))
     _batches: dict[str | None, deque[datetime]] = field(default_factory=lambda: defaultdict(deque))
@@ -108,9 +112,9 @@ class Recall:
                 case EventKind.STARTED:
                     recall.resumes = True
                 case EventKind.ABORTING if event.outcome is not None:
-                    recall.aborting = event.outcome.says
+                    recall.aborting, recall.aborted_in = event.outcome.says, event.step or ""
                 case EventKind.ENDED:
-                    recall.aborting = ""
+                    recall.aborting = recall.aborted_in = ""
                     for act in recall.acts:
                         act.ended = True
                 case _:
@@ -183,6 +187,8 @@ class Recall:
             intent=event.intent or "", at=event.at,
         )  # fmt: skip
         self._add(act)
+        if act.step.startswith(UNDO):  # what is taken back is to be done anew
+            self._open.pop((act.step.removeprefix(UNDO), act.target), None)
         return act
 
     def _conclude(self, event: Event, act: Act | None) -> None:

@@ -15,16 +15,13 @@ from celery_ops.model import WorkerState
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.params import parse_params
-from celery_ops.runbook.recall import VERIFY
+from celery_ops.runbook.recall import UNDO, VERIFY
 from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 
 if TYPE_CHECKING:
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.schema import Runbook, Text
-
-UNDO = "undo "
-"""How the step of a reversal begins, before the one that it reverses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,10 @@ class Irreversible:
         return f"step {self.step}, {self.target}: cannot be taken back"
 
 
-def reversals(recall: Recall, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreversible, ...]:
-    """The newest first, as they must be taken back."""
+def reversals(
+    recall: Recall, runbook: Runbook, plan: Plan, within: str | None = None
+) -> tuple[Reversal | Irreversible, ...]:
+    """The newest first, as they must be taken back; those of the step `within`, or all."""
     verified = {
         (act.step.removesuffix(VERIFY), act.target)
         for act in recall.acts
@@ -69,16 +68,17 @@ def reversals(recall: Recall, runbook: Runbook, plan: Plan) -> tuple[Reversal | 
         step.id: roll.id for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps
     }
     undone = {
-        (act.step.removeprefix(UNDO), act.target)
-        for act in recall.acts
+        (act.step.removeprefix(UNDO), act.target): at
+        for at, act in enumerate(recall.acts)
         if act.step.startswith(UNDO) and act.outcome and act.outcome.result is Result.DONE
     }
     found = [
         reversal
-        for act in reversed(recall.acts)
+        for at, act in reversed(list(enumerate(recall.acts)))
         if act.began and _may_have_happened(act) and not act.step.startswith(UNDO)
+        if within is None or roll_of.get(act.step, act.step) == within
         if (roll_of.get(act.step), act.target) not in verified
-        if (act.step, act.target) not in undone
+        if at > undone.get((act.step, act.target), -1)
         for reversal in _reversal(act, runbook, plan)
     ]
     return tuple(dict.fromkeys(found))
