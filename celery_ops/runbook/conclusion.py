@@ -10,7 +10,7 @@ from celery_ops.ports import Command
 from celery_ops.runbook import facts
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
-from celery_ops.runbook.cleanup import Cleanup
+from celery_ops.runbook.cleanup import STEP, Cleanup
 from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
@@ -26,6 +26,7 @@ from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
 
@@ -169,14 +170,25 @@ class Conclusion:
         if one.processes is not None:
             await scale_back(self._stage, step, target, one.processes, timeout=UNDO_TIMEOUT)
             return
-        snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
-        self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
+        await self._stop_again(step, target)
+
+    async def _stop_again(self, step: str, target: Target) -> None:
+        """Drained first, for it may have begun tasks since. Raise StepFailed."""
+        stage = self._stage
+        snapshot = await stage.guard(stage.keep_available(), [target.name])
+        stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
         kept, target.failed = target.failed, ""
-        await self._stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
-        failed, target.failed = target.failed, kept
+        if not stage.plan.emergency:
+            await stage.verbs.perform(Order(step, WorkerVerb.DRAIN, UNDO_TIMEOUT), [target])
+        if not target.failed:
+            await stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
+        failed = target.failed
+        if target.queues_taken:
+            await stage.verbs.put_right(STEP, target)
+        target.failed = kept
         if failed:
             raise StepFailed(failed)
-        await self._stage.effects.give_back("service", target.planned)
+        await stage.effects.give_back("service", target.planned)
         target.down = False
 
     async def _run_back(self, step: str, one: Reversal) -> None:

@@ -204,6 +204,28 @@ async def test_an_abort_does_not_stop_what_was_restarted(operation: Operation) -
     assert ran.end.report.done == ("w1@web1",)
 
 
+@pytest.mark.parametrize(("seconds", "stays"), [(8.0, False), (600.0, True)], ids=str)
+async def test_a_worker_that_was_started_is_stopped_again_once_its_tasks_have_ended(
+    operation: Operation, seconds: float, stays: bool
+) -> None:
+    for name in ("w2@web1", "w3@web1"):
+        operation.fleet.add_worker(name, queues=("default", "mail"))
+    await operation.run("stop-worker", workers="w1@web1")
+    for _ in range(30):
+        operation.fleet.send("default", seconds)
+    path = await planned(operation, RESTARTS.replace('"*"', "w1@web1").replace("restart", "start"))
+    then = aborts(operation, EventKind.PROGRESS, "1 verify")
+    ran = await operation.take_up(path, then=then)
+    assert ran.ending is (Ending.NEEDS_HUMAN if stays else Ending.ABORTED), ran.told()
+    assert bool(operation.fleet.worker("w1@web1").consuming) is stays
+    assert not operation.fleet.lost
+    assert await operation.broker.taken() == ()
+    assert ran.end.report is not None
+    assert ran.end.report.returned == (() if stays else ("w1@web1",))
+    if stays:
+        assert "not undone: step 1.1, w1@web1: stop it again: not drained" in ran.end.says
+
+
 async def test_an_abort_gives_a_pool_its_size_again(operation: Operation) -> None:
     for _ in range(2):
         operation.fleet.send("default", 7200.0)
