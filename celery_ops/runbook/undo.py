@@ -19,6 +19,8 @@ from celery_ops.runbook.recall import UNDO, VERIFY
 from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.schema import Runbook, Text
@@ -46,13 +48,15 @@ class Reversal:
 
 @dataclass(frozen=True, slots=True)
 class Irreversible:
-    """One act that was done and that nothing takes back."""
+    """One act that was done and that nothing takes back, or that is not to be: `why`."""
 
     step: str
     target: str
+    why: str = ""
 
     def __str__(self) -> str:
-        return f"step {self.step}, {self.target}: cannot be taken back"
+        why = f": {self.why}" if self.why else ""
+        return f"step {self.step}, {self.target}: cannot be taken back{why}"
 
 
 def reversals(
@@ -79,7 +83,7 @@ def reversals(
         if within is None or roll_of.get(act.step, act.step) == within
         if (roll_of.get(act.step), act.target) not in verified
         if at > undone.get((act.step, act.target), -1)
-        for reversal in _reversal(act, runbook, plan)
+        for reversal in _reversal(act, runbook, plan, verified)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -89,10 +93,12 @@ def _may_have_happened(act: Act) -> bool:
     return act.outcome is None or act.outcome.result is Result.DONE or act.verb == "scale"
 
 
-def _reversal(act: Act, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreversible, ...]:
+def _reversal(
+    act: Act, runbook: Runbook, plan: Plan, verified: Collection[tuple[str, str | None]]
+) -> tuple[Reversal | Irreversible, ...]:
     target = act.target or ""
     if act.verb == "run" and act.undo:
-        return (_run_back(act, runbook, plan),)
+        return (_run_back(act, runbook, plan, verified),)
     if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
         return (Reversal(act.step, target, processes=act.worker.processes),)
     if act.verb in {"run", "control"}:
@@ -103,22 +109,38 @@ def _reversal(act: Act, runbook: Runbook, plan: Plan) -> tuple[Reversal | Irreve
     return ()
 
 
-def _run_back(act: Act, runbook: Runbook, plan: Plan) -> Reversal:
-    """Where the step was run, and with the values that it was given."""
+def _run_back(
+    act: Act, runbook: Runbook, plan: Plan, verified: Collection[tuple[str, str | None]]
+) -> Reversal | Irreversible:
+    """On the host where the step was run, and with the values that it was given; not if it was run
+    there for a worker that came through, too.
+    """
     target = act.target or ""
     argv = tuple(shlex.split(act.undo or ""))
-    step = _run_step(runbook, act.step)
+    roll, step = _found(runbook, act.step)
     if step is None:
         return Reversal(act.step, target, argv, target)
+    host = _host(step, target, runbook, plan)
+    if step.once_per_host and roll is not None:
+        names = sorted(name for of, name in verified if of == roll.id and name)
+        keep = [name for name in names if _host(step, name, runbook, plan) == host]
+        if keep:
+            return Irreversible(act.step, target, f"{', '.join(keep)} came through with it")
+    return Reversal(act.step, target, argv, host, step.env)
+
+
+def _host(step: RunStep, target: str, runbook: Runbook, plan: Plan) -> str:
     if not isinstance(step.on, CurrentWorker):
-        host = resolve(step.on, {"params": parse_params(runbook, plan.params)})
-        return Reversal(act.step, target, argv, host, step.env)
+        return resolve(step.on, {"params": parse_params(runbook, plan.params)})
     services = (one.service for one in plan.targets if one.name == target)
-    hosts = [service.host for service in services if service is not None]
-    return Reversal(act.step, target, argv, next(iter(hosts), target), step.env)
+    return next((service.host for service in services if service is not None), target)
 
 
-def _run_step(runbook: Runbook, id_: str) -> RunStep | None:
-    inner = (step for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps)
-    steps = (*runbook.steps, *inner)
-    return next((one for one in steps if isinstance(one, RunStep) and one.id == id_), None)
+def _found(runbook: Runbook, id_: str) -> tuple[Roll | None, RunStep | None]:
+    """The command of that id, and the roll that it is in."""
+    rolls = [one for one in runbook.steps if isinstance(one, Roll)]
+    inner = [(roll, step) for roll in rolls for step in roll.steps]
+    for roll, step in (*((None, step) for step in runbook.steps), *inner):
+        if isinstance(step, RunStep) and step.id == id_:
+            return roll, step
+    return None, None

@@ -43,6 +43,25 @@ steps:
       hold: 0s
       timeout: 5s
 """
+DEPLOYS = """
+name: leaves
+summary: Deploys, once a host.
+risk: low
+steps:
+  - roll: "*"
+    order: by_name
+    canary: 1
+    batch: 1
+    keep_available: 0
+    settle: 0s
+    max_failed: 1
+    on_fail: undo
+    steps:
+      - run: [deploy, v2]
+        once_per: host
+        undo: [deploy, v1]
+    verify: {that: [worker.processes == 2], hold: 0s, timeout: 5s}
+"""
 FIRST = """steps:
   - run: [migrate, up]
     on: web1
@@ -119,6 +138,24 @@ async def test_it_is_said_on_which_host_a_command_would_be_taken_back(
     operation.write_runbook("leaves", text.replace("on_fail: undo", "on_fail: stop"))
     ran = await operation.run("leaves")
     assert listed(ran) == ["step 1.1, w1@web1: lbctl in w1@web1 on lb1"]
+
+
+async def test_what_was_done_once_for_a_host_stays_if_a_worker_of_it_came_through(
+    operation: Operation,
+) -> None:
+    operation.fleet.worker("w1@web1").processes = 3
+    operation.fleet.add_worker("w2@web1", concurrency=2)
+    operation.fleet.add_worker("w3@web2", concurrency=3, host="web2")
+    operation.write_runbook("leaves", DEPLOYS)
+    ran = await operation.run("leaves")
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    assert (ran.end.report.done, ran.end.report.failed) == (("w2@web1",), ("w1@web1", "w3@web2"))
+    assert [argv for argv, _ in ran_on(operation, "web1", "deploy")] == ["deploy v2"]
+    assert [argv for argv, _ in ran_on(operation, "web2", "deploy")] == ["deploy v2", "deploy v1"]
+    stays = "step 1.1, w1@web1: cannot be taken back: w2@web1 came through with it"
+    assert f"not undone: {stays}" in ran.end.says
+    assert listed(ran) == [stays]
 
 
 # --- the first abort ------------------------------------------------------------------------------
