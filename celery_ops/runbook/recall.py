@@ -51,6 +51,8 @@ class Act:
     """False for what has no intent, since it changes nothing: a check, a proof, a step left out."""
     ended: bool = False
     """The run came to an end after it, before it was taken up again."""
+    taken_back: bool = False
+    """Its reversal was begun."""
 
     @property
     def changes(self) -> bool:
@@ -188,7 +190,8 @@ class Recall:
         )  # fmt: skip
         self._add(act)
         if act.step.startswith(UNDO):  # what is taken back is to be done anew
-            self._open.pop((act.step.removeprefix(UNDO), act.target), None)
+            for undone in self._open.pop((act.step.removeprefix(UNDO), act.target), ()):
+                undone.taken_back = True
         return act
 
     def _conclude(self, event: Event, act: Act | None) -> None:

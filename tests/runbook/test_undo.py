@@ -293,11 +293,12 @@ async def test_an_abort_whose_executor_died_takes_the_batch_back_when_it_is_resu
     assert [argv for argv, _ in ran_on(operation, "lb1", "lbctl")][-1] == "lbctl in w1@web1"
 
 
+@pytest.mark.parametrize("once", ["", "\n        once_per: host"], ids=["each", "once a host"])
 async def test_what_was_taken_back_before_a_run_is_gone_on_with_is_done_anew(
-    operation: Operation,
+    operation: Operation, once: str
 ) -> None:
-    operation.fleet.add_worker("w2@web1", concurrency=2)
-    text = LEAVES_A_BALANCER.replace("on: ON", "on: lb1").replace("== 99", "== 2")
+    operation.fleet.add_worker("w2@web2", concurrency=2, host="web2")
+    text = LEAVES_A_BALANCER.replace("on: ON", f"on: worker{once}").replace("== 99", "== 2")
     text = text.replace("hold: 0s", "hold: 2s").replace("settle: 0s", "batch: 2\n    canary: 0")
     path = await planned(operation, text)
     first = aborts(operation, EventKind.PROGRESS, "1 verify")
@@ -311,9 +312,6 @@ async def test_what_was_taken_back_before_a_run_is_gone_on_with_is_done_anew(
     assert broken_off.end.state is RunState.INTERRUPTED, broken_off.told()
     ran = await operation.take_up(path)
     assert ran.ending is Ending.DONE, ran.told()
-    assert [argv for argv, _ in ran_on(operation, "lb1", "lbctl")] == [
-        "lbctl out w1@web1",
-        "lbctl out w2@web1",
-        "lbctl in w2@web1",
-        "lbctl out w2@web1",
-    ]
+    given = [[argv for argv, _ in ran_on(operation, one, "lbctl")] for one in ("web1", "web2")]
+    out, back = "lbctl out w2@web2", "lbctl in w2@web2"
+    assert given == [["lbctl out w1@web1"], [out, back, out]]
