@@ -248,6 +248,8 @@ class Conclusion:
         course.says = _joined(course.says, says)
         if course.ending is Ending.DONE:
             course.state, course.ending = RunState.FAILED, Ending.STOPPED
+        if self._undo and course.ending is Ending.UNDONE:
+            course.ending = Ending.STOPPED  # all was taken back, and yet not all is well
 
     async def _report(self, course: Course) -> Report:
         """What the broker says is still taken by this run, and what came of each target."""

@@ -158,6 +158,17 @@ async def test_what_was_done_once_for_a_host_stays_if_a_worker_of_it_came_throug
     assert listed(ran) == [stays]
 
 
+async def test_an_undo_after_which_the_last_check_fails_does_not_end_well(
+    operation: Operation,
+) -> None:
+    path = await planned(operation, f"{RESTARTS}finally: [{{check: fleet.workers == 1}}]\n")
+    assert (await operation.take_up(path)).ending is Ending.STOPPED
+    operation.fleet.add_worker("w2@web1")
+    undone = await operation.take_up(path, undo=True)
+    assert (undone.ending, undone.end.state) == (Ending.STOPPED, RunState.UNDONE), undone.told()
+    assert "fleet.workers == 1 does not hold at the end" in undone.end.says
+
+
 # --- the first abort ------------------------------------------------------------------------------
 
 ABORT = Message(Word.ABORT, "bob@desk")
