@@ -95,10 +95,12 @@ def _text(name: str) -> str:
     """Raise UsageError for what is no name of a runbook."""
     text = TEMPLATE.format(name=name)
     try:
-        loads(text, f"{name}.yaml", rules=RULES)
+        read = loads(text, f"{name}.yaml", rules=RULES).name
     except InvalidDocument as error:
         says = error.problems[0].says
         raise UsageError(f"{shown(name)} cannot be a runbook's name: {says}") from error
+    if read != name:
+        raise UsageError(f"{shown(name)} cannot be a runbook's name: YAML reads {shown(read)}")
     return text
 
 

@@ -80,7 +80,8 @@ def undo(ctx: click.Context, id_: str | None, *, yes: bool, as_json: bool) -> No
         )
     desk, owed = run(_owed(taken_up))
     lines = [_giving_back(one) for one in owed]
-    lines += [str(one) for one in reversals(Recall.of(taken_up.events), taken_up.runbook)]
+    done = Recall.of(taken_up.events)
+    lines += [str(one) for one in reversals(done, taken_up.runbook, taken_up.plan)]
     if not lines:
         complain(f"{taken_up.run} owes nothing, and there is nothing to take back.")
         return

@@ -38,6 +38,7 @@ class Brake:
         self.by = ""
         self.asking = asyncio.Lock()
         """An answer names its step and no target: one question at a time."""
+        self._heeded = False
         self._halted: BaseException | None = None
         self._answers: dict[str, Message] = {}
 
@@ -66,6 +67,10 @@ class Brake:
         if self.stage == 3:
             self._on_third()
 
+    def heed(self) -> None:
+        """The run is at its undo, which the first stage asks for and only the second ends."""
+        self._heeded = True
+
     def halt(self, why: BaseException) -> None:
         """End whatever waits, `safe` or not: no operator of this run has a say in it any more."""
         self._halted = why
@@ -76,7 +81,7 @@ class Brake:
         """
         if self._halted is not None:
             raise self._halted
-        if self.stage >= 2 or (self.stage == 1 and safe):
+        if self.stage >= 2 or (self.stage == 1 and safe and not self._heeded):
             raise Aborted(self.by)
 
     async def sleep(self, seconds: float, *, safe: bool = True) -> None:

@@ -40,16 +40,18 @@ class Cleanup:
         self._stage = stage
         self._broker = broker
 
-    async def put_right(self) -> None:
+    async def put_right(self, *, failed_only: bool = False) -> None:
         """All of it, as far as it can be done; the rest stays owed, and its failure is concluded.
 
+        `failed_only`: the run came through without some; the others are left as they are.
         Nothing once somebody else has the lease: then the report says what is owed. Raise Aborted
         at the second stage of an abort, LeaseBroken if somebody broke the lease.
         """
         clock = self._stage.clock
         gives_up_at = clock.monotonic() + PATIENCE
         pause = FIRST_PAUSE
-        while self._stage.effects.may_go_on and (away := await self._round()):
+        whom = [one for one in self._stage.targets.values() if one.failed or not failed_only]
+        while self._stage.effects.may_go_on and (away := await self._round(whom)):
             if clock.monotonic() + pause > gives_up_at:
                 for target, why in away:
                     says = f"still owed after {as_duration(PATIENCE)} of trying: {why}"
@@ -61,8 +63,8 @@ class Cleanup:
             await self._stage.brake.sleep(pause, safe=False)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _round(self) -> list[tuple[Target, str]]:
-        """Try it once with everybody; those who could not be reached, and why."""
+    async def _round(self, whom: list[Target]) -> list[tuple[Target, str]]:
+        """Try it once with those who are owed; those who could not be reached, and why."""
         away: list[tuple[Target, str]] = []
 
         async def attempt(target: Target) -> None:
@@ -70,8 +72,7 @@ class Cleanup:
             if why:
                 away.append((target, why))
 
-        targets = self._stage.targets.values()
-        await all_of([attempt(one) for one in targets if one.owed and not one.given_up])
+        await all_of([attempt(one) for one in whom if one.owed and not one.given_up])
         return away
 
     async def _give_back(self, target: Target) -> str:

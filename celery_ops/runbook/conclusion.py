@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, OpsError
 from celery_ops.ports import Command
+from celery_ops.runbook import facts
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
-from celery_ops.runbook.cleanup import Cleanup
+from celery_ops.runbook.cleanup import STEP, Cleanup
 from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
+from celery_ops.runbook.loader import render_argument
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
-from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.report import again, cause, causes
 from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
-from celery_ops.runbook.undo import UNDO, Irreversible, Reversal, reversals
+from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
+    from celery_ops.runbook.orders import Target
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
 
@@ -46,11 +49,14 @@ class Course:
     """What a command wrote that the run failed on."""
     began: bool = False
     """It held the lease, and was told what it owes."""
+    step: str = ""
+    """The one that was under way when it was aborted."""
 
-    def aborted(self, by: str, stage: int) -> None:
+    def aborted(self, by: str, stage: int, step: str = "") -> None:
         """The first stage takes the batch back and is an end; after the others the run can be gone
         on with.
         """
+        self.step = step
         self.state, self.ending = RunState.ABORTED, Ending.ABORTED
         if stage > 1:
             self.state, self.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
@@ -74,8 +80,7 @@ class Conclusion:
         if course.began and course.ending in ends:
             try:
                 await self._events_off()
-                if course.ending is not Ending.DONE:
-                    await self._cleanup.put_right()
+                await self._cleanup.put_right(failed_only=course.ending is Ending.DONE)
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
             except LeaseHeld as error:
@@ -83,6 +88,8 @@ class Conclusion:
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDONE
                 await self._take_back(course)
+            if course.ending is Ending.ABORTED and course.step:
+                await self._take_back(course, course.step)
         nothing_done = {Ending.REFUSED, Ending.UNCONFIRMED, Ending.UNREACHABLE}
         if course.began and course.ending not in nothing_done:
             await self._finally(course)
@@ -128,10 +135,13 @@ class Conclusion:
         goes_on = again(report, self._stage.plan, self._runbook, course.state)
         return replace(report, causes=found, again=goes_on)
 
-    async def _take_back(self, course: Course) -> None:
-        """Reverse what the current batch has done beyond what it owes, the newest first."""
+    async def _take_back(self, course: Course, step: str | None = None) -> None:
+        """Reverse what the current batch has done beyond what it owes, the newest first; with a
+        `step`: no other's.
+        """
+        self._stage.brake.heed()
         done = Recall.of(read(self._stage.journal.path))
-        for one in reversals(done, self._runbook):
+        for one in reversals(done, self._runbook, self._stage.plan, step):
             if isinstance(one, Irreversible):
                 self._worsen_undo(course, str(one))
                 continue
@@ -139,9 +149,10 @@ class Conclusion:
                 self._worsen_undo(course, f"{one}: somebody else has the lease")
                 continue
             try:
+                self._stage.brake.check(safe=False)
                 await self._reverse(one)
-                if one.target in self._stage.targets:
-                    self._stage.targets[one.target].returned = True
+                if (target := self._stage.targets.get(one.target)) is not None:
+                    target.returned, target.renewed, target.done = True, False, False
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
                 return
@@ -153,35 +164,62 @@ class Conclusion:
         target = self._stage.targets.get(one.target)
         step = f"{UNDO}{one.step}"
         if one.argv:
-            service = target.planned.service if target is not None else None
-            host = one.target if service is None else service.host
-            command = Command(one.argv)
-            self._stage.effects.intend(
-                step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
-            )
-            came = await self._stage.effects.run(host, command, UNDO_TIMEOUT)
-            self._stage.effects.conclude(step, one.target, came.result, came.says)
-            if came.result is not Result.DONE:
-                raise StepFailed(came.says)
+            await self._run_back(step, one)
             return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
         if one.processes is not None:
             await scale_back(self._stage, step, target, one.processes, timeout=UNDO_TIMEOUT)
             return
-        snapshot = await self._stage.guard(self._stage.keep_available(), [one.target])
-        self._stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
+        await self._stop_again(step, target)
+
+    async def _stop_again(self, step: str, target: Target) -> None:
+        """Drained first, for it may have begun tasks since. Raise StepFailed."""
+        stage = self._stage
+        snapshot = await stage.guard(stage.keep_available(), [target.name])
+        stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
         kept, target.failed = target.failed, ""
-        await self._stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
-        failed, target.failed = target.failed, kept
+        if not stage.plan.emergency:
+            await stage.verbs.perform(Order(step, WorkerVerb.DRAIN, UNDO_TIMEOUT), [target])
+        if not target.failed:
+            await stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
+        failed = target.failed
+        if target.queues_taken:
+            await stage.verbs.put_right(STEP, target)
+        target.failed = kept
         if failed:
             raise StepFailed(failed)
-        await self._stage.effects.give_back("service", target.planned)
+        await stage.effects.give_back("service", target.planned)
         target.down = False
+
+    async def _run_back(self, step: str, one: Reversal) -> None:
+        scope = await self._scope_of(one) if one.env else {}
+        env = tuple((key, render_argument(text, scope)) for key, text in one.env)
+        command = Command(one.argv, env=env)
+        self._stage.effects.intend(
+            step, one.target, str(command), expect="ends with 0", undo=None, verb="undo"
+        )
+        came = await self._stage.effects.run(one.host, command, UNDO_TIMEOUT)
+        self._stage.effects.conclude(step, one.target, came.result, came.says)
+        if came.result is not Result.DONE:
+            raise StepFailed(came.says)
+
+    async def _scope_of(self, one: Reversal) -> dict[str, object]:
+        """What the values of a command can name: a worker's are those that it has now."""
+        snapshot = await self._stage.look()
+        scope = self._stage.scope(snapshot)
+        target = self._stage.targets.get(one.target)
+        if target is not None:
+            worker, before = snapshot.worker(one.target), facts.of_planned(target.planned)
+            scope["worker"] = before if worker is None else facts.of_worker(worker)
+            scope["before"] = facts.BeforeFacts(before)
+        return scope
 
     def _worsen_undo(self, course: Course, says: str) -> None:
         course.says = _joined(course.says, f"not undone: {says}")
-        course.state, course.ending = RunState.UNDO_FAILED, Ending.NEEDS_HUMAN
+        course.ending = Ending.NEEDS_HUMAN
+        if course.state is not RunState.ABORTED:
+            course.state = RunState.UNDO_FAILED
 
     async def _tell(self, course: Course) -> None:
         """Notify, now that it is known how the run ended."""
@@ -211,6 +249,8 @@ class Conclusion:
         course.says = _joined(course.says, says)
         if course.ending is Ending.DONE:
             course.state, course.ending = RunState.FAILED, Ending.STOPPED
+        if self._undo and course.ending is Ending.UNDONE:
+            course.ending = Ending.STOPPED  # all was taken back, and yet not all is well
 
     async def _report(self, course: Course) -> Report:
         """What the broker says is still taken by this run, and what came of each target."""

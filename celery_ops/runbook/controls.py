@@ -43,7 +43,8 @@ async def send(
             )  # fmt: skip
             timeout = min(stage.value(step.timeout), LONGEST_REPLY)
             came = await stage.effects.command(action, timeout)
-        if came.result is Result.UNKNOWN and step.method in NEVER_REPLY:
+        was_sent = came.result is Result.UNKNOWN and not stage.effects.away
+        if was_sent and step.method in NEVER_REPLY:
             came = Outcome(Result.DONE, "sent; it never replies, and what follows must prove it")
         stage.effects.conclude(step.id, target.name, came.result, came.says)
     if came.result is not Result.DONE:

@@ -176,9 +176,11 @@ class Effects:
             )
 
         self.made += 1
+        self.away = ""
         try:
             await self._fenced(send)
         except BrokerUnreachable as error:
+            self.away = error.says
             return Outcome(Result.UNKNOWN, f"it is not known whether it was sent: {error.says}")
         if not replies:
             return Outcome(Result.UNKNOWN, "no reply: it is not known whether it was done")

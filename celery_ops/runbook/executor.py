@@ -138,6 +138,8 @@ class Executor:
             effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock,
             recall=recall, by_supervisor=bool(plan.emergency),
         )  # fmt: skip
+        self._under_way = ""
+        """The step that is performed now, or in which the run was aborted."""
         self._came_to: list[str] = []
         """What steps without targets came to."""
         self._stage = Stage(
@@ -193,8 +195,11 @@ class Executor:
             self._go_on_aborting()
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
+                self._under_way = step.id
                 if await self._applies(step):
                     await self._step(step, planned)
+                if not self.brake.stage:
+                    self._under_way = ""
             self.brake.check(safe=True)
         except LeaseHeld as error:
             self._failed(course, self._stopped_or(Ending.LEASE_HELD), error.says)
@@ -206,9 +211,10 @@ class Executor:
         except StepFailed as failed:
             self._failed(course, Ending.UNDONE if failed.undo else Ending.STOPPED, failed.says)
         except Aborted as aborted:
-            course.aborted(str(aborted), self.brake.stage)
+            course.aborted(str(aborted), self.brake.stage, self._under_way)
             course.state = course.state if self._knows else self._was
-            self._journal.append(EventKind.ABORTING, outcome=Outcome(Result.UNKNOWN, course.says))
+            says = Outcome(Result.UNKNOWN, course.says)
+            self._journal.append(EventKind.ABORTING, step=self._under_way or None, outcome=says)
         except LeaseBroken as error:
             course.state, course.ending = RunState.INTERRUPTED, Ending.INTERRUPTED
             course.says = error.says
@@ -218,6 +224,7 @@ class Executor:
     def _go_on_aborting(self) -> None:
         """Raise Aborted if the run was being aborted when its executor died."""
         if self._recall.aborting:
+            self._under_way = self._recall.aborted_in
             raise Aborted(self._recall.aborting.removeprefix(conclusion.ABORTED_BY))
 
     async def _recollect(self) -> None:

@@ -34,7 +34,8 @@ class Notice:
         await self._write(self._record())
 
     async def ended(self, course: Course) -> None:
-        """Tell how it ended."""
+        """Tell how it ended; and still who broke its lease, if that was before it could be seen."""
+        await self._learn()
         await self._write(
             replace(
                 self._record(),

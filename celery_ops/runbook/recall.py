@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 VERIFY = " verify"
 """How the step of a roll's proof ends, after the roll's own."""
+UNDO = "undo "
+"""How the step of a reversal begins, before the one that it reverses."""
 NOTIFY = "notify"
 """The verb of the one act that changes nothing in a fleet."""
 
@@ -49,6 +51,8 @@ class Act:
     """False for what has no intent, since it changes nothing: a check, a proof, a step left out."""
     ended: bool = False
     """The run came to an end after it, before it was taken up again."""
+    taken_back: bool = False
+    """Its reversal was begun."""
 
     @property
     def changes(self) -> bool:
@@ -82,6 +86,8 @@ class Recall:
     confirmed: frozenset[str] = frozenset()
     aborting: str = ""
     """Who had ended the run; its end was still to come."""
+    aborted_in: str = ""
+    """The step that was under way then."""
     _answers: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
     _open: dict[_Key, deque[Act]] = field(default_factory=lambda: defaultdict(deque))
     _batches: dict[str | None, deque[datetime]] = field(default_factory=lambda: defaultdict(deque))
@@ -108,9 +114,9 @@ class Recall:
                 case EventKind.STARTED:
                     recall.resumes = True
                 case EventKind.ABORTING if event.outcome is not None:
-                    recall.aborting = event.outcome.says
+                    recall.aborting, recall.aborted_in = event.outcome.says, event.step or ""
                 case EventKind.ENDED:
-                    recall.aborting = ""
+                    recall.aborting = recall.aborted_in = ""
                     for act in recall.acts:
                         act.ended = True
                 case _:
@@ -215,6 +221,9 @@ class Recall:
             intent=event.intent or "", at=event.at,
         )  # fmt: skip
         self._add(act)
+        if act.step.startswith(UNDO):  # what is taken back is to be done anew
+            for undone in self._open.pop((act.step.removeprefix(UNDO), act.target), ()):
+                undone.taken_back = True
         return act
 
     def _conclude(self, event: Event, act: Act | None) -> None:

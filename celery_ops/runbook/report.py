@@ -65,7 +65,9 @@ def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
         return f"celery-ops runs resume {plan.run}"
     if state is RunState.UNDONE:
         return ""
-    left = (*report.failed, *report.deferred, *report.returned, *report.not_started)
+    beats = {one.name for one in plan.targets if one.is_beat}  # no selector names these
+    named = (*report.failed, *report.deferred, *report.returned, *report.not_started)
+    left = [name for name in named if name not in beats]
     if not left or not report.done + report.failed:
         return ""
     choosing = [one.name for one in runbook.params if one.type is ParamType.WORKERS]

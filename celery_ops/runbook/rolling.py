@@ -68,6 +68,7 @@ class Rolling:
             for act in stage.recall.acts
             if act.step in steps and steps[act.step].once_per_host
             if act.began and act.outcome and act.outcome.result is Result.DONE
+            if not act.taken_back
             if act.target in stage.targets
         }
 

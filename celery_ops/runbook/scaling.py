@@ -127,16 +127,19 @@ async def _approach(
         by = goal - has
         refusals = await stage.effects.control([actions.scale(target.name, by)])
         refused = refusals.get(target.name, "")
-        if refused and by > 0:
+        if refused and stage.effects.away:  # it may be done all the same: it is looked for
+            stage.say(target.name, refused, step)
+        elif refused and by > 0:
             return f"it replied: {refused}"
-        if refused:  # all of its processes are busy: one of them will be free
+        elif refused:  # all of its processes are busy: one of them will be free
             pause = as_duration(BETWEEN_TRIES)
             stage.say(target.name, f"it replied: {refused}; again in {pause}", step)
             await stage.brake.sleep(BETWEEN_TRIES)
             continue
         left = max(0.0, until - stage.clock.monotonic())
+        left = min(left, LATE) if refused else left
         seen = await _seen(stage, step, target, before, goal if by > 0 else has - 1, left)
-        if seen.seen is not Seen.DONE:
+        if seen.seen is not Seen.DONE and not (refused and seen.too_late):
             return seen.says
 
 

@@ -13,48 +13,56 @@ from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
 from celery_ops.runbook.events import Result
-from celery_ops.runbook.recall import VERIFY
-from celery_ops.runbook.schema import Roll, WorkerVerb
+from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.params import parse_params
+from celery_ops.runbook.recall import UNDO, VERIFY
+from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 
 if TYPE_CHECKING:
-    from celery_ops.runbook.recall import Act, Recall
-    from celery_ops.runbook.schema import Runbook
+    from collections.abc import Collection
 
-UNDO = "undo "
-"""How the step of a reversal begins, before the one that it reverses."""
+    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.recall import Act, Recall
+    from celery_ops.runbook.schema import Runbook, Text
 
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """One act that is reversed: `argv` is run on the act's host, its pool gets so many `processes`
-    again, or its worker is stopped again.
+    """One act that is reversed: `argv` is run on its step's `host` and with its `env`, its pool
+    gets so many `processes` again, or its worker is stopped again.
     """
 
     step: str
     target: str
     argv: tuple[str, ...] = ()
+    host: str = ""
+    env: tuple[tuple[str, Text], ...] = ()
     processes: int | None = None
 
     def __str__(self) -> str:
+        does = f"{shlex.join(self.argv)} on {self.host}" if self.argv else "stop it again"
         if self.processes is not None:
-            return f"step {self.step}, {self.target}: scale it back to {self.processes}"
-        does = shlex.join(self.argv) if self.argv else "stop it again"
+            does = f"scale it back to {self.processes}"
         return f"step {self.step}, {self.target}: {does}"
 
 
 @dataclass(frozen=True, slots=True)
 class Irreversible:
-    """One act that was done and that nothing takes back."""
+    """One act that was done and that nothing takes back, or that is not to be: `why`."""
 
     step: str
     target: str
+    why: str = ""
 
     def __str__(self) -> str:
-        return f"step {self.step}, {self.target}: cannot be taken back"
+        why = f": {self.why}" if self.why else ""
+        return f"step {self.step}, {self.target}: cannot be taken back{why}"
 
 
-def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible, ...]:
-    """The newest first, as they must be taken back."""
+def reversals(
+    recall: Recall, runbook: Runbook, plan: Plan, within: str | None = None
+) -> tuple[Reversal | Irreversible, ...]:
+    """The newest first, as they must be taken back; those of the step `within`, or all."""
     verified = {
         (act.step.removesuffix(VERIFY), act.target)
         for act in recall.acts
@@ -64,35 +72,75 @@ def reversals(recall: Recall, runbook: Runbook) -> tuple[Reversal | Irreversible
         step.id: roll.id for roll in runbook.steps if isinstance(roll, Roll) for step in roll.steps
     }
     undone = {
-        (act.step.removeprefix(UNDO), act.target)
-        for act in recall.acts
+        (act.step.removeprefix(UNDO), act.target): at
+        for at, act in enumerate(recall.acts)
         if act.step.startswith(UNDO) and act.outcome and act.outcome.result is Result.DONE
     }
     found = [
         reversal
-        for act in reversed(recall.acts)
+        for at, act in reversed(list(enumerate(recall.acts)))
         if act.began and _may_have_happened(act) and not act.step.startswith(UNDO)
+        if within is None or roll_of.get(act.step, act.step) == within
         if (roll_of.get(act.step), act.target) not in verified
-        if (act.step, act.target) not in undone
-        for reversal in _reversal(act)
+        if at > undone.get((act.step, act.target), -1)
+        for reversal in _reversal(act, runbook, plan, verified)
     ]
     return tuple(dict.fromkeys(found))
 
 
 def _may_have_happened(act: Act) -> bool:
-    return act.outcome is None or act.outcome.result is Result.DONE
+    """A pool that did not come to its size in time may have come a part of the way."""
+    return act.outcome is None or act.outcome.result is Result.DONE or act.verb == "scale"
 
 
-def _reversal(act: Act) -> tuple[Reversal | Irreversible, ...]:
+def _reversal(
+    act: Act, runbook: Runbook, plan: Plan, verified: Collection[tuple[str, str | None]]
+) -> tuple[Reversal | Irreversible, ...]:
     target = act.target or ""
-    if act.verb == "run":
-        argv = tuple(shlex.split(act.undo or ""))
-        return (Reversal(act.step, target, argv) if argv else Irreversible(act.step, target),)
+    if act.verb == "run" and act.undo:
+        return (_run_back(act, runbook, plan, verified),)
     if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
         return (Reversal(act.step, target, processes=act.worker.processes),)
-    if act.verb == "control":
+    if act.verb in {"run", "control"}:
         return (Irreversible(act.step, target),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED
     if act.verb == WorkerVerb.START and was_stopped:
         return (Reversal(act.step, target),)
     return ()
+
+
+def _run_back(
+    act: Act, runbook: Runbook, plan: Plan, verified: Collection[tuple[str, str | None]]
+) -> Reversal | Irreversible:
+    """On the host where the step was run, and with the values that it was given; not if it was run
+    there for a worker that came through, too.
+    """
+    target = act.target or ""
+    argv = tuple(shlex.split(act.undo or ""))
+    roll, step = _found(runbook, act.step)
+    if step is None:
+        return Reversal(act.step, target, argv, target)
+    host = _host(step, target, runbook, plan)
+    if step.once_per_host and roll is not None:
+        names = sorted(name for of, name in verified if of == roll.id and name)
+        keep = [name for name in names if _host(step, name, runbook, plan) == host]
+        if keep:
+            return Irreversible(act.step, target, f"{', '.join(keep)} came through with it")
+    return Reversal(act.step, target, argv, host, step.env)
+
+
+def _host(step: RunStep, target: str, runbook: Runbook, plan: Plan) -> str:
+    if not isinstance(step.on, CurrentWorker):
+        return resolve(step.on, {"params": parse_params(runbook, plan.params)})
+    services = (one.service for one in plan.targets if one.name == target)
+    return next((service.host for service in services if service is not None), target)
+
+
+def _found(runbook: Runbook, id_: str) -> tuple[Roll | None, RunStep | None]:
+    """The command of that id, and the roll that it is in."""
+    rolls = [one for one in runbook.steps if isinstance(one, Roll)]
+    inner = [(roll, step) for roll in rolls for step in roll.steps]
+    for roll, step in (*((None, step) for step in runbook.steps), *inner):
+        if isinstance(step, RunStep) and step.id == id_:
+            return roll, step
+    return None, None

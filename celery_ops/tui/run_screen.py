@@ -46,8 +46,8 @@ EVENT_COLUMNS: tuple[Column[Event], ...] = (
 )  # fmt: skip
 
 _ABORTS = (
-    "It ends at the next safe point: the command in flight is finished, what the current batch took"
-    " is given back, and the runbook's last checks are made.",
+    "It ends at the next safe point: the command in flight is finished, the current batch is undone"
+    " and what it took given back, and the runbook's last checks are made.",
     "It ends after the command in flight. NOTHING is undone: what is taken stays taken, and the"
     " run's last lines say what is owed.",
     "It ends AT ONCE, in the middle of whatever it does. Nothing is undone, and what the last"

@@ -46,7 +46,10 @@ def test_one_that_hides_a_shipped_one_says_so(config: Path) -> None:
     assert "It hides the shipped runbook rolling-restart." in said
 
 
-@pytest.mark.parametrize("name", ["New", "../x", "check", "a b", "a\nb: c", "{x}"])
+@pytest.mark.parametrize(
+    "name",
+    ["New", "../x", "check", "a b", "a\nb: c", "{x}", "foo #bar", "'foo'", "foo ", "foo #/../../x"],
+)
 def test_a_name_that_is_none_is_refused_and_nothing_is_written(config: Path, name: str) -> None:
     code, said = ops(config, "new", name)
     assert code == 2, said

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.doctor import examine
+from celery_ops.errors import CommandFailed
 from celery_ops.model import ServiceState
 from celery_ops.runbook.events import Ending, Result, RunState
 from celery_ops.runbook.inbox import Message, Word
@@ -36,6 +37,16 @@ summary: Another life of the scheduler.
 risk: low
 steps:
   - restart: beat
+"""
+CHOSEN = """
+name: restart
+summary: Workers are restarted without a scheduler.
+risk: low
+params: {workers: {type: workers, default: "w1@*"}}
+steps:
+  - stop: beat
+  - restart: ${{ params.workers }}
+  - start: beat
 """
 
 
@@ -179,6 +190,18 @@ async def test_an_abort_gives_it_back(operation: Operation, beat: SimulatedServi
     ran = await operation.run_while("around", abort)
     assert ran.ending is Ending.ABORTED, ran.told()
     assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+
+
+async def test_the_command_that_goes_on_names_no_scheduler(operation: Operation) -> None:
+    operation.fleet.add_worker("w2@web1")
+    operation.fleet.add_beat()
+    operation.write_runbook("restart", CHOSEN)
+    plan = await operation.plan("restart")
+    operation.hosts.refuses = CommandFailed("sudo: a password is required")
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert ran.end.report is not None
+    assert ran.end.report.again == "celery-ops runbook restart -p workers=w1@web1"
 
 
 # --- runs undo ------------------------------------------------------------------------------------

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+GOES_ON = """
+name: goes-on
+summary: Restart workers, one of which may fail.
+risk: low
+steps:
+  - roll: "w1@*,w4@*,w5@*"
+    keep_available: 0
+    batch: 1
+    settle: 60s
+    order: by_name
+    max_failed: 1
+    on_fail: stop
+    steps:
+      - restart: worker
+        timeout: 30s
+    verify: {that: [worker.online], hold: 0s, timeout: 50s}
+"""
 ABORT = Message(Word.ABORT, "ann@desk")
 TRIES_AGAIN = "cannot be given back now"
 
@@ -111,6 +128,25 @@ async def test_a_broker_that_comes_back_in_time_is_told_to_give_the_queues_back(
     assert ran.ending is Ending.STOPPED, ran.told()
     assert await operation.broker.taken() == ()
     assert operation.fleet.workers[0].consuming.keys() == {"default", "mail"}
+
+
+async def test_a_worker_that_failed_is_started_at_the_end_of_a_run_that_came_through(
+    operation: Operation,
+) -> None:
+    for name in ("w4@web2", "w5@web2"):
+        operation.fleet.add_worker(name, host="web2")
+    operation.write_runbook("goes-on", GOES_ON)
+
+    async def comes_back() -> None:
+        await operation.clock.sleep(200)
+        operation.hosts.unreachable.clear()
+
+    ran = await operation.run_while("goes-on", goes_away_while_it_stops(operation, comes_back))
+    assert ran.ending is Ending.DONE, ran.told()
+    assert await operation.broker.taken() == ()
+    assert operation.fleet.worker("w1@web1").consuming.keys() == {"default", "mail"}
+    assert ran.end.report is not None
+    assert (ran.end.report.failed, ran.end.report.owed) == (("w1@web1",), ())
 
 
 async def test_the_second_abort_ends_the_trying(operation: Operation) -> None:

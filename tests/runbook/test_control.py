@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.errors import BrokerUnreachable
 from celery_ops.ports import Control
 from celery_ops.runbook.events import Ending, Result
 from tests.runbook.operation import Operation, Ran
+from tests.standin.broker import StandinBroker
+from tests.standin.clock import VirtualClock
+from tests.standin.fleet import StandinFleet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from celery_ops.model import Targets
+    from celery_ops.ports import Fence, Order, Reply
 
 RUNBOOK = """
 name: limit
@@ -123,3 +130,24 @@ async def test_a_shutdown_is_sent_although_it_never_replies(operation: Operation
     )
     ran = await operation.run("limit")
     assert "sent; it never replies" in ran.told()
+
+
+class RefusesOrders(StandinBroker):
+    """It is away whenever a control command is to be sent."""
+
+    async def order(
+        self, order: Order, *, to: Targets, fence: Fence, timeout: float
+    ) -> tuple[Reply, ...]:
+        del order, to, fence, timeout
+        raise BrokerUnreachable("refused the connection")
+
+
+async def test_a_shutdown_that_the_broker_did_not_take_is_not_done(tmp_path: Path) -> None:
+    fleet = StandinFleet(VirtualClock())
+    fleet.add_worker("w1@web1")
+    operation = Operation(tmp_path, fleet, RefusesOrders(fleet))
+    operation.write_runbook("limit", ROLL.format(method="shutdown", keep="0"))
+    ran = await operation.run("limit")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    says = "it is not known whether it was sent: refused the connection"
+    assert ran.results("w1@web1") == [("1.1", Result.UNKNOWN, says)]

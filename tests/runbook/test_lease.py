@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from celery_ops.model import Holder
+    from celery_ops.runbook.journal import Event
 
 
 @pytest.fixture
@@ -127,6 +129,25 @@ async def test_whose_lease_was_broken_does_nothing_more_and_says_by_whom(
     mended = await bob.run("resume-worker", workers="w1@web1")
     assert mended.ending is Ending.DONE, mended.told()
     assert worker.consuming
+
+
+async def test_a_run_that_ended_before_it_saw_that_its_lease_was_broken_still_tells_who_did(
+    operation: Operation,
+) -> None:
+    plan = await operation.plan("rolling-restart", workers="w1@web1", hold="1s")
+    path = operation.write_down(plan)
+
+    broken: list[asyncio.Future[bool]] = []
+
+    def break_after_the_proof(event: Event) -> None:
+        if (event.event, event.step) == (EventKind.RESULT, "2 verify"):
+            broken.append(asyncio.ensure_future(break_it(operation)))
+
+    ran = await operation.take_up(path, then=break_after_the_proof)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert await broken[0]
+    (noted,) = await operation.broker.noted_runs()
+    assert (noted.state, noted.broken_by[:8]) == ("succeeded", "bob@desk")
 
 
 async def test_a_run_whose_lease_was_broken_can_be_gone_on_with(operation: Operation) -> None:

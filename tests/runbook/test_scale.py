@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.errors import BrokerUnreachable
+from celery_ops.ports import Control
 from celery_ops.runbook.events import Ending, Result, RunState
 from celery_ops.runbook.journal import has_ended, read
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
+from tests.standin.broker import StandinBroker
+from tests.standin.clock import VirtualClock
+from tests.standin.fleet import StandinFleet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from celery_ops.model import Targets
+    from celery_ops.ports import Fence, Order, Reply
 
 RUNBOOK = """
 name: scale
@@ -120,6 +128,52 @@ async def test_it_is_taken_back_to_the_size_it_had(operation: Operation) -> None
     ran = await operation.run("scale")
     assert ran.ending is Ending.UNDONE, ran.told()
     assert operation.fleet.worker("w1@web1").processes == 3
+
+
+async def test_a_shrink_that_came_a_part_of_the_way_is_taken_back(operation: Operation) -> None:
+    for _ in range(2):
+        operation.fleet.send("default", 7200.0)
+    operation.write_runbook("scale", ROLL.replace("to: 5", "to: 1\n        timeout: 10s"))
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.UNDONE, ran.told()
+    assert "All processes busy" in ran.end.says
+    assert operation.broker.orders[-1].order == Control("pool_grow", {"n": 1})
+    assert operation.fleet.worker("w1@web1").processes == 3
+
+
+class LosesAnOrder(StandinBroker):
+    """Its connection is lost at the first order, once that `was_sent` or before."""
+
+    was_sent = True
+    lost = 0
+
+    async def order(
+        self, order: Order, *, to: Targets, fence: Fence, timeout: float
+    ) -> tuple[Reply, ...]:
+        if self.lost:
+            return await super().order(order, to=to, fence=fence, timeout=timeout)
+        self.lost += 1
+        if self.was_sent:
+            await super().order(order, to=to, fence=fence, timeout=timeout)
+        raise BrokerUnreachable("the connection was lost")
+
+
+@pytest.mark.parametrize("was_sent", [True, False], ids=["sent", "not sent"])
+@pytest.mark.parametrize(("how", "goal"), [("to: 5", 5), ("by: -1", 2)], ids=["grown", "shrunk"])
+async def test_an_order_of_which_nobody_knows_whether_it_was_sent_is_looked_for(
+    tmp_path: Path, was_sent: bool, how: str, goal: int
+) -> None:
+    fleet = StandinFleet(VirtualClock())
+    fleet.add_worker("w1@web1", concurrency=3)
+    broker = LosesAnOrder(fleet)
+    broker.was_sent = was_sent
+    operation = Operation(tmp_path, fleet, broker)
+    write(operation, how)
+    ran = await operation.run("scale")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "unknown whether it was sent: the connection was lost" in ran.told()
+    assert fleet.worker("w1@web1").processes == goal
+    assert len(broker.orders) == 1
 
 
 # --- runs undo ------------------------------------------------------------------------------------
