@@ -38,8 +38,9 @@ class Adopt(click.Command):
         choice = ctx.ensure_object(Choice)
         records = _of_run(run(_taken(context.resolve(choice))), ctx.params["id_"])
         beats = [record for record in records if record.service and record.service.beat]
-        if beats:
-            code = start_run(choice, wanted("start-beat", ctx.params))
+        for run_ in dict.fromkeys(beat.run for beat in beats):
+            params = (*ctx.params["params"], f"run={run_}")
+            code = start_run(choice, wanted("start-beat", {**ctx.params, "params": params}))
             if code:
                 raise click.exceptions.Exit(code)
         for kind, runbook in _GIVEN_BACK_BY.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import emergency
 from celery_ops.cli import state
 from celery_ops.cli.boundary import complain
-from celery_ops.errors import BrokerUnreachable, LeaseHeld, PreconditionFailed
+from celery_ops.errors import BrokerUnreachable, JournalError, LeaseHeld, PreconditionFailed
 from celery_ops.model import Holder
 from celery_ops.ports import Question
 from celery_ops.runbook import journal
@@ -58,9 +58,11 @@ async def hand_over(broker: Broker, clock: Clock) -> None:
 
 
 def _is_over(run: str) -> bool:
-    """Nobody goes on with it from its journal."""
+    """Nobody goes on with it from its journal, or can: it is gone, or not to be read."""
     path = state.runs() / f"{run}.jsonl"
-    if not path.exists():
-        return True
-    now = journal.state_of(list(journal.read(path)), held=journal.is_held(path))
+    held = journal.is_held(path)
+    try:
+        now = journal.state_of(list(journal.read(path)), held=held)
+    except JournalError:
+        return not held
     return now not in GOING_ON | {RunState.INTERRUPTED}

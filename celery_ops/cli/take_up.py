@@ -29,6 +29,7 @@ from celery_ops.runbook.events import RunState
 from celery_ops.runbook.journal import GOING_ON
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.task_events import left_on
 from celery_ops.runbook.undo import reversals
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def undo(ctx: click.Context, id_: str | None, *, yes: bool, as_json: bool) -> No
         )
     desk, owed = run(_owed(taken_up))
     lines = [_giving_back(one) for one in owed]
-    done = Recall.of(taken_up.events)
-    lines += [str(one) for one in reversals(done, taken_up.runbook, taken_up.plan)]
+    recall = Recall.of(taken_up.events)
+    lines += [str(one) for one in reversals(recall, taken_up.runbook, taken_up.plan)]
+    lines += [f"{name}: switch its task events off again" for name in left_on(recall.acts)]
     if not lines:
         complain(f"{taken_up.run} owes nothing, and there is nothing to take back.")
         return

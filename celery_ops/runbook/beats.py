@@ -5,17 +5,22 @@ Proved by their supervisors. What a run stops is recorded as owed, and just that
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from celery_ops.config.document import shown
 from celery_ops.runbook import actions
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
-from celery_ops.runbook.schema import BeatStep, WorkerVerb
+from celery_ops.runbook.schema import ANY_RUN, BeatStep, WorkerVerb
 from celery_ops.runbook.targets import UP, plan_beat
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.model import FleetSnapshot, Service
     from celery_ops.ports import Hosts
     from celery_ops.runbook.orders import Target
@@ -26,23 +31,34 @@ if TYPE_CHECKING:
 _STOPS = frozenset({WorkerVerb.STOP, WorkerVerb.RESTART})
 
 
-def chosen(step: BeatStep, runbook: Runbook, snapshot: FleetSnapshot) -> tuple[Service, ...]:
+def chosen(
+    step: BeatStep, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> tuple[Service, ...]:
     """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
     beats = tuple(service for service in snapshot.services if service.ref.beat)
     running = tuple(one for one in beats if one.state in UP or one.status is None)
     if step.verb in _STOPS:
         return running
     stops = any(isinstance(one, BeatStep) and one.verb is WorkerVerb.STOP for one in runbook.steps)
-    owed = {one.worker for one in snapshot.taken if one.kind == "service"}
+    runs = resolve(step.owed_by, scope)
+    services = (one for one in snapshot.taken if one.kind == "service")
+    owed = {one.worker for one in services if fnmatchcase(one.run, runs)}
     return tuple(one for one in beats if str(one.ref) in owed or (stops and one in running))
 
 
-def obstacles(step: BeatStep, services: tuple[Service, ...], snapshot: FleetSnapshot) -> list[str]:
+def obstacles(
+    step: BeatStep,
+    services: tuple[Service, ...],
+    snapshot: FleetSnapshot,
+    scope: Mapping[str, object],
+) -> list[str]:
     """Why it cannot be done, in words with what to do instead."""
     if not any(service.ref.beat for service in snapshot.services):
         return ["no scheduler is configured: name its service with `beat: true`"]
     if not services and step.verb is WorkerVerb.START:
-        return ["no run has stopped a scheduler that it still owes: nothing is to be given back"]
+        runs = resolve(step.owed_by, scope)
+        who = "no run" if runs == ANY_RUN else f"no run {shown(runs)}"
+        return [f"{who} has stopped a scheduler that it still owes: nothing is to be given back"]
     if not services:
         return ["no scheduler runs: there is nothing to stop"]
     return [

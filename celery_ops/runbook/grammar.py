@@ -24,9 +24,11 @@ from celery_ops.runbook.queue_grammar import (
     read_probe,
     read_queue_step,
     read_shared_step,
+    refuse_keys,
     refuse_queue_keys,
 )
 from celery_ops.runbook.schema import (
+    ANY_RUN,
     ActivateStep,
     BeatStep,
     CheckStep,
@@ -63,6 +65,7 @@ T = TypeVar("T")
 
 _HOST = "host"
 _BEAT = "beat"
+_OWED_BY = "owed_by"
 _BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
@@ -75,9 +78,8 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
     verb = WorkerVerb(spot.verb)
     is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
     if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
-        if "retries" in spot.keys:
-            steps.wrong(spot.keys["retries"].place, f"`{verb}: beat` is not tried again")
-        return BeatStep(spot.id, verb, steps.timeout(spot), steps.when(spot), spot.place)
+        return _beat_step(steps, spot, verb)
+    refuse_keys(steps, spot, spot.keys.keys() & {_OWED_BY})
     target = worker_target(steps, spot)
     if target is None:
         return None
@@ -90,6 +92,19 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         when=steps.when(spot),
         place=spot.place,
         retries=steps.retries(spot),
+    )
+
+
+def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
+    if "retries" in spot.keys:
+        steps.wrong(spot.keys["retries"].place, f"`{verb}: beat` is not tried again")
+    return BeatStep(
+        id=spot.id,
+        verb=verb,
+        timeout=steps.timeout(spot),
+        when=steps.when(spot),
+        place=spot.place,
+        owed_by=_optional(spot, _OWED_BY, steps.values.plain_text, ANY_RUN),
     )
 
 
@@ -366,7 +381,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", "rate")),
     "stop": _WORKER_VERB,
-    "start": _STARTING_VERB,
+    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
     "restart": _STARTING_VERB,
     "wait": Verb(
         _read_wait,

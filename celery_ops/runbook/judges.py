@@ -265,7 +265,7 @@ def runs(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
         status, missing = _status(target, snapshot, since)
         if status is None:
             return missing
-        is_old = status.identity is not None and status.identity == target.identity
+        is_old = _is_planned_service(target, status)
         does_run = status.state is ServiceState.RUNNING and not (anew and is_old)
         return Judgement(Seen.DONE if does_run else Seen.NOT_YET, status.says)
 
@@ -278,18 +278,13 @@ def started(target: PlannedWorker, since: datetime, *, anew: bool) -> Judge:
     """
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
-        status, missing = _status(target, snapshot, since)
+        status, missing = _running(target, snapshot, since, anew=anew)
         if status is None:
             return missing
-        if status.state is ServiceState.FAILED:
-            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
-        runs_on = status.identity is not None and status.identity == target.identity
-        if status.state is not ServiceState.RUNNING or (anew and runs_on):
-            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
         worker = snapshot.worker(target.name)
         if worker is None or worker.replied_at is None or worker.replied_at < since:
             return Judgement(Seen.NOT_YET, f"runs (pid {status.pid}) and does not answer yet")
-        life = worker.incarnation
+        life, runs_on = worker.incarnation, _is_planned_service(target, status)
         if life is None or (not runs_on and _is_planned(target, life)):
             return Judgement(Seen.NOT_YET, "the old incarnation still answers")
         if not worker.answers:
@@ -307,16 +302,12 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
     seen: dict[str | None, datetime] = {}
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
-        status, missing = _status(target, snapshot, since)
+        status, missing = _running(target, snapshot, since, anew=anew)
         if status is None:
             return missing
-        if status.state is ServiceState.FAILED:
-            return Judgement(Seen.NEVER, f"it does not start: {status.says}")
-        runs_on = status.identity is not None and status.identity == target.identity
-        if status.state is not ServiceState.RUNNING or (anew and runs_on):
-            return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
         ran_for = (snapshot.at - seen.setdefault(status.identity, snapshot.at)).total_seconds()
         says = f"pid {status.pid}, says its supervisor; not asked itself"
+        runs_on = _is_planned_service(target, status)
         is_steady = ran_for >= STEADY_SECONDS
         return Judgement(Seen.DONE if is_steady else Seen.NOT_YET, says, runs_on=runs_on)
 
@@ -391,6 +382,27 @@ def _is_cut_off(worker: Worker) -> bool:
     """Whether its stop may end what it runs."""
     status = worker.service.status if worker.service is not None else None
     return status is None or status.value.cuts_off
+
+
+def _is_planned_service(target: PlannedWorker, status: ServiceStatus) -> bool:
+    """Its service runs in the life that was planned for."""
+    return status.identity is not None and status.identity == target.identity
+
+
+def _running(
+    target: PlannedWorker, snapshot: FleetSnapshot, since: datetime, *, anew: bool
+) -> tuple[ServiceStatus | None, Judgement]:
+    """What its supervisor says of a service that runs, with `anew` in another life than the planned
+    one; else None, and why it does not.
+    """
+    status, missing = _status(target, snapshot, since)
+    if status is None:
+        return None, missing
+    if status.state is ServiceState.FAILED:
+        return None, Judgement(Seen.NEVER, f"it does not start: {status.says}")
+    if status.state is ServiceState.RUNNING and not (anew and _is_planned_service(target, status)):
+        return status, missing
+    return None, Judgement(Seen.NOT_YET, f"its supervisor says {status.state}: {status.says}")
 
 
 def _status(

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Worker
+    from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
     from celery_ops.ports import Clock, Hosts
     from celery_ops.runbook.library import Library
     from celery_ops.runbook.plan import PlannedWorker, Where
@@ -200,7 +200,7 @@ class _Draft:
             for worker in self.selected(step):
                 self.targets[worker.name] = plan_worker(worker, self.snapshot)
             if isinstance(step, BeatStep):
-                for service in beats.chosen(step, self.request.runbook, self.snapshot):
+                for service in self.chosen_beats(step):
                     beat = plan_beat(service, self.snapshot)
                     self.targets[beat.name] = beat
         if not self.targets and any(
@@ -257,6 +257,9 @@ class _Draft:
                 return in_order(chosen, Order.BY_NAME)
             case _:
                 return []
+
+    def chosen_beats(self, step: BeatStep) -> tuple[Service, ...]:
+        return beats.chosen(step, self.request.runbook, self.snapshot, self.scope)
 
     def absence(self, roll: Roll, worker: Worker) -> str | None:
         """Why the steps of a roll that are for this worker cannot reach it, if so."""
@@ -316,8 +319,8 @@ class _Draft:
                 self.hinder(step)
                 return probes.planned(step, self.request.where, self.snapshot, self.scope)
             case BeatStep():
-                services = beats.chosen(step, self.request.runbook, self.snapshot)
-                self.refusals += beats.obstacles(step, services, self.snapshot)
+                services = self.chosen_beats(step)
+                self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
                 return beats.planned(step, services, self.snapshot, self.hosts)
             case QueueStep() | ActivateStep():
                 self.refusals.append(coming.refusal(step))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.secret import masked
 from celery_ops.model import TakenRecord
 from celery_ops.runbook.events import Cause, Owed, Report, RunState
-from celery_ops.runbook.schema import ParamType
+from celery_ops.runbook.schema import ControlStep, Reference, Roll, ScaleStep, WorkerStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import Plan, PlannedWorker
     from celery_ops.runbook.recall import Recall
-    from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.schema import Runbook, Step
 
 _MOST_LINES = 5
 
@@ -70,14 +70,29 @@ def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
     left = [name for name in named if name not in beats]
     if not left or not report.done + report.failed:
         return ""
-    choosing = [one.name for one in runbook.params if one.type is ParamType.WORKERS]
-    if len(choosing) != 1:
+    choosing = {_choosing(step) for step in runbook.steps} - {""}
+    param = choosing.pop() if len(choosing) == 1 else None
+    if param is None:
         return ""
-    others = {name: value for name, value in plan.params.items() if name not in choosing}
-    given = {choosing[0]: ",".join(left), **others}
+    others = {name: value for name, value in plan.params.items() if name != param}
+    given = {param: ",".join(left), **others}
     words = ["celery-ops", "runbook", plan.runbook]
     for name, value in (*given.items(), *(("allow_gap", queue) for queue in plan.allow_gap)):
         if name != "allow_gap" or value in plan.allow_gap:
             words += ["-p", f"{name}={value}"]
     words += ["--emergency"] if plan.emergency else []
     return masked(shlex.join(words))
+
+
+def _choosing(step: Step) -> str | None:
+    """The parameter by which a step chooses its workers; None if they are written out, "" if it
+    chooses none.
+    """
+    match step:
+        case Roll(workers=chosen):
+            pass
+        case WorkerStep(target=chosen) | ControlStep(target=chosen) | ScaleStep(target=chosen):
+            pass
+        case _:
+            return ""
+    return chosen.path[-1] if isinstance(chosen, Reference) else None

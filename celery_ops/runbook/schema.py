@@ -92,6 +92,7 @@ class Retries:
 
 
 NO_RETRIES = Retries(Constant(0), Constant(0.0))
+ANY_RUN = "*"
 
 
 class OnFail(StrEnum):
@@ -259,7 +260,8 @@ class RestoreStep:
 @dataclass(frozen=True, slots=True)
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
-    service. What is stopped is recorded, and just that is started again.
+    service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
+    what these earlier runs have stopped.
     """
 
     id: str
@@ -267,6 +269,7 @@ class BeatStep:
     timeout: Slot[float]
     when: Condition | None
     place: Place
+    owed_by: Slot[str] = Constant(ANY_RUN)
 
 
 @dataclass(frozen=True, slots=True)

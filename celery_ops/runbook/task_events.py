@@ -28,16 +28,31 @@ _UNCLEAR = "they are on; whether they were before the run was interrupted is not
 _OFF_AGAIN = "they are off again"
 
 
+def left_on(acts: Iterable[Act]) -> dict[str, str]:
+    """The workers in which a run has switched them on, and which did not say that they are off
+    again; with the step that needed them.
+    """
+    owed: dict[str, str] = {}
+    for act in acts:
+        if act.outcome is None or act.target is None:
+            continue
+        if act.verb == ON and act.outcome.says == _WERE_OFF:
+            owed[act.target] = act.step.removesuffix(_SUFFIX)
+        elif act.verb == OFF and act.outcome.result is Result.DONE:
+            owed.pop(act.target, None)
+    return owed
+
+
 class TaskEvents:
     """Those that one run has switched on."""
 
     def __init__(self, effects: Effects, acts: Iterable[Act]) -> None:
         """`acts` are those of the run so far, if it was interrupted."""
         self._effects = effects
-        self._owed: dict[str, str] = {}
-        self._unclear: set[str] = set()
-        for act in acts:
-            self._recollect(act)
+        acts = tuple(acts)
+        self._owed = left_on(acts)
+        last = {act.target: act.outcome for act in acts if act.verb == ON}
+        self._unclear = {name for name, outcome in last.items() if outcome is None}
 
     @property
     def owed(self) -> tuple[str, ...]:
@@ -87,17 +102,6 @@ class TaskEvents:
             )
         replies = await self._effects.replies(Control(method), list(names))
         return {name: replies.get(name) for name in names}
-
-    def _recollect(self, act: Act) -> None:
-        name = act.target or ""
-        if act.verb == ON:
-            self._unclear.discard(name)
-            if act.outcome is None:
-                self._unclear.add(name)
-            elif act.outcome.says == _WERE_OFF:
-                self._owed[name] = act.step.removesuffix(_SUFFIX)
-        elif act.verb == OFF and act.outcome is not None:
-            self._owed.pop(name, None)
 
 
 _SUFFIX = " events"

@@ -139,6 +139,25 @@ def test_one_whose_executor_is_killed_is_taken_back(fleet: Operations, ann: Oper
 
 
 @pytest.mark.usefixtures("up_again")
+@pytest.mark.parametrize("mend", ["resume", "undo"])
+def test_one_whose_executor_is_killed_is_mended_once_the_broker_is_back(
+    fleet: Operations, ann: Operator, bob: Operator, mend: str
+) -> None:
+    fleet.server.kill()
+    try:
+        run = interrupted(fleet, ann)
+    finally:
+        fleet.server.start()
+    other = ann.do("worker", "start", "idle@rig", "--yes")
+    assert "the broker knows" not in other.err, "the run can be gone on with, so it keeps it"
+    said = ann.do("runs", mend, run, *(["--yes"] if mend == "undo" else []))
+    assert said.code == 0, said.all
+    assert fleet.pid("runs") > 0
+    assert bob.status()["taken"] == []
+    assert ann.do("runs", "undo", run, "--yes").err.strip().endswith("nothing to take back.")
+
+
+@pytest.mark.usefixtures("up_again")
 def test_what_one_has_left_stopped_is_seen_by_others_once_the_broker_is_back(
     fleet: Operations, ann: Operator, bob: Operator
 ) -> None:

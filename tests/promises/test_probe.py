@@ -199,6 +199,21 @@ def test_one_whose_executor_is_killed_is_found_by_its_id(
     assert ended(fleet) - pings == 1, "what was sent is not sent again"
 
 
+def test_one_whose_executor_is_killed_is_undone_and_leaves_no_events_on(
+    fleet: Operations, prober: Prober
+) -> None:
+    fleet.poller.ask("disable_events")
+    ann = prober("rig.quiet", results=False)
+    variables = Death("probe", When.AFTER).variables(ann.home / "mortal")
+    said = ann.do("runbook", "smoke", "--yes", "-p", "queue=quick", **variables)
+    assert said.code == 9, said.all
+    undone = ann.do("runs", "undo", "--yes")
+    assert undone.code == 0, undone.all
+    assert "quick@rig: switch its task events off again" in undone.err
+    assert with_events(fleet) == set()
+    assert ann.do("runs", "undo", "--yes").err.strip().endswith("nothing to take back.")
+
+
 @pytest.mark.parametrize("task", ["rig.ping", "rig.quiet"], ids=["results", "events"])
 def test_each_of_two_workers_with_one_queue_is_proved(
     fleet: Operations, prober: Prober, task: str

@@ -155,6 +155,26 @@ async def test_one_that_dies_soon_after_its_start_has_not_come_back(
     assert [one.worker for one in await operation.broker.taken()] == [BEAT], "it is still owed"
 
 
+async def test_what_another_run_has_stopped_is_left_stopped_where_one_is_named(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    await operation.run("stop-beat")
+    second = operation.fleet.add_beat("second", host="web2")
+    stopped = await operation.run("stop-beat")
+    plan = stopped.events[0].plan
+    assert plan is not None
+    run = plan.run
+    plan = await operation.plan("start-beat", run="20261120-nosuch")
+    assert any("no run '20261120-nosuch' has stopped a scheduler" in one for one in plan.refusals)
+    ran = await operation.run("start-beat", run=run)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert (beat.state, second.state) == (ServiceState.STOPPED, ServiceState.RUNNING)
+    (record,) = await operation.broker.taken()
+    assert (record.worker, record.run != run) == (BEAT, True)
+    assert (await operation.run("start-beat")).ending is Ending.DONE
+    assert beat.state is ServiceState.RUNNING
+
+
 async def test_somebody_else_may_start_it_and_the_record_goes_with_start_beat(
     operation: Operation, beat: SimulatedService
 ) -> None:

@@ -14,8 +14,9 @@ from celery_ops.runbook.emergency import EmergencyLibrary, reduced
 from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.journal import has_ended, read
 from celery_ops.runbook.library import Library
+from celery_ops.runbook.loader import loads
 from celery_ops.runbook.planner import Planner
-from celery_ops.runbook.schema import Risk, WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import Constant, Risk, WorkerStep, WorkerVerb
 from tests.runbook.operation import J, Operation, Ran
 from tests.runbook.test_resume import came_of, killed
 
@@ -48,6 +49,36 @@ def test_stops_and_starts_are_left_of_a_runbook(name: str) -> None:
 def test_what_needs_the_broker_is_refused(name: str) -> None:
     with pytest.raises(PreconditionFailed, match=f"{name} needs the broker"):
         EmergencyLibrary(None).get(name)
+
+
+TWO_KINDS = """
+name: nightly
+summary: Other workers in each step.
+risk: low
+params:
+  fresh: {type: workers, default: "w3@*"}
+steps:
+  - roll: ${{ params.fresh }}
+    steps:
+      - restart: worker
+    verify: {that: worker.online, timeout: 1m}
+  - stop: w1@web1
+"""
+
+
+def test_each_step_keeps_its_own_workers() -> None:
+    left = reduced(loads(TWO_KINDS, "nightly.yaml"))
+    of = [(step.verb, step.target) for step in left.steps if isinstance(step, WorkerStep)]
+    assert [verb for verb, _ in of] == [WorkerVerb.RESTART, WorkerVerb.STOP]
+    assert str(of[0][1]) == "${{ params.fresh }}"
+    assert of[1][1] == Constant("w1@web1")
+    assert [(one.name, one.default) for one in left.params] == [("fresh", None)], "to be said"
+
+
+def test_what_is_done_only_on_a_condition_is_refused() -> None:
+    conditional = TWO_KINDS + "    when: fleet.workers == 3\n"
+    with pytest.raises(PreconditionFailed, match="`when` of step 2 cannot be told"):
+        reduced(loads(conditional, "nightly.yaml"))
 
 
 class Emergency(Operation):
@@ -86,7 +117,7 @@ class Emergency(Operation):
         planner = Planner(
             surveyor=self.surveyor(),
             hosts=self.hosts,
-            library=EmergencyLibrary(None),
+            library=EmergencyLibrary(self.user_runbooks),
             where=self.where(),
             clock=self.clock,
             operator=self.operator,
@@ -109,6 +140,15 @@ async def test_workers_are_restarted_by_their_supervisors_alone(operation: Emerg
     renewed = {one.name for one in operation.fleet.workers if pids.get(one.name) != one.pid}
     assert renewed == {"w1@web1", "w3@web1"}
     assert any("not asked itself" in says for _, _, says in ran.results("w1@web1"))
+
+
+async def test_the_workers_of_one_step_are_not_those_of_another(operation: Emergency) -> None:
+    operation.write_runbook("nightly", TWO_KINDS)
+    ran = await operation.run_without_broker("nightly", fresh="w3@web1")
+    assert ran.ending is Ending.DONE, ran.told()
+    services = [one.service for one in operation.fleet.workers]
+    assert [one.starts for one in services if one] == [1, 1, 2]
+    assert [one.state is ServiceState.STOPPED for one in services if one] == [True, False, False]
 
 
 async def test_a_stopped_worker_is_said_to_be_left_so_and_is_started(

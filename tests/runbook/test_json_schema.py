@@ -45,6 +45,8 @@ steps:
   - scale: w@h
     by: +2
   - stop: beat
+  - start: beat
+    owed_by: ${{ params.q }}
   - pause: mail
     timeout: 1m
   - drain: queue

@@ -488,6 +488,8 @@ steps:
             "12:17: beat can be stopped, started and restarted, and nothing else (drain)",
         ),
         ("steps: [{start: beat, retries: 2}]", "12:32: `start: beat` is not tried again"),
+        ("steps: [{start: a@h, owed_by: x}]", "12:31: `start: a@h` has no key 'owed_by'"),
+        ("steps: [{stop: beat, owed_by: x}]", "12:22: unknown key 'owed_by' in stop (step 1)"),
         ("steps: [{stop: 'state:gone'}]", "12:16: stop (step 1): no worker is ever 'gone'"),
         (ROLL.format(step="stop: a@h"), "15:15: inside a roll it is `stop: worker`, not 'a@h'"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from celery_ops.config.contexts import Probe
 from celery_ops.model import Holder
 from celery_ops.runbook import journal
-from celery_ops.runbook.events import Ending, Result, RunState
+from celery_ops.runbook.events import Ending, Outcome, Result, RunState
 from celery_ops.runbook.journal import has_ended
+from celery_ops.runbook.recall import Act
+from celery_ops.runbook.task_events import left_on
 from tests.runbook.operation import Operation, Ran
 from tests.runbook.test_resume import killed
 from tests.standin.broker import StandinResults
@@ -381,6 +384,15 @@ async def test_one_that_dies_while_it_watches_events_ends_as_if_it_had_not(
         assert len(sent) <= 2, "one more at most, and only where the first was not seen to end"
         line += 1
     assert line > 8
+
+
+def test_events_stay_owed_until_the_worker_says_that_they_are_off() -> None:
+    on = Act("1 events", "w1@web1", "enable_events", outcome=Outcome(Result.DONE, "they were off"))
+    off = Act("1 events", "w1@web1", "disable_events")
+    assert left_on([on]) == {"w1@web1": "1"}
+    assert left_on([on, off]) == {"w1@web1": "1"}
+    assert left_on([on, replace(off, outcome=Outcome(Result.UNKNOWN, "no reply"))]) != {}
+    assert left_on([on, replace(off, outcome=Outcome(Result.DONE, "they are off again"))]) == {}
 
 
 async def test_events_are_off_again_where_a_resumed_run_probes_no_more(tmp_path: Path) -> None:

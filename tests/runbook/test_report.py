@@ -115,6 +115,18 @@ async def test_a_run_that_is_done_names_nothing_to_do(operation: Operation) -> N
     assert all(len(line) <= 80 for line in shown(ran))
 
 
+async def test_nothing_is_named_where_a_step_selects_others_than_the_parameter(
+    operation: Operation,
+) -> None:
+    """It would have those migrated too."""
+    others = "  - stop: worker-number-5@web1\n    timeout: 1m\n"
+    operation.write_runbook("migrates", MIGRATES + others)
+    ran = await operation.run("migrates")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert ran.end.report is not None
+    assert (ran.end.report.failed, ran.end.report.again) == (("worker-number-2@web1",), "")
+
+
 async def test_the_report_is_in_the_journal(operation: Operation) -> None:
     ran = await operation.run("migrates")
     (path,) = (operation.directory / "runs").glob("*.jsonl")
