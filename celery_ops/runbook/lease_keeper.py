@@ -180,7 +180,8 @@ class LeaseKeeper:
             self._tell_loss(Result.FAILED, self._broken.says)
             raise self._broken
         try:
-            return await self._lease.acquire(self._holder)
+            # An attempt before may have come through, and its reply been lost.
+            return await self._lease.acquire(self._holder, takes_over=True)
         except LeaseHeld as held:
             self.taken_by = f"Somebody else has the lease now: {held.says}"
             self._tell_loss(Result.FAILED, self.taken_by)

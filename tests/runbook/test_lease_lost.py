@@ -243,6 +243,20 @@ async def test_a_lease_that_nobody_has_is_taken_again_while_the_run_waits(
     assert found[0][-2:] == [EventKind.LEASE_LOST, EventKind.LEASED]
 
 
+async def test_a_lease_that_was_given_and_nobody_heard_of_it_is_the_runs_own(
+    operation: Operation,
+) -> None:
+    async def forget(operation: Operation) -> None:
+        operation.broker.lease.replies_lost = 1
+        operation.broker.lease.forget()
+        await operation.clock.sleep(AT_ONCE)
+
+    operation.fleet.send("default", 60.0)
+    wait = Wait("rolling-restart", {**W1, "hold": "0s"}, nothing, drains)
+    ran = await Lost(operation, wait).by(forget)
+    assert ran.ending is Ending.DONE, ran.told()
+
+
 async def test_a_broker_that_is_away_for_longer_than_the_lease_pauses_the_run(
     operation: Operation,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -219,7 +220,7 @@ async def test_whoever_lost_the_lease_gives_nothing_back(operation: Operation) -
         while operation.broker.lease.held_by is None:
             await operation.clock.sleep(0.05)
         held_by = operation.broker.lease.held_by
-        operation.broker.lease.steal(held_by)
+        operation.broker.lease.steal(replace(held_by, run="20261120-030000-beef"))
 
     ran = await operation.run_while(NAME, steal)
     assert ran.ending is not Ending.DONE

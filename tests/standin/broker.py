@@ -60,6 +60,8 @@ class StandinLease:
         self._token: str | None = None
         self._expires = 0.0
         self._holder: Holder | None = None
+        self.replies_lost = 0
+        """So many are still to be given without anybody hearing of it."""
 
     @property
     def ttl(self) -> float:
@@ -79,7 +81,11 @@ class StandinLease:
         )
         if held_by is not None and not (takes_over and is_ours):
             raise LeaseHeld(str(held_by))
-        return self._give(holder)
+        fence = self._give(holder)
+        if self.replies_lost:
+            self.replies_lost -= 1
+            raise BrokerUnreachable("the reply was lost")
+        return fence
 
     async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
         self._broker.check_reachable()
