@@ -21,9 +21,11 @@ from celery_ops.config.secret import Secret, masked
 from celery_ops.errors import BrokerUnreachable, HostUnreachable, OpsError, UsageError
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.runbook import journal
-from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Result, RunState
 from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.journal import Journal
+from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.report import from_journal
 
 if TYPE_CHECKING:
     from celery_ops.config.contexts import Context
@@ -103,7 +105,7 @@ async def execute(run: str, told: Told) -> ExitCode:
     except OpsError as error:
         if executor is not None:
             raise
-        return exit_codes.of_ending(_never_began(kept, plan, error))
+        return exit_codes.of_ending(_never_began(kept, plan, error, undo=told.undo))
     finally:
         kept.close()
 
@@ -159,14 +161,17 @@ def _exit_at_once() -> None:
     os._exit(ExitCode.INTERRUPTED)
 
 
-def _never_began(kept: Journal, plan: Plan, error: OpsError) -> Ending:
-    """Its end; of one that had been interrupted, that it still is."""
-    has_begun = any(event.event is EventKind.STARTED for event in journal.read(kept.path))
+def _never_began(kept: Journal, plan: Plan, error: OpsError, *, undo: bool) -> Ending:
+    """Its end; one that had begun before stays what it was, and may still owe something."""
+    events = list(journal.read(kept.path))
+    recall = Recall.of(events)
+    state = journal.state_of(events, held=False) if recall.resumes else RunState.FAILED
+    report = from_journal(recall, plan, state)
     away = isinstance(error, BrokerUnreachable | HostUnreachable)
     ending = Ending.UNREACHABLE if away else Ending.REFUSED
-    report = Report(not_started=tuple(target.name for target in plan.targets))
-    kept.append(EventKind.RESUMED if has_begun else EventKind.STARTED)
-    state = RunState.INTERRUPTED if has_begun else RunState.FAILED
+    ending = Ending.NEEDS_HUMAN if report.owed else ending
+    taken_up = EventKind.UNDOING if undo else EventKind.RESUMED
+    kept.append(taken_up if recall.resumes else EventKind.STARTED)
     kept.append(
         EventKind.ENDED,
         outcome=Outcome(Result.FAILED, masked(str(error)), state, ending, report),

@@ -8,15 +8,16 @@ import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
-from celery_ops.runbook.events import Cause, RunState
+from celery_ops.model import TakenRecord
+from celery_ops.runbook.events import Cause, Owed, Report, RunState
 from celery_ops.runbook.schema import ParamType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from celery_ops.runbook.events import Report
     from celery_ops.runbook.orders import Target
-    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.plan import Plan, PlannedWorker
+    from celery_ops.runbook.recall import Recall
     from celery_ops.runbook.schema import Runbook
 
 _MOST_LINES = 5
@@ -31,6 +32,29 @@ def cause(target: str, failed: str) -> Cause:
     """A failure as its first line, and the last of what follows it."""
     says, _, more = masked(failed).partition("\n")
     return Cause(target, says, "\n".join(more.splitlines()[-_MOST_LINES:]))
+
+
+def from_journal(recall: Recall, plan: Plan, state: RunState) -> Report:
+    """What is left by a run that cannot be taken up, as far as its journal alone tells."""
+    owed: dict[str, Owed] = {}
+    for target in plan.targets:
+        queues, down = recall.leaves(target.name)
+        if queues or down:
+            owed[target.name] = _owed(target, plan, down=down)
+    return Report(
+        failed=tuple(owed),
+        not_started=tuple(one.name for one in plan.targets if one.name not in owed),
+        owed=tuple(owed.values()),
+        again=f"celery-ops runs resume {plan.run}" if state is RunState.INTERRUPTED else "",
+    )
+
+
+def _owed(target: PlannedWorker, plan: Plan, *, down: bool) -> Owed:
+    kind, is_what = ("service", "stopped") if down else ("queues", "drained")
+    record = TakenRecord(
+        kind, target.name, target.incarnation, (), target.service, plan.run, plan.operator, plan.at
+    )
+    return Owed(f"{target.name} is {is_what}, says its journal", record.mend)
 
 
 def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 from celery_ops.cli import launcher
-from celery_ops.cli.execute import Told, context_of, told_on_stdin
+from celery_ops.cli.execute import Told, context_of, execute, told_on_stdin
+from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.launcher import Launcher
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config.contexts import Context, only_broker
 from celery_ops.config.secret import Secret
 from celery_ops.errors import JournalError, UsageError
 from celery_ops.fleet.clock import SystemClock
+from celery_ops.runbook import journal
 from celery_ops.runbook.desk import RunStore
+from celery_ops.runbook.events import EventKind, RunState
+from celery_ops.runbook.journal import Journal
 from tests.rig import wait_until
 from tests.runbook.plans import a_plan
 
@@ -113,6 +117,35 @@ def test_an_executor_that_is_told_nothing_refuses(
 ) -> None:
     with pytest.raises(UsageError, match="stdin"):
         _told(line, monkeypatch)
+
+
+@pytest.mark.parametrize("undo", [False, True], ids=["resume", "undo"])
+async def test_a_run_that_cannot_be_taken_up_says_what_it_may_have_left(
+    store: RunStore, context: Context, *, undo: bool
+) -> None:
+    """No executor can be put together, for the runbook in its plan is none: its journal tells."""
+    plan, clock = a_plan(RUN), SystemClock()
+    journal.create(store.path(RUN), plan, clock)
+    before = Journal(store.path(RUN), clock)
+    before.append(EventKind.STARTED)
+    (worker,) = plan.targets
+    before.append(EventKind.INTENT, step="2.1", target=worker.name, verb="drain", worker=worker)
+    before.close()
+    assert await execute(RUN, Told(context.broker, {}, undo=undo)) is ExitCode.NEEDS_HUMAN
+    end = list(journal.read(store.path(RUN)))[-1].outcome
+    assert end is not None
+    assert end.state is RunState.INTERRUPTED
+    assert end.report is not None
+    (owed,) = end.report.owed
+    assert owed.mend == "celery-ops worker resume worker1@web1"
+
+
+async def test_a_run_that_was_never_begun_left_nothing(store: RunStore, context: Context) -> None:
+    journal.create(store.path(RUN), a_plan(RUN), SystemClock())
+    assert await execute(RUN, Told(context.broker, {})) is ExitCode.REFUSED
+    end = list(journal.read(store.path(RUN)))[-1].outcome
+    assert end is not None
+    assert end.state is RunState.FAILED
 
 
 def test_what_was_told_is_not_shown() -> None:
