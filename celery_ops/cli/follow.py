@@ -211,10 +211,13 @@ class Follower:
         say(f"celery-ops: {self._run} was interrupted: nobody executes it any more")
         say(f"celery-ops runs resume {self._run} goes on with it, runs undo takes it back.")
         self._show_log()
-        if not self._has_effects:
-            say("Nothing had been changed.")
+        taken = await self._left_taken()
+        # What is about to be taken is recorded right before its intent is.
+        if not self._has_effects and not taken:
+            known = "" if taken is not None else ", as far as its journal tells"
+            say(f"Nothing had been changed{known}.")
             return ExitCode.INTERRUPTED
-        is_left = await self._say_what_is_left()
+        is_left = self._say_what_is_left(taken)
         return ExitCode.NEEDS_HUMAN if is_left else ExitCode.INTERRUPTED
 
     async def _lost(self, error: JournalError) -> int:
@@ -222,13 +225,12 @@ class Follower:
         say = self._lines.complain
         say(f"celery-ops: {error.says}")
         say("Whether the run goes on is not known here: celery-ops runs --all tells.")
-        if await self._say_what_is_left():
+        if self._say_what_is_left(await self._left_taken()):
             say(f"Once it runs no more, celery-ops runs adopt {self._run} gives that back.")
         return ExitCode.NEEDS_HUMAN
 
-    async def _say_what_is_left(self) -> bool:
+    def _say_what_is_left(self, taken: list[TakenRecord] | None) -> bool:
         """Whether something is taken by the run, or may be."""
-        taken = await self._left_taken()
         if taken is None:
             self._lines.complain(
                 "What it left is not known here: celery-ops status shows what is taken."
@@ -240,6 +242,7 @@ class Follower:
         return bool(taken)
 
     async def _left_taken(self) -> list[TakenRecord] | None:
+        """None where that is not known."""
         if self._context is None:
             return None
         try:

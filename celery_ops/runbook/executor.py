@@ -232,6 +232,8 @@ class Executor:
         for target in self._stage.targets.values():
             target.queues_taken = f"queues:{target.name}" in taken
             target.down = f"service:{target.name}" in taken
+            # It may have been recorded right before the executor died, and never be intended.
+            self._effects.made += target.owed
             # An undo does not walk through the steps again that would tell it.
             target.done = self._undo and self._recall.was_verified(target.name)
             last = self._recall.last(target.name)

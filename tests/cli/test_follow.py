@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.broker import connect
 from celery_ops.cli.follow import Follower
 from celery_ops.cli.show_run import event_line
+from celery_ops.config.contexts import only_broker
+from celery_ops.fleet.clock import SystemClock
+from celery_ops.model import Holder, TakenRecord
 from celery_ops.runbook import journal
 from celery_ops.runbook.desk import Runs, RunStore
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Owed, Report, Result, RunState
@@ -20,6 +24,9 @@ from tests.standin.clock import VirtualClock
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_ops.config.contexts import Context
+    from tests.rig.redis import RedisServer
+
 RUN = a_plan().run
 
 
@@ -28,6 +35,7 @@ class Lab:
 
     def __init__(self, directory: Path) -> None:
         self.clock = VirtualClock()
+        self.context: Context | None = None
         self.store = RunStore(directory, self.clock)
         where = replace(a_plan().where, config="/etc/celery-ops.yaml")
         journal.create(self.store.path(RUN), replace(a_plan(), where=where), self.clock)
@@ -42,7 +50,9 @@ class Lab:
     async def follow(self, *, as_json: bool = False) -> int:
         self.journal.close()
         runs = Runs(self.store, clock=self.clock, operator="ann@desk")
-        return await Follower(runs, RUN, as_json=as_json, steers=True, context=None).follow()
+        return await Follower(
+            runs, RUN, as_json=as_json, steers=True, context=self.context
+        ).follow()
 
 
 @pytest.fixture
@@ -97,6 +107,27 @@ async def test_a_run_that_broke_off_after_an_effect_needs_a_human_if_nobody_can_
     lab.journal.append(EventKind.INTENT, step="2.1", target="worker1@web1", intent="drain")
     assert await lab.follow() == 4
     assert "celery-ops status" in capsys.readouterr().err
+
+
+async def test_a_run_that_broke_off_between_a_record_and_its_intent_is_not_said_to_be_harmless(
+    lab: Lab, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.context = only_broker(redis_server.url())
+    broker = await connect(lab.context.broker, {}, clock=SystemClock())
+    try:
+        fence = await broker.lease.acquire(Holder("ann@desk", RUN, "rolling-restart", AT))
+        (worker,) = a_plan().targets
+        queues = worker.queues or ()
+        record = TakenRecord(
+            "queues", worker.name, worker.incarnation, queues, None, RUN, "ann@desk", AT
+        )
+        await broker.take(record, fence=fence)
+    finally:
+        await broker.close()
+    assert await lab.follow() == 4
+    said = capsys.readouterr().err
+    assert "worker resume worker1@web1" in said
+    assert "Nothing had been changed" not in said
 
 
 async def test_a_bug_in_the_executor_shows_where_its_log_is(

@@ -13,7 +13,7 @@ from celery_ops.runbook import journal
 from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from celery_ops.runbook.inbox import Message, Word, following, send
 from tests.runbook.operation import Operation, Ran
-from tests.runbook.test_resume import Killed, MortalJournal, died
+from tests.runbook.test_resume import Killed, MortalJournal, died, killed
 from tests.standin.broker import StandinBroker
 from tests.standin.fleet import StandinFleet
 
@@ -214,6 +214,23 @@ async def test_what_a_worker_is_owed_is_owed_to_the_life_that_it_was_taken_from(
     ran = await operation.take_up(path, undo=True)
     assert (ran.ending, owed(ran)) == (Ending.DONE, []), ran.told()
     assert worker.consuming
+
+
+async def test_what_was_recorded_and_not_begun_is_cleared_by_a_resume_that_is_refused(
+    operation: Operation,
+) -> None:
+    refuses = f"{COMMAND_AFTER_DRAIN}preflight:\n  - check: fleet.silent == 0\n"
+    operation.write_runbook("deploys", refuses)
+    path = operation.write_down(await operation.plan("deploys"))
+    begun = [EventKind.PLANNED, EventKind.STARTED, EventKind.LEASED, EventKind.BATCH]
+    assert await killed(operation, path, len(begun) + 1, "before")
+    assert [one.event for one in journal.read(path)] == begun
+    assert [one.key for one in await operation.broker.taken()] == ["queues:w1@web1"]
+    operation.fleet.worker("w3@web1").faults.hangs = True
+    await operation.clock.sleep(30)
+    ran = await operation.take_up(path)
+    assert (ran.ending, owed(ran)) == (Ending.STOPPED, []), ran.told()
+    assert await operation.broker.taken() == ()
 
 
 LIMIT = """
