@@ -59,8 +59,13 @@ async def _taken(chosen: Chosen) -> tuple[TakenRecord, ...]:
 
 
 def _of_run(taken: Sequence[TakenRecord], id_: str) -> list[TakenRecord]:
-    """What the run of that id, or of that end of one, has taken. Raise UsageError if nothing."""
+    """What the run of that id, or of that end of one, has taken. Raise UsageError if nothing, or if
+    two are meant.
+    """
     records = [one for one in taken if one.run == id_ or one.run.endswith(f"-{id_}")]
+    meant = sorted({one.run for one in records})
+    if len(meant) > 1:
+        raise UsageError(f"{id_!r} is the end of {len(meant)} runs: {', '.join(meant)}")
     if not records:
         runs = ", ".join(sorted({one.run for one in taken}))
         raise UsageError(

@@ -57,6 +57,7 @@ _OF_ERRORS: tuple[tuple[type[OpsError], ExitCode], ...] = (
     (errors.InvalidDocument, ExitCode.INVALID),
     (errors.BrokerUnreachable, ExitCode.UNREACHABLE),
     (errors.HostUnreachable, ExitCode.UNREACHABLE),
+    (errors.ResultsUnreachable, ExitCode.UNREACHABLE),
     (errors.CommandFailed, ExitCode.STOPPED),
     (errors.PreconditionFailed, ExitCode.REFUSED),
     (errors.JournalError, ExitCode.REFUSED),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_LIVES = 3
+"""Of a service that was started once: with more, its supervisor starts what dies at its start."""
 STEADY_SECONDS = 10.0
 """How long a service must run to be believed where its worker cannot be asked: many die in the
 first seconds, and systemd calls them active meanwhile.
@@ -306,6 +308,8 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
         if status is None:
             return missing
         ran_for = (snapshot.at - seen.setdefault(status.identity, snapshot.at)).total_seconds()
+        if len(seen) > MOST_LIVES:
+            return Judgement(Seen.NEVER, f"it dies again and again: {len(seen)} lives were seen")
         says = f"pid {status.pid}, says its supervisor; not asked itself"
         runs_on = _is_planned_service(target, status)
         is_steady = ran_for >= STEADY_SECONDS

@@ -33,6 +33,7 @@ def test_only_a_proved_end_is_zero() -> None:
         (errors.BrokerUnreachable("x"), ExitCode.UNREACHABLE),
         (errors.BrokerFull("x"), ExitCode.UNREACHABLE),
         (errors.HostUnreachable("x"), ExitCode.UNREACHABLE),
+        (errors.ResultsUnreachable("x"), ExitCode.UNREACHABLE),
         (errors.CommandFailed("x"), ExitCode.STOPPED),
         (errors.PreconditionFailed("x"), ExitCode.REFUSED),
         (errors.LeaseHeld("x"), ExitCode.LEASE_HELD),

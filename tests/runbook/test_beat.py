@@ -155,6 +155,27 @@ async def test_one_that_dies_soon_after_its_start_has_not_come_back(
     assert [one.worker for one in await operation.broker.taken()] == [BEAT], "it is still owed"
 
 
+async def test_one_that_is_started_again_and_again_is_given_up_soon(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    """supervisord calls it running each time that it lives for a second."""
+    await operation.run("stop-beat")
+
+    async def dies() -> None:
+        while beat.starts < 2:
+            await operation.clock.sleep(0.05)
+        for _ in range(9):
+            await operation.clock.sleep(2)
+            beat.starts += 1
+            beat.identity = f"beat#{beat.starts}"
+
+    began = operation.clock.elapsed
+    ran = await operation.run_while("start-beat", dies)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "did not come back: it dies again and again: 4 lives were seen" in ran.end.says
+    assert operation.clock.elapsed - began < 15.0
+
+
 async def test_what_another_run_has_stopped_is_left_stopped_where_one_is_named(
     operation: Operation, beat: SimulatedService
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.errors import BrokerUnreachable
+from celery_ops.model import Holder
 from celery_ops.ports import GivenBack
 from celery_ops.runbook import facts
 from celery_ops.runbook.events import Ending, EventKind, Result
@@ -218,8 +219,7 @@ async def test_whoever_lost_the_lease_gives_nothing_back(operation: Operation) -
     async def steal() -> None:
         while operation.broker.lease.held_by is None:
             await operation.clock.sleep(0.05)
-        held_by = operation.broker.lease.held_by
-        operation.broker.lease.steal(held_by)
+        operation.broker.lease.steal(Holder("bob@desk", "r-9", "other", operation.clock.now()))
 
     ran = await operation.run_while(NAME, steal)
     assert ran.ending is not Ending.DONE
