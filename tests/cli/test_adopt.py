@@ -14,15 +14,7 @@ AT = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 
 
 def taken(run: str, worker: str) -> TakenRecord:
-    return TakenRecord(
-        kind="queues",
-        worker=worker,
-        incarnation=None,
-        queues=(),
-        run=run,
-        operator="ann@desk",
-        at=AT,
-    )
+    return TakenRecord("queues", worker, None, (), None, run, "ann@desk", AT)
 
 
 FIRST, SECOND = taken("20261120-030000-00ab", "w1@web1"), taken("20261121-030000-00ab", "w2@web1")
