@@ -32,6 +32,7 @@ from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import read, state_of
 from celery_ops.runbook.judges import Judgement, Seen
+from celery_ops.runbook.lasting import Lasting
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
 from celery_ops.runbook.notice import Notice
@@ -136,7 +137,7 @@ class Executor:
         recall = Recall() if undo else self._recall
         verbs = WorkerVerbs(
             effects=self._effects, watch=watch, hosts=hosts, journal=journal, clock=clock,
-            recall=recall, by_supervisor=bool(plan.emergency),
+            recall=recall, lasting=Lasting(broker, clock), by_supervisor=bool(plan.emergency),
         )  # fmt: skip
         self._under_way = ""
         """The step that is performed now, or in which the run was aborted."""

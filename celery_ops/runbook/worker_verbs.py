@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.actions import HostAction
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.journal import Journal
+    from celery_ops.runbook.lasting import Lasting
     from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.watch import Watch
 
@@ -61,6 +62,7 @@ class WorkerVerbs:
         journal: Journal,
         clock: Clock,
         recall: Recall,
+        lasting: Lasting,
         by_supervisor: bool = False,
     ) -> None:
         """`by_supervisor`: there is no broker, so its supervisor's word that a worker runs is
@@ -72,6 +74,7 @@ class WorkerVerbs:
         self._journal = journal
         self._clock = clock
         self._recall = recall
+        self._lasting = lasting
         self._started = judges.keeps_running if by_supervisor else judges.started
 
     async def perform(self, order: Order, targets: Sequence[Target]) -> None:
@@ -242,7 +245,8 @@ class WorkerVerbs:
         if seen.seen is Seen.DONE or seen.new_life:
             await self._effects.give_back("queues", planned)
             target.queues_taken = False
-            self._effects.conclude(order.step, target.name, Result.DONE, seen.says)
+            lasts = "" if seen.new_life else await self._lasting.warning(target.name)
+            self._effects.conclude(order.step, target.name, Result.DONE, seen.says + lasts)
             return
         reply = refused.get(target.name)
         target.away = self._effects.away if refused else ""
