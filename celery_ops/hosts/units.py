@@ -233,6 +233,8 @@ def _says(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:
     restarts = unit.get("NRestarts", "0")
     if restarts not in {"", "0"}:
         parts.append(f"restarted by systemd: {restarts}x")
+    if _retry(unit) is Retry.GAVE_UP:
+        parts.append("it may refuse another start for some seconds (systemctl reset-failed)")
     return "; ".join(parts)
 
 

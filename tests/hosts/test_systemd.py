@@ -208,7 +208,8 @@ ENDS: dict[str, tuple[dict[str, str], bool | None, str]] = {
     "gave-up": (
         FAILED | {"Result": "start-limit-hit", "NRestarts": "5"},
         False,
-        "it was started too often too quickly, and systemd gave up; restarted by systemd: 5x",
+        "it was started too often too quickly, and systemd gave up; restarted by systemd: 5x;"
+        " it may refuse another start for some seconds (systemctl reset-failed)",
     ),
     "new-in-later-versions": (FAILED | {"Result": "odd"}, False, "failed (odd)"),
     "tries-again": (
