@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.judges import Judge
 
 POLL_SECONDS = 0.5
-SOONEST_POLL_SECONDS = 0.05
+SOONEST_POLL_SECONDS = 0.025
 REPLY_TIMEOUT = 0.8
 """A worker that does not answer one poll is asked again by the next; a long wait would slow all."""
 SHORTEST_REPLY_TIMEOUT = 0.15
@@ -124,13 +124,13 @@ class Watch:
                     waiter.done.set_exception(error)
 
     def _pause(self) -> float:
-        """A quarter of the time that the latest has waited: what is done at once waits for no poll,
+        """A tenth of the time that the latest has waited: what is done at once waits for no poll,
         and what takes long is not asked after all the time.
         """
         if self._next_is_due:
             self._next_is_due = False
             return 0.0
-        return min(POLL_SECONDS, max(SOONEST_POLL_SECONDS, self._waited() / 4))
+        return min(POLL_SECONDS, max(SOONEST_POLL_SECONDS, self._waited() / 10))
 
     def _waited(self) -> float:
         return self._clock.monotonic() - max(one.since for one in self._waiters)
