@@ -1,0 +1,29 @@
+"""Messages that wait in a queue: what they are, and what they say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One waiting message, all of it, and what its headers say. What they do not say is None.
+
+    `raw` is the message as the adapter that read it writes it: put back by the same kind of broker
+    it is the same message, with every byte, header and property. `priority` is the one it waits at,
+    0 where there are none.
+    """
+
+    raw: bytes = field(repr=False)  # a task's arguments are in it
+    priority: int = 0
+    id: str | None = None
+    task: str | None = None
+    retries: int | None = None
+    eta: datetime | None = None
+    expires: datetime | None = None
+    origin: str | None = None
+    """Who sent it, `gen<pid>@<host>`."""
+    redelivered: bool | None = None
+    sent_at: datetime | None = None
+    """Only where its publisher or the broker stamps messages; Celery itself does not."""

@@ -1,0 +1,63 @@
+"""The Protocols through which fleet, runbook and doctor see the world.
+
+Reads and effects are kept apart by type: a `Question` can only be asked, an `Order` changes
+something and needs a `Fence`, the proof that its sender holds the context's lease. Adapters live
+in `broker` and `hosts`; they translate every library error into one of `celery_ops.errors`.
+"""
+
+from celery_ops.ports.asking import (
+    Followed,
+    GivenBack,
+    Question,
+    QueueReading,
+    QueuesReading,
+    Reply,
+    Results,
+    Round,
+    Unacked,
+)
+from celery_ops.ports.broker import Broker, Lease
+from celery_ops.ports.changing import AddConsumer, CancelConsumer, Control, Fence, Order
+from celery_ops.ports.clock import Clock
+from celery_ops.ports.hosts import (
+    Command,
+    Completed,
+    HostReading,
+    Hosts,
+    ProcessTree,
+    Shell,
+    Supervisor,
+)
+from celery_ops.ports.launching import RunLauncher
+from celery_ops.ports.messages import MessageStore, Transfer, Transferred
+
+__all__ = [
+    "AddConsumer",
+    "Broker",
+    "CancelConsumer",
+    "Clock",
+    "Command",
+    "Completed",
+    "Control",
+    "Fence",
+    "Followed",
+    "GivenBack",
+    "HostReading",
+    "Hosts",
+    "Lease",
+    "MessageStore",
+    "Order",
+    "ProcessTree",
+    "Question",
+    "QueueReading",
+    "QueuesReading",
+    "Reply",
+    "Results",
+    "Round",
+    "RunLauncher",
+    "Shell",
+    "Supervisor",
+    "Transfer",
+    "Transferred",
+    "Unacked",
+]

@@ -1,0 +1,117 @@
+"""What can be asked of a fleet, and the answers. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from celery_ops.model import TaskNews
+
+
+class Question(StrEnum):
+    """Control methods that change nothing in a worker. The value is Celery's own name."""
+
+    PING = "ping"
+    STATS = "stats"
+    ACTIVE = "active"
+    RESERVED = "reserved"
+    SCHEDULED = "scheduled"
+    ACTIVE_QUEUES = "active_queues"
+    REGISTERED = "registered"
+    CONF = "conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One node's raw answer. Exactly one of `value`, `error`, `unreadable` tells.
+
+    `error` is the worker's own error text; `unreadable` names a content type we refuse to load.
+    """
+
+    node: str
+    at: datetime
+    value: object = None
+    error: str | None = None
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All that was answered to some questions that were asked at once.
+
+    `replies[question]` is in order of arrival and keeps duplicates: two of one node are two
+    processes under one name. `expected` is how many nodes were listening, where the broker can
+    tell.
+    """
+
+    asked_at: datetime
+    ended_at: datetime
+    replies: Mapping[Question, tuple[Reply, ...]]
+    expected: int | None
+    complete: bool
+    """Every expected reply came; False: the deadline came first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unacked:
+    """A message that a consumer holds: `tag` is the broker's name for this delivery."""
+
+    tag: str
+    task_id: str | None
+    queue: str | None
+    since: datetime
+    task: str | None = None
+
+
+class GivenBack(StrEnum):
+    """What came of giving a held message back.
+
+    `GONE`: it is not held in that delivery any more: acknowledged, given back by somebody else, or
+    delivered again. `UNROUTABLE`: the one queue it came from cannot be told, or it is no message.
+    """
+
+    DONE = "done"
+    GONE = "gone"
+    UNROUTABLE = "unroutable"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart."""
+
+    name: str
+    ready: int
+    unacked: int | None
+    by_priority: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesReading:
+    """All queues that were found. `notes` says what could not be found out."""
+
+    at: datetime
+    queues: tuple[QueueReading, ...]
+    unacked: tuple[Unacked, ...] | None = None
+    """Every held message, or None above the cap."""
+    notes: tuple[str, ...] = ()
+
+
+class Followed(Protocol):
+    """One task, from now on, by what workers announce of it (if their task events are on)."""
+
+    async def news(self, timeout: float) -> tuple[TaskNews, ...]:
+        """What came since the last call, as soon as anything did; nothing after that many s."""
+        ...
+
+
+class Results(Protocol):
+    """A result backend, to be read."""
+
+    async def news(self, task: str) -> TaskNews | None:
+        """What is stored of the task with that id, if anything is. Raise ResultsUnreachable."""
+        ...
