@@ -40,6 +40,8 @@ def ledger(ctx: click.Context, *, as_json: bool, settle: bool) -> None:
     """Count the demo's tasks: sent, done, running, lost, run twice."""
     found = _chosen(ctx)
     counted = run(demos.settle(found, complain) if settle else demos.ledger(found))
+    for missing in counted.missing:
+        complain(f"lost: {missing}")
     click.echo(fleet_json.line(counted.as_json()) if as_json else _sentence(counted))
 
 

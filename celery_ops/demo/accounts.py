@@ -57,6 +57,8 @@ class Ledger:
     waiting: int
     unconfirmed: int
     settled: bool
+    missing: tuple[str, ...] = ()
+    """Each lost attempt, and how far it had come."""
 
     def as_json(self) -> dict[str, int]:
         return {
@@ -141,6 +143,10 @@ async def _read(ledger_redis: Redis, broker_redis: Redis) -> Ledger:
         waiting=max(0, sent - done - running - lost),
         unconfirmed=entries.unconfirmed,
         settled=entries.settled,
+        missing=tuple(
+            f"{attempt} was {'begun' if attempt in interrupted else 'sent and never begun'}"
+            for attempt in sorted(missing)
+        ),
     )
 
 

@@ -90,6 +90,7 @@ class Fleet:
         self.name = self.greeting.partition(" ")[0]
         wait_until(self.is_well, what="four workers of the demo", timeout=60)
         config = json.loads((self.ops.state / "demos" / f"{self.name}.json").read_text())["config"]
+        self.logs = Path(config).parent / "logs"
         runbooks = Path(config).parent / "runbooks"
         runbooks.mkdir()
         for how in ("stop", "undo", "ask"):
@@ -135,6 +136,17 @@ class Fleet:
         events = [json.loads(line) for line in path.read_text().splitlines()]
         started = next(event for event in events if event["event"] == "started")
         return int(started["intent"].split()[1])
+
+    def traces_of_lost(self, told: str) -> str:
+        """What the ledger told, and the lines of the demo's logs that name what was lost."""
+        ids = re.findall(r"^lost: ([^/ ]+)", told, re.MULTILINE)
+        lines = [
+            f"{log.name}: {line}"
+            for log in sorted(self.logs.glob("*.log*"))
+            for line in log.read_text(errors="replace").splitlines()
+            if any(id_ in line for id_ in ids) or " ERROR" in line or "Traceback" in line
+        ]
+        return "\n".join([told, *lines])
 
     def put_right(self) -> None:
         """So that a test that failed fails alone."""
@@ -518,6 +530,6 @@ def test_the_ledger_is_counted_and_the_demo_stops(demo: Fleet) -> None:
     told = demo.ops("demo", "ledger", "--json", "--settle")
     assert told.code == 0, told.err
     assert set(told.document) == {"sent", "done", "running", "lost", "twice"}
-    assert (told.document["lost"], told.document["twice"]) == (0, 0)
+    assert (told.document["lost"], told.document["twice"]) == (0, 0), demo.traces_of_lost(told.err)
     assert demo.stop() == (0, f"{demo.name} is stopped, and nothing of it is left\n")
     assert demo("status").code == 2
