@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,13 @@ def end_lines(outcome: Outcome, plan: Plan, width: int) -> list[str]:
 
 
 def mend(command: str, plan: Plan) -> str:
-    """A command of ours that mends, for the context that the run was on."""
-    if plan.where.config is None:
-        return command
-    return command.replace("celery-ops ", f"celery-ops -c {plan.where.context} ", 1)
+    """A command of ours that mends, for the context or the broker that the run was on.
+
+    A password in the broker's URL is masked, and has to be put in by whoever types the command.
+    """
+    where = plan.where
+    named = ("-b", where.broker) if where.config is None else ("-c", where.context)
+    return command.replace("celery-ops ", f"celery-ops {shlex.join(named)} ", 1)
 
 
 def _report(report: Report, plan: Plan, width: int) -> list[str]:

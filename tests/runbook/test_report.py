@@ -86,7 +86,8 @@ async def test_each_failure_is_a_line_and_what_its_command_wrote(operation: Oper
         "  not started: worker-number-3@web1, worker-number-4@web1, worker-number-5@web1,",
         "    worker-number-6@web1",
         "  to go on with those that are not done:",
-        "      celery-ops runbook migrates -p workers=worker-number-2@web1,worker-number-3@web1,"
+        "      celery-ops -b standin://broker runbook migrates"
+        " -p workers=worker-number-2@web1,worker-number-3@web1,"
         "worker-number-4@web1,worker-number-5@web1,worker-number-6@web1 -p 'how=not so fast'",
     ]
 
