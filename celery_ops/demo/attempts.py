@@ -100,7 +100,11 @@ class Attempts:
     """Writes the books. May be shared by threads, and is inherited safely by a forked child."""
 
     def __init__(self, ledger: Secret) -> None:
-        self._redis = Redis.from_url(ledger.reveal(), decode_responses=True)
+        # Without the timeouts that redis-py has by default: an entry that is given up because the
+        # machine is slow would count a task as lost.
+        self._redis = Redis.from_url(
+            ledger.reveal(), socket_timeout=None, socket_connect_timeout=None, decode_responses=True
+        )
         self._confirm = self._redis.register_script(_CONFIRM)
         self._start = self._redis.register_script(_START)
         self._end = self._redis.register_script(_END)

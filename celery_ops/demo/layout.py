@@ -137,6 +137,7 @@ def redis_config(layout: Layout, addresses: Addresses) -> str:
         f"logfile {json.dumps(str(layout.logs / 'redis.log'))}",
         'save ""',
         "appendonly yes",
+        "appendfsync no",  # survives a kill of Redis; a slow disk does not hold everybody up
         "auto-aof-rewrite-min-size 16mb",
         "maxmemory-policy noeviction",
     )

@@ -112,6 +112,18 @@ async def test_an_attempt_is_waiting_then_running_then_done(
     assert ledger.as_json() == {"sent": 1, "done": 1, "running": 0, "lost": 0, "twice": 0}
 
 
+async def test_a_server_that_does_not_answer_for_a_while_costs_no_entry(
+    demo: demos.Demo, attempts: Attempts
+) -> None:
+    attempts.confirm("a/0")
+    with broker(demo) as redis:
+        redis.client_pause(6000, all=True)  # longer than the timeout that redis-py has by default
+    with Attempts(addresses(demo).ledger) as newly_connected, newly_connected.run("a/0"):
+        pass
+    ledger = await demos.ledger(demo)
+    assert ledger.as_json() == {"sent": 1, "done": 1, "running": 0, "lost": 0, "twice": 0}
+
+
 async def test_a_publisher_killed_before_it_published_has_lost_nothing(
     demo: demos.Demo, attempts: Attempts
 ) -> None:

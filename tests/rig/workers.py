@@ -52,7 +52,9 @@ _APPLICATION = textwrap.dedent(
     app = Celery("rig", broker=settings["broker"], backend=settings["counts"])
     app.conf.task_ignore_result = True
     app.conf.update(settings["conf"])
-    counts = Redis.from_url(settings["counts"], protocol=2)
+    # A count that is given up because the machine is slow would look like a lost task.
+    patient = {"socket_timeout": None, "socket_connect_timeout": None}
+    counts = Redis.from_url(settings["counts"], protocol=2, **patient)
 
     @app.task(name="rig.work", bind=True)
     def work(self, number, seconds=0.0, more=None):
