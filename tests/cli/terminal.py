@@ -60,7 +60,7 @@ class Terminal:
         deadline = time.monotonic() + DEADLINE
         while self._read(0.1) and time.monotonic() < deadline:
             pass
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def close(self) -> None:
         """Close the terminal, as tmux's kill-pane does: what is in it gets SIGHUP."""

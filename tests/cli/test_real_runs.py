@@ -491,7 +491,7 @@ def test_a_closed_terminal_does_not_stop_the_run(
     terminal = on_terminal("runbook", "idles")
     terminal.wait_for("started")
     terminal.close()
-    terminal.process.wait(10)
+    terminal.process.wait(60)
     assert fleet.newest_run()["state"] == "running"
     assert fleet("runs", "abort").code == 0
     assert fleet("runs", "follow").code == 5

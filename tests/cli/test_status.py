@@ -88,7 +88,7 @@ def test_watching_prints_a_document_a_line_until_it_is_stopped(ops: OpsCommand, 
     with process.stdout, process.stderr:
         lines = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert b"Traceback" not in process.stderr.read()
     for line in lines:
         assert_valid(json.loads(line), STATUS)
@@ -101,7 +101,7 @@ def test_a_reader_that_leaves_early_ends_the_watching_quietly(ops: OpsCommand, f
     with process.stderr:
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(10) == 128 + signal.SIGPIPE
+        assert process.wait(60) == 128 + signal.SIGPIPE
         assert process.stderr.read() == b""
 
 
