@@ -119,7 +119,9 @@ class WorkerVerbs:
         if drained is None:
             return True
         order = replace(drained.order, step=step)
-        judge = judges.StaysDrained(target.planned, drained.incarnation, self._clock.now())
+        judge = judges.StaysDrained(
+            target.planned, drained.incarnation, self._clock.now(), timeout=order.timeout
+        )
         service = _service(target) if begun else None
         seen = await self._until(judge, order, target, ask=True, service=service, safe=True)
         if seen.seen is Seen.DONE or (seen.too_late and order.on_timeout is OnTimeout.PROCEED):

@@ -14,6 +14,7 @@ from celery_ops.runbook.watch import POLL_SECONDS, Watch
 from tests.runbook.operation import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from celery_ops.model import FleetSnapshot
@@ -61,10 +62,36 @@ async def test_a_stop_that_cuts_off_what_runs_takes_two_looks(operation: Operati
     for _ in range(4):
         await surveyor.refresh()
         await operation.clock.sleep(1)
-    judge = StaysDrained(planned, planned.incarnation, operation.broker.clock.now())
+    now = operation.broker.clock.now()
+    judge = StaysDrained(planned, planned.incarnation, now, timeout=60.0)
     looks = [await surveyor.refresh(), await surveyor.refresh()]
     said = [judge(looks[at]).seen for at in (0, 0, 1)]
     assert said == [Seen.NOT_YET, Seen.NOT_YET, Seen.DONE]
+
+
+@pytest.mark.parametrize(
+    ("etas", "timeout", "gap"),
+    [((20.0,), 60.0, 0.0), (range(18, 80, 3), 8.0, 4.0), (range(18, 80, 3), 60.0, 15.0)],
+    ids=["not-soon", "half-its-timeout-at-most", "no-gap"],
+)
+async def test_a_warm_stop_waits_for_a_gap_between_eta_tasks(
+    operation: Operation, etas: Sequence[float], timeout: float, gap: float
+) -> None:
+    for eta in etas:
+        operation.fleet.send("default", 0.0, eta=eta)
+    (planned,) = (await operation.plan("drain-worker", workers=NAME)).targets
+    start = operation.clock.monotonic()
+    await operation.run("drain-worker", workers=NAME)
+    surveyor = operation.surveyor()
+    while operation.clock.monotonic() < start + 17:
+        await surveyor.refresh()
+        await operation.clock.sleep(0.5)
+    now = operation.broker.clock.now()
+    judge = StaysDrained(planned, planned.incarnation, now, timeout=timeout)
+    begun = operation.clock.monotonic()
+    while judge(await surveyor.refresh()).seen is not Seen.DONE:
+        await operation.clock.sleep(0.5)
+    assert gap <= operation.clock.monotonic() - begun <= gap + 3
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["runs", "does-not-run"])
