@@ -53,6 +53,8 @@ def _message(placed: Placed, found: Peeked) -> Json:
         "priority": facts.priority,
         "redelivered": facts.redelivered,
         "size": message.size,
+        "content_type": None if message.body is None else message.body.content_type,
+        "compression": None if message.body is None else message.body.compression,
     }
 
 

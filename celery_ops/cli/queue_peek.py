@@ -23,7 +23,6 @@ from celery_ops.runbook.facts import scope_of_message
 from celery_ops.runbook.names import names_of_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from celery_ops.config.contexts import Context
@@ -85,7 +84,8 @@ def peek(
     --json:
       {"context", "broker", "at", "queue", "ready", "skipped", "looked_at", "filter", "unknown",
        "messages": [{"place", "id", "task", "args", "kwargs", "closed", "retries", "eta",
-                     "expires", "age", "origin", "priority", "redelivered", "size"}]}
+                     "expires", "age", "origin", "priority", "redelivered", "size",
+                     "content_type", "compression"}]}
       with --by-task in place of "messages":
        "tasks": [{"task", "count", "retried", "eta", "size"}]
       "ready" is all that waits, "unknown" how many the filter could not judge, "closed" why
@@ -108,7 +108,8 @@ async def _peeked(
     clock = SystemClock()
     async with connected(context, clock) as broker:
         at = clock.now()
-        wants = None if wanted is None else _judge(wanted, at)
+        judge = None if wanted is None else _Judge(wanted, at)
+        wants = None if judge is None else judge.wants
         found = await look(broker.messages, name, skip=skip, limit=limit, wants=wants)
         note = "" if found.ready else await _why_empty(broker, name)
     return Peeked(
@@ -119,6 +120,7 @@ async def _peeked(
         look=found,
         masks=Masks(context.mask),
         filter=None if wanted is None else wanted.source,
+        not_known=() if judge is None else tuple(judge.not_known),
         note=note,
     )
 
@@ -131,12 +133,18 @@ def _condition(source: str) -> Condition:
         raise UsageError(f"The filter cannot be used:{marks}") from error
 
 
-def _judge(wanted: Condition, now: datetime) -> Callable[[StoredMessage], bool | None]:
-    def judge(message: StoredMessage) -> bool | None:
-        truth = wanted.evaluate(scope_of_message(message, now)).truth
-        return None if truth is Truth.UNKNOWN else truth is Truth.HOLDS
+class _Judge:
+    """A filter, and the names of it that were not known of some message."""
 
-    return judge
+    def __init__(self, wanted: Condition, now: datetime) -> None:
+        self._wanted = wanted
+        self._now = now
+        self.not_known: dict[str, None] = {}
+
+    def wants(self, message: StoredMessage) -> bool | None:
+        verdict = self._wanted.evaluate(scope_of_message(message, self._now))
+        self.not_known |= dict.fromkeys(verdict.unknown)
+        return None if verdict.truth is Truth.UNKNOWN else verdict.holds
 
 
 async def _why_empty(broker: Broker, name: str) -> str:
