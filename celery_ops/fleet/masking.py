@@ -28,16 +28,17 @@ _WORDS = frozenset(
 """Hidden where they are a whole word of a key: `cardNumber`, `card-number`, but not `discard`."""
 _PARTS = ("passw", "secret", "token", "credential", "authoriz", "apikey", "accesskey", "privatekey")
 """Hidden wherever they stand in a key, written together or apart: `x-api-key`."""
-_LONGEST_KEY = 100
+_LONGEST_KEY = 1_000
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
 
 _NAMED = re.compile(
     # 'key': …   "key" = …   \"key\": …
-    r"""(?P<quote>\\*['"])(?P<quoted>[^'"\\]{1,100})(?P=quote)\s{0,10}[:=]\s{0,10}"""
-    # ('key', …)   ['key', …]
-    r"""|[(\[]\s{0,10}(?P<first>\\*['"])(?P<paired>[^'"\\]{1,100})(?P=first)\s{0,10},\s{0,10}"""
+    r"""(?P<quote>\\*['"])(?P<quoted>[^'"\\=]{1,100})(?P=quote)\s{0,10}[:=]\s{0,10}"""
+    # ('key', …)   ['key', …]   '--key', …
+    r"""|(?:[(\[]\s{0,10}(?P<first>\\*['"])(?P<paired>[^'"\\=]{1,100})(?P=first)"""
+    r"""|(?P<dashed>\\*['"])(?P<option>-[\w.-]{1,100})(?P=dashed))\s{0,10},\s{0,10}"""
     # key=…   key: …
-    r"""|(?<![\w.-])(?P<bare>[^\W\d][\w.-]{0,99})\s{0,10}[:=]\s{0,10}"""
+    r"""|(?<!\w)(?P<bare>[^\W\d][\w.-]{0,99})\s{0,10}[:=]\s{0,10}"""
 )
 _QUOTE = re.compile(r"""\\*['"]""")
 _OPENING = re.compile(r"""[bBuUrRfF]{0,2}(?P<quote>\\*['"])""")
@@ -77,7 +78,7 @@ class Masks:
         while (found := _NAMED.search(text, position)) is not None:
             parts.append(text[position : found.end()])
             position = found.end()
-            key = found["quoted"] or found["paired"] or found["bare"]
+            key = found["quoted"] or found["paired"] or found["option"] or found["bare"]
             if self.hide(key):
                 parts.append(MASK)
                 position = _end_of_value(text, position)
@@ -100,10 +101,18 @@ def _end_of_value(text: str, start: int) -> int:
 
 
 def _end_of_string(text: str, start: int, quote: str) -> int:
-    """A quote with more backslashes before it than the opening one is part of the string."""
+    """A quote behind more backslashes than the opening one is part of the string, or its end behind
+    a backslash: which of them, only who wrote it could tell. In doubt all of the rest goes.
+    """
+    level = len(quote)
     for found in _QUOTE.finditer(text, start):
-        if found[0][-1] == quote[-1] and len(found[0]) <= len(quote):
+        if found[0][-1] != quote[-1]:
+            continue
+        deeper = len(found[0]) - level
+        if deeper <= 0:
             return found.end()
+        if deeper % (2 * level) != level:
+            break
     return len(text)
 
 
