@@ -16,6 +16,7 @@ from celery_ops.cli.run_command import RunCommand, wanted
 from celery_ops.cli.start_run import start_run
 from celery_ops.cli.text import width_of_terminal
 from celery_ops.errors import UsageError
+from celery_ops.fleet.masking import Masks
 from celery_ops.fleet.tracing import Trace, Tracer
 from celery_ops.runbook.schema import SIGNALS
 
@@ -55,7 +56,12 @@ def show(ctx: click.Context, ids: tuple[str, ...], *, as_json: bool) -> None:
 
 async def _trace(chosen: Chosen, ids: Sequence[str]) -> Trace:
     async with opened(chosen.context) as deployment:
-        tracer = Tracer(deployment.broker, deployment.clock, results=deployment.results)
+        tracer = Tracer(
+            deployment.broker,
+            deployment.clock,
+            results=deployment.results,
+            masks=Masks(chosen.context.mask),
+        )
         return await tracer.trace(deployment.surveyor, ids)
 
 

@@ -51,6 +51,8 @@ def _block(trace: Trace, id_: str) -> list[str]:
     seen, result = trace.seen.of(id_), trace.seen.results.get(id_)
     name = _name(seen, result)
     found = [f"{id_}  {name or 'task unknown'}"]
+    arguments = next((one.arguments for one in seen if one.arguments), None)
+    found += [f"  arguments {arguments}"] if arguments else []
     found += [f"  {_place(one, trace.at)}" for one in seen]
     if not seen:
         where = "nowhere that could be looked at" if trace.notes else "nowhere now"
@@ -150,6 +152,7 @@ def _place_json(one: SeenTask, now: datetime) -> Json:
         "ahead": one.ahead,
         "retries": one.retries,
         "origin": one.origin,
+        "arguments": one.arguments,
         "age": _age(one.at, now),
     }
 

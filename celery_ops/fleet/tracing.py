@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import PreconditionFailed, ResultsUnreachable
+from celery_ops.fleet.contents import contents
 from celery_ops.model import Reading, SeenTask, Targets, TaskPlace
 from celery_ops.ports import Question
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from celery_ops.fleet.masking import Masks
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import (
         FleetSnapshot,
@@ -78,12 +80,18 @@ class Trace:
 
 
 class Tracer:
-    """Looks for tasks in one context; `results` is None where no result backend is read."""
+    """Looks for tasks in one context; `results` is None where no result backend is read.
 
-    def __init__(self, broker: Broker, clock: Clock, *, results: Results | None) -> None:
+    Arguments are kept only with `masks`, and only masked.
+    """
+
+    def __init__(
+        self, broker: Broker, clock: Clock, *, results: Results | None, masks: Masks | None = None
+    ) -> None:
         self._broker = broker
         self._clock = clock
         self._results = results
+        self._masks = masks
 
     @property
     def reads_results(self) -> bool:
@@ -103,7 +111,7 @@ class Tracer:
         and what is stored of them is read. Raise BrokerUnreachable.
         """
         notes: list[str] = []
-        found = [one for one in in_workers(snapshot) if wanted(one)]
+        found = [one for one in in_workers(snapshot, self._masks) if wanted(one)]
         held = await self._held({one.id for one in found}, notes)
         found += [one for one in held if wanted(one)]
         missing = set(ids) - {one.id for one in found}
@@ -130,7 +138,8 @@ class Tracer:
         missing = wanted - {one.id for one in seen.tasks}
         if missing:
             snapshot = await surveyor.refresh()
-            late = tuple(one for one in in_workers(snapshot) if one.id in missing)
+            seen_now = in_workers(snapshot, self._masks)
+            late = tuple(one for one in seen_now if one.id in missing)
             seen = replace(seen, tasks=(*seen.tasks, *late))
         names = tuple(worker.name for worker in snapshot.workers if worker.mine)
         asked = tuple(worker.name for worker in snapshot.workers if worker.mine and worker.answers)
@@ -194,7 +203,7 @@ class Tracer:
                         at = self._clock.now()
                         for message in portion:
                             if message.id is not None:
-                                yield _waiting(message, message.id, queue.name, ahead, at)
+                                yield self._seen(message, message.id, queue.name, ahead, at)
                             ahead += 1
                         left -= len(portion)
                         if left <= 0:
@@ -206,6 +215,25 @@ class Tracer:
             except PreconditionFailed as error:
                 notes.append(f"what waits in {queue.name} is not known: {error.says}")
         notes += snapshot.notes
+
+    def _seen(
+        self, message: StoredMessage, task: str, queue: str, ahead: int, at: datetime
+    ) -> SeenTask:
+        return SeenTask(
+            task,
+            message.task,
+            TaskPlace.WAITING,
+            at,
+            queue=queue,
+            eta=message.eta,
+            ahead=ahead,
+            retries=message.retries,
+            origin=message.origin,
+            priority=message.priority,
+            redelivered=message.redelivered,
+            sent_at=message.sent_at,
+            arguments=None if self._masks is None else str(contents(message, self._masks)),
+        )
 
     async def _stored(
         self, ids: Collection[str], notes: list[str]
@@ -241,8 +269,11 @@ async def ask_revoked(
     return Revoked(round_.ended_at, told)
 
 
-def in_workers(snapshot: FleetSnapshot) -> Iterator[SeenTask]:
-    """The tasks that workers tell of: a worker that is silent now told so earlier."""
+def in_workers(snapshot: FleetSnapshot, masks: Masks | None = None) -> Iterator[SeenTask]:
+    """The tasks that workers tell of: a worker that is silent now told so earlier.
+
+    Their arguments are told only with `masks`.
+    """
     for worker in snapshot.workers:
         for place, reading in (
             (TaskPlace.ACTIVE, worker.active),
@@ -251,10 +282,12 @@ def in_workers(snapshot: FleetSnapshot) -> Iterator[SeenTask]:
         ):
             for task in reading.value if reading is not None else ():
                 if reading is not None:
-                    yield _in_worker(task, place, worker.name, reading.at)
+                    yield _in_worker(task, place, worker.name, reading.at, masks)
 
 
-def _in_worker(task: Task, place: TaskPlace, worker: str, at: datetime) -> SeenTask:
+def _in_worker(
+    task: Task, place: TaskPlace, worker: str, at: datetime, masks: Masks | None
+) -> SeenTask:
     return SeenTask(
         task.id,
         task.name,
@@ -264,29 +297,13 @@ def _in_worker(task: Task, place: TaskPlace, worker: str, at: datetime) -> SeenT
         worker=worker,
         since=task.started_at if place is TaskPlace.ACTIVE else None,
         eta=task.eta,
+        arguments=None if masks is None else masks.in_text(task.args),
     )
 
 
 def _held(message: Unacked, task: str, at: datetime) -> SeenTask:
     return SeenTask(
         task, message.task, TaskPlace.HELD, at, queue=message.queue, since=message.since
-    )
-
-
-def _waiting(message: StoredMessage, task: str, queue: str, ahead: int, at: datetime) -> SeenTask:
-    return SeenTask(
-        task,
-        message.task,
-        TaskPlace.WAITING,
-        at,
-        queue=queue,
-        eta=message.eta,
-        ahead=ahead,
-        retries=message.retries,
-        origin=message.origin,
-        priority=message.priority,
-        redelivered=message.redelivered,
-        sent_at=message.sent_at,
     )
 
 

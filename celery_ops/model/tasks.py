@@ -55,7 +55,7 @@ class SeenTask:
     """A task where it was seen; `at` is when that was read, by our clock.
 
     `since`: it runs since then, or was delivered then. `ahead`: so many messages of its queue are
-    served before it. What is not told is None.
+    served before it. `arguments` are shortened, and masked. What is not told is None.
     """
 
     id: str
@@ -72,6 +72,7 @@ class SeenTask:
     priority: int | None = None
     redelivered: bool | None = None
     sent_at: datetime | None = None
+    arguments: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from celery_ops.config.units import as_duration, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import TaskPlace, WorkerState
 from celery_ops.runbook.expressions import InvalidExpression, Truth, condition
+from celery_ops.runbook.facts import MessageFacts
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.names import names_of_messages
 from celery_ops.runbook.plan import PlannedAction, PlannedStep, PlannedTask
@@ -190,14 +191,13 @@ def hazards(
     handed = [one for one in choice.seen if runs_all_the_same(one, snapshot)]
     if handed:
         where = listed(f"{one.id} in {one.worker}" for one in handed)
-        found.append(f"{counted(len(handed), 'task')} of these will run all the same: reserved by a"
-                     f" worker whose pool is not prefork, so handed to it already: {where}"
-                     )  # fmt: skip
+        found.append("will run all the same, reserved by a worker whose pool is not prefork and so"
+                     f" handed to that already: {where}")  # fmt: skip
     running = [one for one in choice.seen if one.place is TaskPlace.ACTIVE]
     if running and not step.terminates:
         where = listed(f"{one.id} in {one.worker}" for one in running)
-        found.append(f"{counted(len(running), 'task')} of these run now, and run on to their end:"
-                     f" {where}; celery-ops task terminate ends them")  # fmt: skip
+        found.append(f"run now, and run on to the end: {where};"
+                     " celery-ops task terminate ends them")  # fmt: skip
     if step.terminates:
         found += _terminating(running)
     return found
@@ -255,8 +255,8 @@ def planned(
         signal = resolve(step.signal, scope)
         running = Counter(name for one in choice.tasks for name in one.runs_in)
         actions += [
-            PlannedAction(step.id, name, f"SIG{signal} to the {counted(count, 'process')}"
-                          " that then still run them", None)
+            PlannedAction(step.id, name, f"SIG{signal} to each process that then still runs one of"
+                          f" these: {count} now", None)
             for name, count in running.items()
         ]  # fmt: skip
     proof = f"each of these must say itself that they are revoked in it: {', '.join(names)}"
@@ -342,15 +342,16 @@ def _filter(written: str, params: Sequence[Param]) -> Condition:
 
 
 def _facts(seen: SeenTask) -> dict[str, object]:
-    """As `facts.MessageFacts` has them."""
-    age = None if seen.sent_at is None else (seen.at - seen.sent_at).total_seconds()
-    return {
-        "id": seen.id,
-        "task": seen.task,
-        "retries": seen.retries,
-        "eta": seen.eta,
-        "age": age,
-        "origin": seen.origin,
-        "priority": seen.priority,
-        "redelivered": seen.redelivered,
-    }
+    """What a filter can name of it."""
+    age = None if seen.sent_at is None else max(0.0, (seen.at - seen.sent_at).total_seconds())
+    facts = MessageFacts(
+        id=seen.id,
+        task=seen.task,
+        retries=seen.retries,
+        eta=seen.eta,
+        age=age,
+        origin=seen.origin,
+        priority=seen.priority,
+        redelivered=seen.redelivered,
+    )
+    return asdict(facts)
