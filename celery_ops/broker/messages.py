@@ -12,14 +12,14 @@ import binascii
 import json
 import pickletools
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Heartbeat, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredResult, TaskNews, TaskState
 from celery_ops.ports import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from celery_ops.model import TaskMessage
 
@@ -32,6 +32,9 @@ _OPCODES_TO_NODE = 12
 """A pickled `{node: value}` names the node within its first opcodes."""
 _MOST_OF_AN_ERROR = 500
 """Characters."""
+_MOST_OF_A_WORD = 500
+_MOST_OF_A_TRACEBACK = 4_000
+"""Its end is kept, which tells where it happened."""
 _STATES = {
     "task-received": TaskState.RECEIVED,
     "task-started": TaskState.STARTED,
@@ -267,6 +270,25 @@ def read_result(raw: bytes) -> TaskNews | None:
     )
 
 
+def read_stored_result(raw: bytes) -> StoredResult:
+    """The same with all that may be in it; of one that is not JSON only that it is there."""
+    meta = _json_object(raw)
+    state = None if meta is None else meta.get("status")
+    if meta is None or not isinstance(state, str):
+        return StoredResult("", unreadable="it is no JSON: results in other formats are not loaded")
+    traceback = meta.get("traceback")
+    return StoredResult(
+        state[:_MOST_OF_A_WORD],
+        task=_word(meta.get("name")),
+        worker=_word(meta.get("worker")),
+        queue=_word(meta.get("queue")),
+        retries=_whole(meta.get("retries")),
+        ended_at=_moment(meta.get("date_done")),
+        error="" if state == TaskState.SUCCESS else _exception(meta.get("result")),
+        traceback=traceback[-_MOST_OF_A_TRACEBACK:] if isinstance(traceback, str) else "",
+    )
+
+
 def is_message(raw: bytes) -> bool:
     """Whether a list's element is a message of kombu's, so that the list is a queue."""
     envelope = _json_object(raw)
@@ -336,6 +358,19 @@ def _exception(result: object) -> str:
     words = [str(one) for one in said] if isinstance(said, list) else [str(said)] if said else []
     parts = [str(kind)] if kind else []
     return ": ".join([*parts, *filter(None, [" ".join(words)])])[:_MOST_OF_AN_ERROR]
+
+
+def _word(value: object) -> str | None:
+    return value[:_MOST_OF_A_WORD] if isinstance(value, str) and value else None
+
+
+def _moment(value: object) -> datetime | None:
+    """ISO 8601, in UTC where it names no zone."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _json_object(raw: bytes) -> dict[str, object] | None:

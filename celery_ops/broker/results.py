@@ -14,7 +14,7 @@ from celery_ops.errors import BrokerUnreachable, ResultsUnreachable, UsageError
 if TYPE_CHECKING:
     from celery_ops.broker.address import RedisAddress
     from celery_ops.config.secret import Secret
-    from celery_ops.model import TaskNews
+    from celery_ops.model import StoredResult, TaskNews
 
 _KEY = "celery-task-meta-"
 """`celery.backends.base.KeyValueStoreBackend.task_keyprefix`."""
@@ -32,15 +32,23 @@ class RedisResults:
         return str(self._address)
 
     async def news(self, task: str) -> TaskNews | None:
-        try:
-            stored = await self._wire.read("GET", f"{_KEY}{task}")
-        except BrokerUnreachable as error:
-            says = f"The results at {self._address} cannot be read: {error.says}"
-            raise ResultsUnreachable(says, fix=error.fix) from error
-        return None if stored is None else messages.read_result(stored)
+        raw = await self._read(task)
+        return None if raw is None else messages.read_result(raw)
+
+    async def stored(self, task: str) -> StoredResult | None:
+        raw = await self._read(task)
+        return None if raw is None else messages.read_stored_result(raw)
 
     async def close(self) -> None:
         await self._wire.close()
+
+    async def _read(self, task: str) -> bytes | None:
+        try:
+            stored: bytes | None = await self._wire.read("GET", f"{_KEY}{task}")
+        except BrokerUnreachable as error:
+            says = f"The results at {self._address} cannot be read: {error.says}"
+            raise ResultsUnreachable(says, fix=error.fix) from error
+        return stored
 
 
 def results_at(url: Secret | None) -> RedisResults | None:

@@ -11,7 +11,14 @@ from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
-from celery_ops.model.tasks import TaskMessage, TaskNews, TaskState
+from celery_ops.model.tasks import (
+    SeenTask,
+    StoredResult,
+    TaskMessage,
+    TaskNews,
+    TaskPlace,
+    TaskState,
+)
 from celery_ops.model.told import (
     INCARNATION_TOLERANCE,
     ConsumedQueue,
@@ -51,16 +58,19 @@ __all__ = [
     "Rights",
     "Role",
     "RunRecord",
+    "SeenTask",
     "Service",
     "ServiceRef",
     "ServiceState",
     "ServiceStatus",
     "StoredMessage",
+    "StoredResult",
     "TakenRecord",
     "Targets",
     "Task",
     "TaskMessage",
     "TaskNews",
+    "TaskPlace",
     "TaskState",
     "Unproven",
     "Usage",

@@ -38,6 +38,60 @@ class TaskState(StrEnum):
         return self not in {TaskState.RECEIVED, TaskState.STARTED, TaskState.RETRY}
 
 
+class TaskPlace(StrEnum):
+    """Where a task is: waiting in its queue, held by somebody and not acknowledged, or in a worker
+    that tells of it.
+    """
+
+    WAITING = "waiting"
+    HELD = "held"
+    RESERVED = "reserved"
+    SCHEDULED = "scheduled"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTask:
+    """A task where it was seen; `at` is when that was read, by our clock.
+
+    `since`: it runs since then, or was delivered then. `ahead`: so many messages of its queue are
+    served before it. `arguments` are shortened, and masked. What is not told is None.
+    """
+
+    id: str
+    task: str | None
+    place: TaskPlace
+    at: datetime
+    queue: str | None = None
+    worker: str | None = None
+    since: datetime | None = None
+    eta: datetime | None = None
+    ahead: int | None = None
+    retries: int | None = None
+    origin: str | None = None
+    priority: int | None = None
+    redelivered: bool | None = None
+    sent_at: datetime | None = None
+    arguments: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """All that a result backend keeps of one task. `state` is Celery's word for it, or a task's
+    own; empty where what is kept cannot be read, and `unreadable` says why.
+    """
+
+    state: str
+    task: str | None = None
+    worker: str | None = None
+    queue: str | None = None
+    retries: int | None = None
+    ended_at: datetime | None = None
+    error: str = ""
+    traceback: str = ""
+    unreadable: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskNews:
     """What a worker's event, or a result backend, tells of one task.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from celery_ops.model import TaskNews
+    from celery_ops.model import StoredResult, TaskNews
 
 
 class Question(StrEnum):
@@ -24,6 +24,12 @@ class Question(StrEnum):
     ACTIVE_QUEUES = "active_queues"
     REGISTERED = "registered"
     CONF = "conf"
+    REVOKED = "revoked"
+
+    @property
+    def is_of_the_fleet(self) -> bool:
+        """Its answers are part of every picture of the fleet; those of others are asked for."""
+        return self not in {Question.CONF, Question.REVOKED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +120,8 @@ class Results(Protocol):
 
     async def news(self, task: str) -> TaskNews | None:
         """What is stored of the task with that id, if anything is. Raise ResultsUnreachable."""
+        ...
+
+    async def stored(self, task: str) -> StoredResult | None:
+        """All that is stored of it; None: nothing is. Raise ResultsUnreachable."""
         ...

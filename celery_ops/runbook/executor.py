@@ -42,6 +42,7 @@ from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
+from celery_ops.runbook.revoking import Revoking
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
@@ -54,6 +55,7 @@ from celery_ops.runbook.schema import (
     ProbeStep,
     QueueStep,
     RestoreStep,
+    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -286,11 +288,16 @@ class Executor:
                 raise PreconditionFailed(coming.refusal(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
-            case RestoreStep():
-                self._came_to.append(await Restoring(self._stage, step).go())
+            case RestoreStep() | RevokeStep():
+                self._came_to.append(await self._messages(step))
             case RunStep():
                 scope = self._stage.scope(await self._stage.look())
                 await run_on_host(self._stage, step, None, scope)
+
+    async def _messages(self, step: RestoreStep | RevokeStep) -> str:
+        if isinstance(step, RevokeStep):
+            return await Revoking(self._stage, step).go()
+        return await Restoring(self._stage, step).go()
 
     async def _applies(self, step: Step) -> bool:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one

@@ -78,13 +78,14 @@ class MessageFacts:
 
 @dataclass(frozen=True, slots=True)
 class TargetsFacts:
-    """`targets.…`: what the runbook's first roll or worker step resolved to, and how many messages
-    its restore steps.
+    """`targets.…`: what the runbook's first roll or worker step resolved to, how many messages its
+    restore steps, and how many tasks its revoke steps.
     """
 
     count: int
     names: frozenset[str]
     messages: int = 0
+    tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from celery_ops.runbook.queue_grammar import (
     refuse_keys,
     refuse_queue_keys,
 )
+from celery_ops.runbook.revoke_grammar import read_revoke
 from celery_ops.runbook.schema import (
     ANY_RUN,
     ActivateStep,
@@ -406,6 +407,8 @@ VERBS: Mapping[str, Verb] = {
         _STEPS,
         ("queue", "older_than", "vouched", "when", "file", "rate"),
     ),
+    "revoke": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "timeout", "when")),
+    "terminate": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "signal", "timeout", "when")),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
     "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
     "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),

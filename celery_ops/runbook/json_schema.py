@@ -37,6 +37,7 @@ _SELECTOR: Schema = {
 _NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems": 1}]}
 _QUEUE: Schema = {**_WORD, "description": "a queue"}
 _WORKER: Schema = {"const": "worker"}
+_TASKS: Schema = {"const": "tasks"}
 
 
 def _one_of(choices: type[StrEnum]) -> Schema:
@@ -118,6 +119,7 @@ _VALUES: Mapping[str, Schema] = {
         " in a roll also worker",
     },
     "restore": {"enum": ["orphans", "backup"]},
+    **dict.fromkeys(("revoke", "terminate"), _TASKS),
     **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
@@ -143,6 +145,9 @@ _KEYS: Mapping[str, Schema] = {
     "queue": _QUEUE,
     "file": {**_WORD, "description": "of a backup"},
     "filter": {**_WORD, "description": "a condition on messages, as task == 'shop.mail'"},
+    "ids": {**_WORD, "description": "of tasks, separated by commas"},
+    "task": {**_WORD, "description": "the name of a task, or a pattern"},
+    "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
     "limit": _NUMBER,
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,

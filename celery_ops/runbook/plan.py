@@ -47,6 +47,20 @@ class PlannedWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """A task that a step revokes, and where it was when the plan was made: the workers that run it,
+    and all of it in words.
+    """
+
+    step: str
+    id: str
+    task: str | None = None
+    runs_in: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+    """`waiting in mail`, `reserved in w@h`; empty: nowhere, of what could be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueCapacity:
     """The consumers of a queue around a batch: `healthy` when the run begins, `during` it, and the
     `least` that the guard allows.
@@ -161,6 +175,8 @@ class Plan:
     answers: dict[str, str] = field(default_factory=dict)
     messages: tuple[HeldMessage, ...] = ()
     """What restore steps give back: these deliveries and no others."""
+    tasks: tuple[PlannedTask, ...] = ()
+    """What revoke steps revoke: these ids and no others."""
     wait: float = 0.0
     """Seconds to wait for somebody else's lease."""
     emergency: str = ""

@@ -1,21 +1,27 @@
-"""Makes plans: from one real picture of the fleet to what a run would do, by name.
+"""Makes plans: from one real picture of the fleet to what a run would do, by name. Pure.
 
-`build` is pure; `Planner` reads the fleet and calls it. Whatever makes a run impossible is a
-refusal in the plan, not an exception: the operator sees all of them at once, with the rest of the
-plan.
+`planning` reads the fleet. Whatever makes a run impossible is a refusal in the plan, not an
+exception: the operator sees all of them at once, with the rest of the plan.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
+from celery_ops.fleet.tracing import Sightings
 from celery_ops.model import Level
-from celery_ops.ports import Question
-from celery_ops.runbook import actions, beats, coming, facts, orphans, probes
+from celery_ops.runbook import (
+    actions,
+    beats,
+    coming,
+    facts,
+    orphans,
+    probes,
+    revocation,
+)
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
@@ -27,8 +33,8 @@ from celery_ops.runbook.hazards import (
     obstacles,
     scale_obstacles,
 )
-from celery_ops.runbook.loader import loads, render, resolve
-from celery_ops.runbook.params import ALLOW_GAP, keep_available, parse_params
+from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.params import ALLOW_GAP, keep_available
 from celery_ops.runbook.plan import (
     Plan,
     PlannedAction,
@@ -53,6 +59,7 @@ from celery_ops.runbook.schema import (
     ProbeStep,
     QueueStep,
     RestoreStep,
+    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -67,66 +74,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
-    from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
-    from celery_ops.ports import Clock, Hosts
-    from celery_ops.runbook.library import Library
-    from celery_ops.runbook.plan import PlannedWorker, Where
+    from celery_ops.ports import Hosts
+    from celery_ops.runbook.plan import PlannedTask, PlannedWorker, Where
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
 
-SURVEY_TIMEOUT = 3.0
 _NOTHING_OWED = "nothing is owed to any of these workers"
-_EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
-
-
-class Planner:
-    """Reads the fleet as it is now and plans a runbook on it."""
-
-    def __init__(
-        self,
-        *,
-        surveyor: Surveyor,
-        hosts: Hosts,
-        library: Library,
-        where: Where,
-        clock: Clock,
-        operator: str,
-    ) -> None:
-        self._surveyor = surveyor
-        self._hosts = hosts
-        self._library = library
-        self._where = where
-        self._clock = clock
-        self._operator = operator
-
-    async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
-        """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
-        broker.
-        """
-        runbook = self._library.get(name)
-        params = parse_params(runbook, given)
-        gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
-        snapshot = await self._survey(runbook)
-        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
-        return build(request, snapshot, self._hosts, self._clock.now())
-
-    async def _survey(self, runbook: Runbook) -> FleetSnapshot:
-        """One round; a second one where what is planned rests on two."""
-        surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
-        survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
-        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
-
-    async def selected(self, plan: Plan) -> frozenset[str]:
-        """The workers that a plan's selectors mean now; nobody where they match nothing."""
-        runbook = loads(plan.source, plan.file)
-        params = parse_params(runbook, plan.params)
-        snapshot = await self._survey(runbook)
-        request = Request(
-            runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
-        )
-        draft = _Draft(request, snapshot, self._hosts, self._clock.now())
-        draft.choose_targets()
-        return frozenset(draft.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +95,11 @@ class Request:
     run: str
 
 
-def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
+def build(
+    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime, looked: Sightings
+) -> Plan:
     """The plan of a request on this fleet. Pure; raise UsageError if a selector matches nothing."""
-    draft = _Draft(request, snapshot, hosts, now)
+    draft = Draft(request, snapshot, hosts, now, looked)
     draft.choose_targets()
     for step in request.runbook.preflight:
         draft.check_preflight(step)
@@ -171,25 +126,28 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
         messages=tuple(draft.messages),
+        tasks=tuple(draft.tasks),
         left_out=draft.left_out,
         at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A plan in the making."""
 
     request: Request
     snapshot: FleetSnapshot
     hosts: Hosts
     now: datetime
+    looked: Sightings = field(default_factory=Sightings)
     targets: dict[str, PlannedWorker] = field(default_factory=dict)
     healthy: dict[str, int] = field(default_factory=dict)
     hazards: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     irreversible: list[str] = field(default_factory=list)
     messages: dict[HeldMessage, None] = field(default_factory=dict)
+    tasks: list[PlannedTask] = field(default_factory=list)
     scope: dict[str, object] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -210,7 +168,11 @@ class _Draft:
             self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
         self.choose_messages()
-        self.scope["targets"] = facts.TargetsFacts(len(names), names, len(self.messages))
+        for step in self.request.runbook.steps:
+            self.tasks += self.choice(step).tasks if isinstance(step, RevokeStep) else ()
+        self.scope["targets"] = facts.TargetsFacts(
+            len(names), names, len(self.messages), len(self.tasks)
+        )
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
@@ -255,6 +217,8 @@ class _Draft:
                         one for one in chosen if is_owed(one) or one.name in recorded
                     )  # what a dead incarnation was owed is cleared by this, too
                 return in_order(chosen, Order.BY_NAME)
+            case RevokeStep():
+                return in_order(revocation.addressed(self.snapshot), Order.BY_NAME)
             case _:
                 return []
 
@@ -313,8 +277,8 @@ class _Draft:
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
-            case RestoreStep():
-                return self.plan_restore(step)
+            case RestoreStep() | RevokeStep():
+                return self.plan_messages(step)
             case ProbeStep():
                 self.hinder(step)
                 return probes.planned(step, self.request.where, self.snapshot, self.scope)
@@ -330,11 +294,24 @@ class _Draft:
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
 
-    def plan_restore(self, step: RestoreStep) -> PlannedStep:
+    def plan_messages(self, step: RestoreStep | RevokeStep) -> PlannedStep:
+        if isinstance(step, RevokeStep):
+            return self.plan_revoke(step)
         messages, one = orphans.planned(step, self.snapshot, self.scope)
         rerun = orphans.reruns(messages, self.snapshot)
         self.hazards += [rerun] if rerun is not None else []
         return one
+
+    def choice(self, step: RevokeStep) -> revocation.Choice:
+        wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)
+        return revocation.choose(step, wanted, self.looked)
+
+    def plan_revoke(self, step: RevokeStep) -> PlannedStep:
+        choice, names = self.choice(step), [worker.name for worker in self.selected(step)]
+        self.refusals += revocation.obstacles(step, choice, self.snapshot)
+        self.hazards += revocation.hazards(step, choice, self.looked, self.snapshot)
+        self.irreversible.append(revocation.IRREVERSIBLE)
+        return revocation.planned(step, choice, names, self.scope)
 
     def hinder(self, step: ProbeStep) -> None:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""

@@ -30,7 +30,7 @@ _Delivery = tuple[str, datetime]
 
 ROUND_TIMEOUT = 3.0
 ROUNDS = 2
-_ASKED = tuple(question for question in Question if question is not Question.CONF)
+_ASKED = tuple(question for question in Question if question.is_of_the_fleet)
 _AT_A_TIME = 100
 """Messages between two chances to abort."""
 

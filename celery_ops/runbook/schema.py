@@ -93,6 +93,8 @@ class Retries:
 
 NO_RETRIES = Retries(Constant(0), Constant(0.0))
 ANY_RUN = "*"
+SIGNALS = ("TERM", "KILL")
+"""What may end the process that runs a task; the first one unless another is asked for."""
 
 
 class OnFail(StrEnum):
@@ -258,6 +260,26 @@ class RestoreStep:
 
 
 @dataclass(frozen=True, slots=True)
+class RevokeStep:
+    """`revoke: tasks`, and with `terminates` `terminate: tasks`: those with one of these `ids`,
+    separated by commas, or all whose name is `task` (or fits it, a glob) and for which `filter`
+    holds, a condition on messages; empty is not asked for.
+
+    `signal` ends the process that runs a task.
+    """
+
+    id: str
+    terminates: bool
+    ids: Slot[str]
+    task: Slot[str]
+    filter: Slot[str]
+    signal: Slot[str]
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
@@ -413,6 +435,7 @@ Step = (
     | ScaleStep
     | BeatStep
     | RestoreStep
+    | RevokeStep
     | ProbeStep
     | QueueStep
     | ActivateStep
@@ -440,7 +463,7 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        changes = RestoreStep | BeatStep | ProbeStep | QueueStep | ActivateStep
+        changes = RestoreStep | RevokeStep | BeatStep | ProbeStep | QueueStep | ActivateStep
         return self.may_take_workers or any(isinstance(step, changes) for step in self.steps)
 
     @property

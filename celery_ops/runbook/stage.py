@@ -88,7 +88,9 @@ class Stage:
         return {
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
-            "targets": facts.TargetsFacts(len(names), names, len(self.plan.messages)),
+            "targets": facts.TargetsFacts(
+                len(names), names, len(self.plan.messages), len(self.plan.tasks)
+            ),
         }
 
     def value(self, slot: Constant[T] | Reference) -> T:

@@ -37,7 +37,7 @@ from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
-from celery_ops.runbook.planner import Planner
+from celery_ops.runbook.planning import Planner
 from tests.benchmarks.ssh import find_ansible
 from tests.rig.nodes import Node, SimulatedNodes
 from tests.rig.redis import RedisServer

@@ -63,7 +63,7 @@ def answer(question: Question, number: int) -> object:
 
 
 def full_round(at: datetime) -> Round:
-    questions = [one for one in Question if one not in (Question.CONF, Question.REGISTERED)]
+    questions = [one for one in Question if one.is_of_the_fleet and one is not Question.REGISTERED]
     replies: dict[Question, tuple[Reply, ...]] = {
         question: tuple(
             Reply(f"worker{number}@web{number % 50}", at, answer(question, number))

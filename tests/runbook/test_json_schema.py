@@ -70,6 +70,13 @@ steps:
   - restore: backup
     file: mail.backup
     queue: other
+  - revoke: tasks
+    task: x.*
+    filter: retries > params.n
+    timeout: 1m
+  - terminate: tasks
+    ids: ${{ params.q }}
+    signal: KILL
   - activate: v2
     on: web1
   - probe: configured

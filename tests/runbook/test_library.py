@@ -38,11 +38,13 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "drain-worker",
         "restore-orphans",
         "resume-worker",
+        "revoke-tasks",
         "rolling-restart",
         "start-beat",
         "start-worker",
         "stop-beat",
         "stop-worker",
+        "terminate-tasks",
     )
     for entry in library.entries():
         assert entry.problems == ()

@@ -14,7 +14,15 @@ from celery_ops.errors import (
     LeaseLost,
     ResultsUnreachable,
 )
-from celery_ops.model import Heartbeat, HeldMessage, Holder, RunRecord, TakenRecord, Targets
+from celery_ops.model import (
+    Heartbeat,
+    HeldMessage,
+    Holder,
+    RunRecord,
+    StoredResult,
+    TakenRecord,
+    Targets,
+)
 from celery_ops.ports import (
     AddConsumer,
     CancelConsumer,
@@ -160,6 +168,10 @@ class StandinResults:
             raise ResultsUnreachable(self.says)
         self._fleet.settle()
         return self._fleet.results.get(task)
+
+    async def stored(self, task: str) -> StoredResult | None:
+        news = await self.news(task)
+        return None if news is None else StoredResult(news.state.value, error=news.error)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -454,8 +466,8 @@ class StandinBroker:
                     else f"{name} [acks_late=False ignore_result={not worker.keeps_results}]"
                     for name in worker.registered
                 ]
-            case Question.CONF:
-                return {}
+            case Question.CONF | Question.REVOKED:
+                return sorted(worker.revoked) if question is Question.REVOKED else {}
 
     def _stats(self, worker: SimulatedWorker) -> dict[str, object]:
         return {
@@ -512,8 +524,9 @@ class StandinBroker:
                 return None
             case Control("enable_events" | "disable_events" as method, _):
                 says = _switch_events(worker, on=method == "enable_events")
-            case Control("rate_limit", arguments):
-                says = {"ok": f"new rate limit set: {arguments['rate_limit']}"}
+            case Control("revoke" | "rate_limit" as method, arguments):
+                says = {"ok": f"new rate limit set: {arguments.get('rate_limit')}"}
+                says = self.fleet.revoke(worker, arguments) if method == "revoke" else says
             case Control("pool_grow" | "pool_shrink" as method, {"n": int(by)}):
                 says = _resized(worker, method, by)
             case Control(method, _):

@@ -24,7 +24,7 @@ from tests.standin.parts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from tests.standin.clock import VirtualClock
@@ -152,6 +152,21 @@ class StandinFleet:
             self.ledger.sent += 1
             worker.hidden.append(message)
 
+    def revoke(self, worker: SimulatedWorker, arguments: Mapping[str, object]) -> dict[str, object]:
+        """As a worker obeys it, and what it replies; a pool without processes ends nothing."""
+        ids = arguments["task_id"]
+        assert isinstance(ids, list)
+        worker.revoked.update(ids)
+        if not arguments.get("terminate"):
+            return {"ok": f"tasks {set(ids)} flagged as revoked"}
+        running = [entry for entry in worker.active if entry[0].id in ids]
+        if running and worker.pool != "prefork":
+            return {"error": "NotImplementedError('kill_job')"}
+        for entry in running:
+            worker.active.remove(entry)
+            self.ledger.terminated.add(entry[0].id)
+        return {"ok": "terminate: tasks unknown" if not running else "terminate: some"}
+
     # --- what happens to processes ---
 
     def kill(self, worker: SimulatedWorker) -> None:
@@ -268,6 +283,7 @@ class StandinFleet:
         worker.started, worker.boots_until = now, now + boot_seconds
         worker.killed_at = worker.exits_at = None
         worker.processed = 0
+        worker.revoked = set()
         if service is not None:
             self._run_service(service, worker.pid)
 
@@ -379,6 +395,9 @@ class StandinFleet:
     def _start_held(self, worker: SimulatedWorker, now: float) -> None:
         while worker.reserved and len(worker.active) < worker.concurrency:
             message = worker.reserved.popleft()
+            if message.id in worker.revoked and worker.pool == "prefork":
+                self.ledger.revoked.add(message.id)
+                continue
             worker.active.append((message, now, now + message.seconds))
             worker.processed += 1
             self.ledger.started[message.id] += 1

@@ -79,6 +79,9 @@ class Ledger:
     started: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     lost: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+    """Discarded, not begun."""
+    terminated: set[str] = field(default_factory=set)
 
     @property
     def twice(self) -> set[str]:
@@ -144,6 +147,8 @@ class SimulatedWorker:
     """Of its pool, where they were grown or shrunk."""
     autoscale: tuple[int, int] | None = None
     """The fewest and the most processes."""
+    revoked: set[str] = field(default_factory=set)
+    """Lost with its life."""
 
     @property
     def prefetch(self) -> int:

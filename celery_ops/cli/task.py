@@ -1,0 +1,143 @@
+"""`task show|revoke|terminate ID…`: where tasks are, and the runbooks that keep them from
+running.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_ops.cli import context, fleet_json, task_text
+from celery_ops.cli.boundary import run
+from celery_ops.cli.choice import Choice
+from celery_ops.cli.deployment import opened
+from celery_ops.cli.run_command import RunCommand, wanted
+from celery_ops.cli.start_run import start_run
+from celery_ops.cli.text import width_of_terminal
+from celery_ops.errors import UsageError
+from celery_ops.fleet.masking import Masks
+from celery_ops.fleet.tracing import Trace, Tracer
+from celery_ops.runbook.schema import SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery_ops.cli.context import Chosen
+
+MOST_SHOWN = 100
+"""Ids that one `show` looks for."""
+
+
+@click.group(short_help="Where tasks are; revoke and terminate them.")
+def task() -> None:
+    """Where tasks are; revoke and terminate them."""
+
+
+@task.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def show(ctx: click.Context, ids: tuple[str, ...], *, as_json: bool) -> None:
+    """All that is known of tasks: where each is now, where it is revoked, what is stored of it.
+
+    A task that is not seen may have ended, or be where nobody can look: unknown is never gone.
+    """
+    wanted_ids = tuple(dict.fromkeys(ids))
+    if len(wanted_ids) > MOST_SHOWN:
+        raise UsageError(f"{len(wanted_ids)} ids are more than {MOST_SHOWN} at once")
+    chosen = context.resolve(ctx.ensure_object(Choice))
+    trace = run(_trace(chosen, wanted_ids))
+    if as_json:
+        click.echo(fleet_json.page(task_text.as_json(trace)))
+    else:
+        click.echo("\n".join(task_text.lines(trace, width_of_terminal())))
+
+
+async def _trace(chosen: Chosen, ids: Sequence[str]) -> Trace:
+    async with opened(chosen.context) as deployment:
+        tracer = Tracer(
+            deployment.broker,
+            deployment.clock,
+            results=deployment.results,
+            masks=Masks(chosen.context.mask),
+        )
+        return await tracer.trace(deployment.surveyor, ids)
+
+
+class _RevokeCommand(RunCommand):
+    """Runs a runbook on the tasks that its arguments name, or `--name` and `--filter`."""
+
+    def __init__(self, name: str, *, runbook: str, summary: str, signals: bool) -> None:
+        super().__init__(name, runbook=runbook, summary=summary, names_workers=False)
+        self._runbook_name = runbook
+        options: list[click.Parameter] = [
+            click.Argument(["ids"], nargs=-1, metavar="[ID]..."),
+            click.Option(
+                ["--name", "task"], metavar="TASK", help="All tasks of a name, or pattern."
+            ),
+            click.Option(
+                ["--filter", "filter_"],
+                metavar="EXPR",
+                help="Those for which a condition holds: task == 'shop.mail' and retries > 2.",
+            ),
+        ]
+        if signals:
+            options.append(
+                click.Option(
+                    ["--signal"],
+                    type=click.Choice(SIGNALS),
+                    help="KILL for a process that outlives TERM.",
+                )
+            )
+        self.params = [*options, *self.params]
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Start the run and end with its code."""
+        asked = wanted(self._runbook_name, ctx.params)
+        asked.given.update(_given(ctx.params, asked.given))
+        code = start_run(ctx.ensure_object(Choice), asked)
+        if code:
+            raise click.exceptions.Exit(code)
+
+
+def _given(options: dict[str, object], already: dict[str, str]) -> dict[str, str]:
+    """The runbook's parameters; those that were given with -p are not given twice."""
+    ids = options["ids"] if isinstance(options["ids"], tuple) else ()
+    odd = [one for one in ids if "," in one or one != one.strip() or " " in one]
+    if odd:
+        raise UsageError(
+            f"{odd[0]!r} cannot be named here: it holds a comma or a blank",
+            fix="Name it by a filter: --filter \"id == '…'\"",
+        )
+    named = {
+        "ids": ",".join(ids),
+        "task": options.get("task"),
+        "filter": options.get("filter_"),
+        "signal": options.get("signal"),
+    }
+    given = {name: str(value) for name, value in named.items() if value}
+    twice = given.keys() & already.keys()
+    if twice:
+        raise UsageError(f"{min(twice)} is given twice: leave -p {min(twice)}=… out")
+    if not ({"ids", "task", "filter"} & (given.keys() | already.keys())):
+        raise UsageError("which tasks? Name their ids, or use --name or --filter")
+    return given
+
+
+task.add_command(
+    _RevokeCommand(
+        "revoke",
+        runbook="revoke-tasks",
+        summary="Tell every worker not to begin these tasks. What runs already runs on.",
+        signals=False,
+    )
+)
+task.add_command(
+    _RevokeCommand(
+        "terminate",
+        runbook="terminate-tasks",
+        summary="Revoke these tasks, and end the processes that run them.",
+        signals=True,
+    )
+)

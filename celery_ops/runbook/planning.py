@@ -1,0 +1,80 @@
+"""Plans what was asked for on the fleet as it is now: reads it, and has a plan built of that."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from celery_ops.fleet.tracing import Tracer
+from celery_ops.ports import Question
+from celery_ops.runbook import sighting
+from celery_ops.runbook.loader import loads
+from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.planner import Draft, Request, build
+from celery_ops.runbook.schema import RestoreStep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.ports import Clock, Hosts, Results
+    from celery_ops.runbook.library import Library
+    from celery_ops.runbook.plan import Plan, Where
+    from celery_ops.runbook.schema import Runbook
+
+SURVEY_TIMEOUT = 3.0
+_EVERYTHING = tuple(question for question in Question if question.is_of_the_fleet)
+
+
+class Planner:
+    """Reads the fleet as it is now and plans a runbook on it."""
+
+    def __init__(
+        self,
+        *,
+        surveyor: Surveyor,
+        hosts: Hosts,
+        library: Library,
+        where: Where,
+        clock: Clock,
+        operator: str,
+        results: Results | None = None,
+    ) -> None:
+        self._surveyor = surveyor
+        self._tracer = Tracer(surveyor.broker, clock, results=results)
+        self._hosts = hosts
+        self._library = library
+        self._where = where
+        self._clock = clock
+        self._operator = operator
+
+    async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
+        """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
+        broker.
+        """
+        runbook = self._library.get(name)
+        params = parse_params(runbook, given)
+        gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
+        snapshot = await self._survey(runbook)
+        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
+        looked = await sighting.look(self._tracer, runbook, params, snapshot)
+        return build(request, snapshot, self._hosts, self._clock.now(), looked)
+
+    async def _survey(self, runbook: Runbook) -> FleetSnapshot:
+        """One round; a second one where what is planned rests on two."""
+        surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
+        survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
+        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+
+    async def selected(self, plan: Plan) -> frozenset[str]:
+        """The workers that a plan's selectors mean now; nobody where they match nothing."""
+        runbook = loads(plan.source, plan.file)
+        params = parse_params(runbook, plan.params)
+        snapshot = await self._survey(runbook)
+        request = Request(
+            runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
+        )
+        draft = Draft(request, snapshot, self._hosts, self._clock.now())
+        draft.choose_targets()
+        return frozenset(draft.targets)
