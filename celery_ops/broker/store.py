@@ -29,6 +29,9 @@ class RedisStore:
     def kind(self) -> str:
         return "redis"
 
+    async def count(self, queue: str) -> int:
+        return await self._reader.count(queue)
+
     async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
         return await self._reader.peek(queue, skip=skip, count=count)
 

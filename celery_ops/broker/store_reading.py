@@ -31,6 +31,9 @@ class MessageReader:
         self._wire = wire
         self._names = names
 
+    async def count(self, queue: str) -> int:
+        return sum(await self._lengths(queue))
+
     async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
         """As the port says. Between two round trips the queue may have moved on by a few."""
         found: list[StoredMessage] = []

@@ -58,6 +58,13 @@ class MessageReading(Protocol):
         """What `StoredMessage.raw` is written in: only a broker of that kind can take it back."""
         ...
 
+    async def count(self, queue: str) -> int:
+        """How many wait there; 0 if there is no such queue.
+
+        Raise PreconditionFailed where that name is of something else than a queue.
+        """
+        ...
+
     async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
         """Those that are served next, the next one first. Reads no more than it returns.
 

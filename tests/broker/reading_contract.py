@@ -53,6 +53,10 @@ class ReadingContract:
         assert await sizes(broker, PING.queue) == (len(sent), 0)
         assert await broker.messages.peek(PING.queue, skip=0, count=100) == before
 
+    async def test_they_are_counted(self, broker: Broker, sent: list[str]) -> None:
+        assert await broker.messages.count(PING.queue) == len(sent)
+        assert await broker.messages.count("never-used") == 0
+
     async def test_all_are_read_in_order(self, broker: Broker, sent: list[str]) -> None:
         found: list[str | None] = []
         async with aclosing(broker.messages.read(PING.queue)) as portions:

@@ -27,6 +27,9 @@ class StandinStore:
     def kind(self) -> str:
         return "standin"
 
+    async def count(self, queue: str) -> int:
+        return len(self._waiting(queue))
+
     async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
         return tuple(map(self._stored, self._waiting(queue)[skip : skip + count]))
 
