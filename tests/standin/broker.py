@@ -33,7 +33,7 @@ from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, d
 from tests.standin.store import StandinStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from celery_ops.model import TaskMessage, TaskNews
     from celery_ops.ports import Clock
@@ -179,6 +179,9 @@ class StandinBroker:
         self.is_full = False
         self.tells_unacked = True
         self.moves_messages = True
+        self.puts_first = True
+        self.after_an_effect: Callable[[], None] = lambda: None
+        """Called when messages were moved, and nobody was told yet."""
         self.notes: tuple[str, ...] = ()
         self.orders: list[Sent] = []
         self.asked: list[tuple[tuple[Question, ...], Targets | None]] = []
