@@ -48,6 +48,7 @@ def desk(deployment: Deployment, chosen: Chosen, *, emergency: bool = False) -> 
         clock=deployment.clock,
         operator=state.operator(),
         results=deployment.results,
+        backups=state.backups(),
     )
     return RunDesk(
         planner=planner,

@@ -120,7 +120,7 @@ _VALUES: Mapping[str, Schema] = {
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("revoke", "terminate"), _TASKS),
-    **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),
+    **dict.fromkeys(("pause", "backup", "park", "unpark", "move", "purge"), _QUEUE),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
@@ -149,6 +149,7 @@ _KEYS: Mapping[str, Schema] = {
     "task": {**_WORD, "description": "the name of a task, or a pattern"},
     "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
     "limit": _NUMBER,
+    "again": {**_WORD, "description": "a name for one more restore of the same backup"},
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "owed_by": {**_WORD, "description": "the run that stopped them: its id, or a pattern"},

@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import UsageError
 from celery_ops.fleet.tracing import Sightings
 from celery_ops.model import Level
-from celery_ops.runbook import (
-    actions,
-    beats,
-    coming,
-    facts,
-    orphans,
-    probes,
-    revocation,
-)
+from celery_ops.runbook import actions, beats, coming, facts, orphans, probes, revocation
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
@@ -76,8 +68,9 @@ if TYPE_CHECKING:
 
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
     from celery_ops.ports import Hosts
-    from celery_ops.runbook.plan import PlannedTask, PlannedWorker, Where
+    from celery_ops.runbook.plan import PlannedMove, PlannedTask, PlannedWorker, Where
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
+    from celery_ops.runbook.scouting import Scouted
 
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
@@ -93,13 +86,24 @@ class Request:
     where: Where
     operator: str
     run: str
+    scouted: Mapping[str, Scouted] = field(default_factory=dict)
+    """What was found out about the steps that are about messages, by their ids."""
+    traced: Sightings = field(default_factory=Sightings)
+    """Where the tasks are that steps are about."""
 
 
-def build(
-    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime, looked: Sightings
-) -> Plan:
+def selected(
+    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
+) -> frozenset[str]:
+    """The workers that its selectors mean on this fleet; nobody where they match nothing."""
+    draft = Draft(request, snapshot, hosts, now)
+    draft.choose_targets()
+    return frozenset(draft.targets)
+
+
+def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
     """The plan of a request on this fleet. Pure; raise UsageError if a selector matches nothing."""
-    draft = Draft(request, snapshot, hosts, now, looked)
+    draft = Draft(request, snapshot, hosts, now)
     draft.choose_targets()
     for step in request.runbook.preflight:
         draft.check_preflight(step)
@@ -120,13 +124,14 @@ def build(
         healthy=draft.healthy,
         steps=steps,
         confirmations=confirmations(
-            request.runbook, request.where, draft.scope, tuple(draft.targets), len(draft.messages)
+            request.runbook, request.where, draft.scope, tuple(draft.targets), draft.message_count
         ),
         hazards=_once(draft.hazards),
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
         messages=tuple(draft.messages),
         tasks=tuple(draft.tasks),
+        moves=draft.moves,
         left_out=draft.left_out,
         at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
@@ -140,7 +145,6 @@ class Draft:
     snapshot: FleetSnapshot
     hosts: Hosts
     now: datetime
-    looked: Sightings = field(default_factory=Sightings)
     targets: dict[str, PlannedWorker] = field(default_factory=dict)
     healthy: dict[str, int] = field(default_factory=dict)
     hazards: list[str] = field(default_factory=list)
@@ -171,13 +175,21 @@ class Draft:
         for step in self.request.runbook.steps:
             self.tasks += self.choice(step).tasks if isinstance(step, RevokeStep) else ()
         self.scope["targets"] = facts.TargetsFacts(
-            len(names), names, len(self.messages), len(self.tasks)
+            len(names), names, self.message_count, len(self.tasks)
         )
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
             if queue not in known:
                 raise UsageError(f"allow_gap names {queue!r}, and there is no such queue")
+
+    @property
+    def moves(self) -> tuple[PlannedMove, ...]:
+        return tuple(move for one in self.request.scouted.values() for move in one.moves)
+
+    @property
+    def message_count(self) -> int:
+        return len(self.messages) + sum(move.messages for move in self.moves)
 
     def choose_messages(self) -> None:
         """What the restore steps are meant for; where that is nothing at all, the reason."""
@@ -287,12 +299,20 @@ class Draft:
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
                 return beats.planned(step, services, self.snapshot, self.hosts)
             case QueueStep() | ActivateStep():
-                self.refusals.append(coming.refusal(step))
-                return coming.planned(step, self.snapshot, self.scope)
+                return self.plan_queue(step)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
+
+    def plan_queue(self, step: QueueStep | ActivateStep) -> PlannedStep:
+        scouted = self.request.scouted.get(step.id)
+        if scouted is None:
+            self.refusals.append(coming.refusal(step))
+            return coming.planned(step, self.snapshot, self.scope)
+        self.refusals += scouted.refusals
+        self.hazards += scouted.hazards
+        return scouted.planned
 
     def plan_messages(self, step: RestoreStep | RevokeStep) -> PlannedStep:
         if isinstance(step, RevokeStep):
@@ -304,12 +324,12 @@ class Draft:
 
     def choice(self, step: RevokeStep) -> revocation.Choice:
         wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)
-        return revocation.choose(step, wanted, self.looked)
+        return revocation.choose(step, wanted, self.request.traced)
 
     def plan_revoke(self, step: RevokeStep) -> PlannedStep:
         choice, names = self.choice(step), [worker.name for worker in self.selected(step)]
         self.refusals += revocation.obstacles(step, choice, self.snapshot)
-        self.hazards += revocation.hazards(step, choice, self.looked, self.snapshot)
+        self.hazards += revocation.hazards(step, choice, self.request.traced, self.snapshot)
         self.irreversible.append(revocation.IRREVERSIBLE)
         return revocation.planned(step, choice, names, self.scope)
 

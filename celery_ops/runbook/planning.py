@@ -1,4 +1,4 @@
-"""Plans what was asked for on the fleet as it is now: reads it, and has a plan built of that."""
+"""Plans what was asked for: reads the fleet as it is, and the queues and tasks that it is about."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
-from celery_ops.runbook import sighting
+from celery_ops.runbook import planner, sighting
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
-from celery_ops.runbook.planner import Draft, Request, build
+from celery_ops.runbook.planner import Request
 from celery_ops.runbook.schema import RestoreStep
+from celery_ops.runbook.scouting import Scout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import FleetSnapshot
@@ -39,8 +41,10 @@ class Planner:
         where: Where,
         clock: Clock,
         operator: str,
+        backups: Path,
         results: Results | None = None,
     ) -> None:
+        """`backups` is the directory of backups that are given no name."""
         self._surveyor = surveyor
         self._tracer = Tracer(surveyor.broker, clock, results=results)
         self._hosts = hosts
@@ -48,6 +52,7 @@ class Planner:
         self._where = where
         self._clock = clock
         self._operator = operator
+        self._backups = backups
 
     async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
         """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
@@ -57,9 +62,20 @@ class Planner:
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
         snapshot = await self._survey(runbook)
-        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
-        looked = await sighting.look(self._tracer, runbook, params, snapshot)
-        return build(request, snapshot, self._hosts, self._clock.now(), looked)
+        now = self._clock.now()
+        scout = Scout(
+            self._surveyor.broker,
+            snapshot,
+            run=run,
+            context=self._where.context,
+            backups=self._backups,
+        )
+        request = Request(
+            runbook, dict(given), params, gaps, self._where, self._operator, run,
+            scouted=await scout.look(runbook, params, now),
+            traced=await sighting.look(self._tracer, runbook, params, snapshot),
+        )  # fmt: skip
+        return planner.build(request, snapshot, self._hosts, now)
 
     async def _survey(self, runbook: Runbook) -> FleetSnapshot:
         """One round; a second one where what is planned rests on two."""
@@ -75,6 +91,4 @@ class Planner:
         request = Request(
             runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
         )
-        draft = Draft(request, snapshot, self._hosts, self._clock.now())
-        draft.choose_targets()
-        return frozenset(draft.targets)
+        return planner.selected(request, snapshot, self._hosts, self._clock.now())

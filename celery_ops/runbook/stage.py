@@ -89,7 +89,7 @@ class Stage:
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
             "targets": facts.TargetsFacts(
-                len(names), names, len(self.plan.messages), len(self.plan.tasks)
+                len(names), names, self.plan.message_count, len(self.plan.tasks)
             ),
         }
 

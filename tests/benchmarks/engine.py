@@ -207,7 +207,7 @@ class Lab:
         where = Where("rig", broker.address, broker.identity, False, ("*",), services)
         planner = Planner(
             surveyor=surveyor, hosts=hosts, library=Library(self.folder / "runbooks"), where=where,
-            clock=clock, operator="bench",
+            clock=clock, operator="bench", backups=self.folder / "backups",
         )  # fmt: skip
         plan = await planner.plan("roll", {"batch": str(batch)}, run=f"bench-{time.time_ns()}")
         path = self.folder / "runs" / f"{plan.run}.jsonl"

@@ -8,6 +8,7 @@ import pytest
 
 from tests.broker.contract import BrokerContract
 from tests.broker.held import hold
+from tests.broker.moving_contract import MovingContract
 from tests.broker.reading_contract import ReadingContract
 from tests.rig.nodes import Node
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tests.rig.redis import RedisServer
 
 
-class TestRedis(BrokerContract, ReadingContract):
+class TestRedis(BrokerContract, ReadingContract, MovingContract):
     """Two clients and three simulated nodes on a real Redis."""
 
     @pytest.fixture

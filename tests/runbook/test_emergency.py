@@ -121,6 +121,7 @@ class Emergency(Operation):
             where=self.where(),
             clock=self.clock,
             operator=self.operator,
+            backups=self.directory / "backups",
         )
         plan = await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
         assert not plan.refusals
