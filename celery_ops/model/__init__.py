@@ -9,7 +9,7 @@ from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Right
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import StoredMessage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
-from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
+from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import TaskMessage, TaskNews, TaskState
 from celery_ops.model.told import (
@@ -26,6 +26,7 @@ from celery_ops.model.workers import Worker, WorkerState
 
 __all__ = [
     "INCARNATION_TOLERANCE",
+    "PAUSED",
     "Beat",
     "CeleryProcess",
     "ClockMark",

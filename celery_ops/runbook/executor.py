@@ -40,6 +40,8 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.probing import Probing
+from celery_ops.runbook.queue_consumers import Pauses
+from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.rolling import Rolling
@@ -53,6 +55,7 @@ from celery_ops.runbook.schema import (
     NotifyStep,
     ProbeStep,
     QueueStep,
+    QueueVerb,
     RestoreStep,
     Roll,
     RunStep,
@@ -151,7 +154,10 @@ class Executor:
         )  # fmt: skip
         for target in self._stage.targets.values():
             target.queues_taken, target.down = self._recall.leaves(target.name)
-        self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
+        self._pauses = Pauses(self._stage, broker)
+        self._conclusion = Conclusion(
+            self._stage, self._runbook, broker, pauses=self._pauses, undo=undo
+        )
 
     async def execute(self) -> Ending:
         """Run it to its end and return how it ended; the end is the journal's last line."""
@@ -236,7 +242,9 @@ class Executor:
         """
         if not self._recall.resumes:
             return
-        taken = {one.key for one in await self._broker.taken() if one.run == self._plan.run}
+        records = [one for one in await self._broker.taken() if one.run == self._plan.run]
+        taken = {one.key for one in records}
+        self._effects.made += self._pauses.recollect(records)
         for target in self._stage.targets.values():
             target.queues_taken = f"queues:{target.name}" in taken
             target.down = f"service:{target.name}" in taken
@@ -283,7 +291,7 @@ class Executor:
             case ProbeStep():
                 self._came_to.append(await Probing(self._stage, step).of_queues())
             case QueueStep() | ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
+                self._came_to.append(await self._queue_step(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RestoreStep():
@@ -329,6 +337,17 @@ class Executor:
             target.done = not target.failed
         if failed:
             raise StepFailed("; ".join(f"{target.name}: {target.failed}" for target in failed))
+
+    async def _queue_step(self, step: QueueStep | ActivateStep) -> str:
+        match step:
+            case QueueStep(verb=QueueVerb.PAUSE):
+                return await self._pauses.pause(step)
+            case QueueStep(verb=QueueVerb.RESUME):
+                return await self._pauses.resume(step)
+            case QueueStep(verb=QueueVerb.DRAIN):
+                return await Draining(self._stage, step).go()
+            case QueueStep() | ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
 
     async def _control(self, step: ControlStep | ScaleStep, planned: PlannedStep) -> None:
         scope = self._stage.scope(await self._stage.look())

@@ -351,7 +351,8 @@ class QueueStep:
     """`move: mail`, `drain: queue`, `restore: backup` …; what a verb has no key for is None.
 
     `to` is the queue that messages go to, `rate` how many at most in which time (`100/s`), `filter`
-    and `limit` which of them; `file` is that of a backup.
+    and `limit` which of them; `file` is that of a backup. What the runs `owed_by`, a glob, have
+    paused is resumed.
     """
 
     id: str
@@ -365,6 +366,7 @@ class QueueStep:
     timeout: Slot[float] | None
     when: Condition | None
     place: Place
+    owed_by: Slot[str] = Constant(ANY_RUN)
 
 
 @dataclass(frozen=True, slots=True)

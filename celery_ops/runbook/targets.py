@@ -98,4 +98,4 @@ def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
 
 def is_owed(worker: Worker) -> bool:
     """Something was taken from it, or it consumes nothing and nobody recorded why."""
-    return worker.taken is not None or worker.queues == ()
+    return worker.taken is not None or (worker.queues == () and not worker.paused)
