@@ -240,7 +240,8 @@ def _queue_table(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 
 def _queue_row(queue: Queue) -> tuple[str, ...]:
-    return (queue.name, number(queue.ready), number(queue.unacked), number(queue.consumers))
+    consumers = "paused" if queue.paused and queue.consumers == 0 else number(queue.consumers)
+    return (queue.name, number(queue.ready), number(queue.unacked), consumers)
 
 
 def _joined(blocks: Sequence[Sequence[str]]) -> list[str]:

@@ -117,7 +117,7 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
     A silent worker may be busy and come back to its queues: nothing is claimed of those.
     """
     for queue in snapshot.queues:
-        if queue.consumers != 0 or not queue.ready or snapshot.is_paused(queue.name):
+        if queue.consumers != 0 or not queue.ready or queue.paused:
             continue
         silent = [
             cut(worker.name)

@@ -161,7 +161,7 @@ def _orphans(
 
 def _queues(
     known: Known,
-    workers: Iterable[Worker],
+    workers: Sequence[Worker],
     proved: Iterable[HeldMessage] | None,
     unproven: Iterable[Unproven],
 ) -> tuple[Queue, ...]:
@@ -183,7 +183,9 @@ def _queues(
     reading = known.queues
     found = {queue.name: queue for queue in reading.queues} if reading is not None else {}
     queues = []
-    for name in sorted(found.keys() | consumers.keys() | doubled):
+    lives = (one for one in workers if one.state is not WorkerState.STOPPED)
+    paused = {name for worker in lives for name in worker.paused}
+    for name in sorted(found.keys() | consumers.keys() | doubled | paused):
         size = found.get(name)
         queues.append(
             Queue(
@@ -193,6 +195,7 @@ def _queues(
                 consumers=consumers[name] if everybody_told and name not in doubled else None,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
+                paused=name in paused,
                 orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],
             )
         )

@@ -9,7 +9,7 @@ from enum import StrEnum
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import Holder, TakenRecord
 from celery_ops.model.services import Beat, Host, Service
-from celery_ops.model.workers import Worker, WorkerState
+from celery_ops.model.workers import Worker
 
 
 class Level(StrEnum):
@@ -86,8 +86,7 @@ class FleetSnapshot:
 
     def is_paused(self, queue: str) -> bool:
         """It was taken from a worker that lives: one that died is owed nothing."""
-        stopped = WorkerState.STOPPED
-        return any(queue in one.paused and one.state is not stopped for one in self.workers)
+        return any(one.paused for one in self.queues if one.name == queue)
 
     def consumers_of(self, queue: str) -> tuple[Worker, ...]:
         """The workers that answer and say they consume the queue; conflicts and the silent do not

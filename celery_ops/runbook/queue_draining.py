@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
+from celery_ops.ports import Question
 from celery_ops.runbook import queue_plans
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.queue_emptying import Emptying, Progress
+from celery_ops.runbook.stage import LOOK_TIMEOUT, LOOKED_AT
 from celery_ops.runbook.steps import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 LOOKS_EVERY = 1.0
 TOLD_EVERY = 5.0
 """Seconds between two lines that differ in numbers only."""
+_EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
+"""Once: what is registered tells whether a message can be held unseen, and by whom."""
 
 
 class Draining:
@@ -65,7 +69,9 @@ class Draining:
         stage = self._stage
         since = stage.clock.now()
         try:
-            snapshot = await stage.look()
+            snapshot = await stage.surveyor.refresh(
+                questions=_EVERYTHING if refuse else LOOKED_AT, timeout=LOOK_TIMEOUT
+            )
         except BrokerUnreachable as error:
             emptying.forget()
             return Progress(False, f"not known: {error.says}", "away")

@@ -155,7 +155,7 @@ class Emptying:
             return ""
         rate = (before - size) / seconds
         if rate <= 0:
-            return "; it does not get shorter: as much comes in as is worked off"
+            return f"; it did not get shorter in {as_duration(float(round(seconds)))}"
         return f"; {rate:.1f}/s fewer, so empty in about {as_duration(float(round(size / rate)))}"
 
 
@@ -172,7 +172,9 @@ def _of_these(held: _Held, unseen: int, queue: Queue, snapshot: FleetSnapshot) -
             " back"
         )
     elif unseen > 0:
-        parts.append(f"{unseen} shown by no worker: just taken, held by a rate limit, or left")
+        told = [one.why for one in snapshot.unproven if one.queue == queue.name]
+        why = told[0] if told else "just taken, held by a rate limit, or left"
+        parts.append(f"{unseen} shown by no worker: {why}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

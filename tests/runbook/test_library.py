@@ -35,8 +35,11 @@ def write(directory: Path, file: str, name: str, summary: str = "Mine.") -> Path
 def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
     library = Library(None)
     assert library.names() == (
+        "drain-queue",
         "drain-worker",
+        "pause-queue",
         "restore-orphans",
+        "resume-queue",
         "resume-worker",
         "rolling-restart",
         "start-beat",
