@@ -151,7 +151,7 @@ class Emptying:
             self._sizes.popleft()
         began, before = self._sizes[0]
         seconds = now - began
-        if seconds < RATE_FROM or not size:
+        if seconds < RATE_FROM or not queue.ready:
             return ""
         rate = (before - size) / seconds
         if rate <= 0:

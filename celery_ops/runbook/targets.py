@@ -41,8 +41,15 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         processes=processes_of(worker),
         autoscale=worker.stats.value.autoscale if worker.stats else None,
         debtors=tuple(
-            sorted({record.run for record in snapshot.taken if record.worker == worker.name})
+            sorted(
+                {
+                    record.run
+                    for record in snapshot.taken
+                    if record.worker == worker.name and record.paused is None
+                }
+            )
         ),
+        paused=worker.paused,
     )
 
 

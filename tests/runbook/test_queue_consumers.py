@@ -319,6 +319,17 @@ async def test_a_worker_with_nothing_else_to_consume_is_owed_nothing_else(
     assert worker.says.startswith("paused: mail")
 
 
+async def test_a_restart_brings_back_what_is_paused_and_the_plan_says_so(
+    operation: Operation,
+) -> None:
+    await operation.run("pause-queue", **MAIL)
+    plan = await operation.plan("rolling-restart", workers="w1@web1", hold="1s", allow_gap="mail")
+    assert "w1@web1: mail is paused, and its next life consumes it again by itself" in plan.hazards
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert consuming(operation, "mail") == ["w1@web1"]
+
+
 async def test_a_broker_that_is_away_at_the_end_is_tried_again(operation: Operation) -> None:
     operation.write_runbook("around", AROUND)
 
