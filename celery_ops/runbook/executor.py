@@ -444,7 +444,7 @@ class Executor:
         """What a run that ended well has done."""
         targets = self._stage.targets.values()
         if self._undo:
-            names = ", ".join(report.returned)
+            names = ", ".join((*report.returned, *self._pauses.returned))
             return f"taken back: {names}" if names else "nothing was left to take back"
         return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 

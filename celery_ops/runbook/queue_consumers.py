@@ -55,6 +55,8 @@ class Pauses:
     def __init__(self, stage: Stage, broker: Broker) -> None:
         self.owed: dict[str, TakenRecord] = {}
         self.given_up: set[str] = set()
+        self.returned: list[str] = []
+        """Queues that were given back since the run did not come through."""
         self.unreturned: dict[str, TakenRecord] = {}
         """What could not be given back, by whatever run it was taken."""
         self._stage = stage
@@ -118,7 +120,9 @@ class Pauses:
         failed = await self._give_back(
             step, queue, records, snapshot, _GIVE_BACK_TIMEOUT, is_new=True
         )
-        if failed and not self._stage.effects.away:
+        if not failed:
+            self.returned.append(queue)
+        elif not self._stage.effects.away:
             self.given_up.add(queue)
 
     async def stop(self) -> None:

@@ -289,6 +289,7 @@ async def test_an_undo_gives_it_back(operation: Operation) -> None:
     undone = await operation.take_up(path, undo=True)
     assert undone.ending is Ending.DONE, undone.told()
     assert undone.end.state is RunState.UNDONE
+    assert undone.end.says == "taken back: mail"
     assert consuming(operation, "mail") == ["w1@web1", "w2@web1"]
     assert operation.broker.records == {}
 
