@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import RecordUnreadable
 from celery_ops.model import (
+    PAUSED,
     ConsumedQueue,
     Holder,
     Incarnation,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
-_KINDS = {"queues", "service"}
+_KINDS = {"queues", "service", PAUSED}
 
 
 def encode_taken(record: TakenRecord) -> str:
@@ -61,6 +62,8 @@ def decode_taken(text: str | bytes) -> TakenRecord:
     fields.end()
     if record.kind not in _KINDS:
         raise RecordUnreadable(f"A record of what is taken is of an unknown kind: {record.kind!r}.")
+    if record.kind == PAUSED and len(record.queues) != 1:
+        raise fields.wrong("queues")
     return record
 
 

@@ -43,6 +43,13 @@ class Adopt(click.Command):
             code = start_run(choice, wanted("start-beat", {**ctx.params, "params": params}))
             if code:
                 raise click.exceptions.Exit(code)
+        paused = (one.paused for one in records if one.paused is not None)
+        for queue in dict.fromkeys(paused):
+            given = (f"queue={queue}", f"run={records[0].run}")
+            params = (*ctx.params["params"], *given)
+            code = start_run(choice, wanted("resume-queue", {**ctx.params, "params": params}))
+            if code:
+                raise click.exceptions.Exit(code)
         for kind, runbook in _GIVEN_BACK_BY.items():
             names = [one.worker for one in records if one.kind == kind and one not in beats]
             if names:

@@ -178,6 +178,7 @@ def queue(one: Queue) -> Json:
         "consumers": one.consumers,
         "oldest": moment(one.oldest),
         "orphans": one.orphans,
+        "paused": one.paused,
     }
 
 

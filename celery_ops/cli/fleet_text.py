@@ -240,7 +240,11 @@ def _queue_table(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 
 def _queue_row(queue: Queue) -> tuple[str, ...]:
-    consumers = number(queue.consumers) if parked(queue.name) is None else "parked"
+    consumers = number(queue.consumers)
+    if parked(queue.name) is not None:
+        consumers = "parked"
+    elif queue.paused and queue.consumers == 0:
+        consumers = "paused"
     return (queue.name, number(queue.ready), number(queue.unacked), consumers)
 
 

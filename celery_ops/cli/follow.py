@@ -238,7 +238,8 @@ class Follower:
             return True
         for record in taken:
             mend = record.mend if self._plan is None else show_run.mend(record.mend, self._plan)
-            self._lines.complain(f"{record.worker} is left without its {record.kind}: {mend}")
+            what = f"its {record.kind}" if record.paused is None else record.what
+            self._lines.complain(f"{record.worker} is left without {what}: {mend}")
         return bool(taken)
 
     async def _left_taken(self) -> list[TakenRecord] | None:

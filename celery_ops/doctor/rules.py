@@ -117,7 +117,8 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
     A silent worker may be busy and come back to its queues: nothing is claimed of those.
     """
     for queue in snapshot.queues:
-        if queue.consumers != 0 or not queue.ready or parked(queue.name) is not None:
+        is_meant = queue.paused or parked(queue.name) is not None
+        if queue.consumers != 0 or not queue.ready or is_meant:
             continue
         silent = [
             cut(worker.name)
@@ -240,10 +241,12 @@ def _bound_but_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
 @rule("left-drained", Level.ERROR, source=_CELERY + "userguide/workers.html#queues-canceling")
 def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
     for record in snapshot.taken:
-        if not _is_running(record, snapshot) and _is_still_owed(record, snapshot):
+        if record.paused is not None:
+            continue  # `queue-paused` speaks of it
+        if not is_running(record, snapshot) and _is_still_owed(record, snapshot):
             yield _owed(record)
     for worker in _ours(snapshot, WorkerState.DRAINED, WorkerState.DRAINING):
-        if worker.taken is None:
+        if worker.taken is None and not worker.paused:
             yield Found(
                 cut(worker.name),
                 "consumes nothing, and no run says that it took its queues",
@@ -252,7 +255,7 @@ def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
             )
 
 
-def _is_running(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
+def is_running(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
     """The run that took it still holds the lease, so it will give it back."""
     return snapshot.holder is not None and snapshot.holder.run == record.run
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from celery_ops.fleet.known import KnownNode
     from celery_ops.model import HeldMessage, Unproven
 
+_CONSUMES_NOTHING = frozenset({WorkerState.DRAINED, WorkerState.DRAINING})
+
 
 def join(known: Known) -> FleetSnapshot:
     """The snapshot of what is known."""
@@ -60,6 +62,7 @@ def join(known: Known) -> FleetSnapshot:
         bound_but_silent=bound_but_silent,
         protected=known.protected,
         orphans=proved,
+        counted=known.counted,
         unproven=unproven,
     )
 
@@ -91,12 +94,16 @@ def _worker(
     queues_taken = by_kind.get("queues")
     if queues_taken is not None and not _owes(queues_taken, node):
         queues_taken = None
+    paused = tuple(one.paused for one in records if one.paused is not None and _owes(one, node))
     verdict = judge(node, service, queues_taken, known, doubled)
+    says = verdict.says
+    if paused and queues_taken is None and verdict.state in _CONSUMES_NOTHING:
+        says = f"paused: {', '.join(paused)}; {says}"
     pid = node.pid
     return Worker(
         name=node.name,
         state=verdict.state,
-        says=verdict.says,
+        says=says,
         heartbeat=node.heartbeat,
         stats=node.stats,
         consuming=node.consuming,
@@ -108,6 +115,7 @@ def _worker(
         pids=node.rival_pids(known.at) or (() if pid is None else (pid,)),
         service=service,
         taken=queues_taken or by_kind.get("service"),
+        paused=paused,
         mine=node.mine,
     )
 
@@ -153,7 +161,7 @@ def _orphans(
 
 def _queues(
     known: Known,
-    workers: Iterable[Worker],
+    workers: Sequence[Worker],
     proved: Iterable[HeldMessage] | None,
     unproven: Iterable[Unproven],
 ) -> tuple[Queue, ...]:
@@ -175,7 +183,9 @@ def _queues(
     reading = known.queues
     found = {queue.name: queue for queue in reading.queues} if reading is not None else {}
     queues = []
-    for name in sorted(found.keys() | consumers.keys() | doubled):
+    lives = (one for one in workers if one.state is not WorkerState.STOPPED)
+    paused = {name for worker in lives for name in worker.paused}
+    for name in sorted(found.keys() | consumers.keys() | doubled | paused):
         size = found.get(name)
         queues.append(
             Queue(
@@ -185,6 +195,7 @@ def _queues(
                 consumers=consumers[name] if everybody_told and name not in doubled else None,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
+                paused=name in paused,
                 orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],
             )
         )

@@ -67,6 +67,8 @@ class FleetSnapshot:
     protected: bool = False
     orphans: tuple[HeldMessage, ...] | None = None
     """Messages of dead workers: proved to be held by nobody. None: nothing can be said."""
+    counted: bool = False
+    """The broker counted who listens, and all of them answered: whoever did not is not there."""
     unproven: tuple[Unproven, ...] = ()
     """Messages that no worker shows, though it is not proved that nobody holds them."""
     _by_name: dict[str, Worker] = field(default_factory=dict, repr=False)
@@ -77,6 +79,14 @@ class FleetSnapshot:
     def worker(self, name: str) -> Worker | None:
         """The worker of that node name, or None if nothing ever was seen of it."""
         return self._by_name.get(name)
+
+    def pauses_of(self, queue: str) -> tuple[TakenRecord, ...]:
+        """What was taken from workers since that queue is paused; of lives that are over, too."""
+        return tuple(record for record in self.taken if record.paused == queue)
+
+    def is_paused(self, queue: str) -> bool:
+        """It was taken from a worker that lives: one that died is owed nothing."""
+        return any(one.paused for one in self.queues if one.name == queue)
 
     def consumers_of(self, queue: str) -> tuple[Worker, ...]:
         """The workers that answer and say they consume the queue; conflicts and the silent do not

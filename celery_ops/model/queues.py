@@ -24,6 +24,8 @@ class Queue:
     seen_at: datetime | None = None
     orphans: int | None = None
     """How many of `unacked` are proved to be held by nobody."""
+    paused: bool = False
+    """A run has taken it from workers that live: they are to consume it again later."""
 
 
 @dataclass(frozen=True, slots=True)

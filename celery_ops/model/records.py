@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
 from celery_ops.model.services import ServiceRef
 from celery_ops.model.told import ConsumedQueue, Incarnation
+
+PAUSED = "paused"
+"""The kind of record of a queue that nobody is to consume for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +18,9 @@ class TakenRecord:
     """What a run took from a worker and owes back; kept in the broker, so every operator can see
     it.
 
-    `kind` is `queues` (consumers cancelled: `queues` says which), or `service` (stopped:
-    `service` says which). A new incarnation of the worker is owed no queues.
+    `kind` is `queues` (consumers cancelled: `queues` says which), `service` (stopped: `service`
+    says which), or `paused` (the one queue in `queues` is consumed by nobody for now). A new
+    incarnation of the worker is owed no queues.
     """
 
     kind: str
@@ -29,14 +34,22 @@ class TakenRecord:
 
     @property
     def key(self) -> str:
-        """The field it is stored under: one record a kind and worker."""
-        return f"{self.kind}:{self.worker}"
+        """The field it is stored under: one record a kind, worker and queue that is paused."""
+        key = f"{self.kind}:{self.worker}"
+        return key if self.paused is None else f"{key}:{self.paused}"
+
+    @property
+    def paused(self) -> str | None:
+        """The queue that was taken from the worker since it is paused."""
+        return self.queues[0].name if self.kind == PAUSED and self.queues else None
 
     @property
     def what(self) -> str:
         """What was taken, in words: `queues default, mail`, `stopped (supervisord w1 on web1)`."""
         if self.kind == "service":
             return f"stopped ({self.service})"
+        if self.paused is not None:
+            return f"the paused queue {self.paused}"
         return f"queues {', '.join(queue.name for queue in self.queues) or '(none)'}"
 
     @property
@@ -44,6 +57,8 @@ class TakenRecord:
         """The command that gives it back."""
         if self.service is not None and self.service.beat:
             return "celery-ops beat start"
+        if self.paused is not None:
+            return f"celery-ops queue resume {shlex.quote(self.paused)}"
         verb = "start" if self.kind == "service" else "resume"
         return f"celery-ops worker {verb} {self.worker}"
 

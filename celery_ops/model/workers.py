@@ -54,6 +54,8 @@ class Worker:
     """Every pid that answers to this name now; more than one is a conflict."""
     service: Service | None = None
     taken: TakenRecord | None = None
+    paused: tuple[str, ...] = ()
+    """Queues that were taken from this life of it since they are paused."""
     mine: bool = True
     """Within the context's scope; others are shown greyed and never touched."""
 

@@ -23,6 +23,7 @@ from celery_ops.runbook.worker_verbs import all_of
 if TYPE_CHECKING:
     from celery_ops.ports import Broker
     from celery_ops.runbook.orders import Target
+    from celery_ops.runbook.queue_consumers import Pauses
     from celery_ops.runbook.stage import Stage
 
 STEP = "undo"
@@ -36,9 +37,10 @@ LOOK_TIMEOUT = 10.0
 class Cleanup:
     """Gives back what a run still owes to anybody."""
 
-    def __init__(self, stage: Stage, broker: Broker) -> None:
+    def __init__(self, stage: Stage, broker: Broker, pauses: Pauses) -> None:
         self._stage = stage
         self._broker = broker
+        self._pauses = pauses
 
     async def put_right(self, *, failed_only: bool = False) -> None:
         """All of it, as far as it can be done; the rest stays owed, and its failure is concluded.
@@ -51,29 +53,54 @@ class Cleanup:
         gives_up_at = clock.monotonic() + PATIENCE
         pause = FIRST_PAUSE
         whom = [one for one in self._stage.targets.values() if one.failed or not failed_only]
-        while self._stage.effects.may_go_on and (away := await self._round(whom)):
+        queues = not failed_only
+        while self._stage.effects.may_go_on and (away := await self._round(whom, queues=queues)):
             if clock.monotonic() + pause > gives_up_at:
-                for target, why in away:
+                for name, why in away:
                     says = f"still owed after {as_duration(PATIENCE)} of trying: {why}"
-                    self._failed(target, says)
+                    self._failed(name, says)
                 return
-            for target, why in away:
+            for name, why in away:
                 again = f"tried again in {as_duration(pause)}, and so on"
-                self._stage.say(target.name, f"cannot be given back now: {why}; {again}", STEP)
+                self._stage.say(name, f"cannot be given back now: {why}; {again}", STEP)
             await self._stage.brake.sleep(pause, safe=False)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _round(self, whom: list[Target]) -> list[tuple[Target, str]]:
+    async def _round(self, whom: list[Target], *, queues: bool) -> list[tuple[str, str]]:
         """Try it once with those who are owed; those who could not be reached, and why."""
-        away: list[tuple[Target, str]] = []
+        away: list[tuple[str, str]] = []
 
         async def attempt(target: Target) -> None:
             why = await self._unreachable(target) or await self._give_back(target)
             if why:
-                away.append((target, why))
+                away.append((target.name, why))
 
         await all_of([attempt(one) for one in whom if one.owed and not one.given_up])
+        for queue in self._pauses.queues if queues else ():
+            if queue not in self._pauses.given_up:
+                why = await self._broker_away() or await self._resume(queue)
+                away += [(queue, why)] if why else []
         return away
+
+    async def _resume(self, queue: str) -> str:
+        """Why it could not be given back now; empty: it was, or cannot be."""
+        try:
+            await self._pauses.put_right(STEP, queue)
+        except LeaseBroken as error:
+            self._failed(queue, error.says)
+            raise
+        except BrokerFull as error:
+            self._failed(queue, error.says)
+            self._pauses.given_up.add(queue)
+            return ""
+        except BrokerUnreachable as error:
+            return error.says
+        except OpsError as error:
+            self._failed(queue, error.says)
+            self._pauses.given_up.add(queue)
+            return ""
+        is_open = queue in self._pauses.queues and queue not in self._pauses.given_up
+        return self._stage.effects.away if is_open else ""
 
     async def _give_back(self, target: Target) -> str:
         """Why it could not be reached; empty: it was given back, or cannot be."""
@@ -82,7 +109,7 @@ class Cleanup:
             if not target.owed:
                 return ""
         except (LeaseBroken, LeaseHeld, BrokerFull) as error:
-            self._failed(target, error.says)
+            self._failed(target.name, error.says)
             if isinstance(error, LeaseBroken):
                 raise
             target.given_up = True
@@ -90,7 +117,7 @@ class Cleanup:
         except (BrokerUnreachable, HostUnreachable) as error:
             return error.says
         except OpsError as error:
-            self._failed(target, error.says)
+            self._failed(target.name, error.says)
         why = target.away or await self._unreachable(target)
         target.given_up = not why
         return why
@@ -99,12 +126,9 @@ class Cleanup:
         """Why there is no use in trying now: the broker, or the host of a stopped service, is
         away.
         """
-        try:
-            await self._broker.holder()
-        except BrokerUnreachable as error:
-            return error.says
-        except OpsError:
-            return ""  # it answers, whatever it says
+        away = await self._broker_away()
+        if away:
+            return away
         service = target.planned.service
         if not target.down or service is None:
             return ""
@@ -119,6 +143,17 @@ class Cleanup:
             return ""
         return ""
 
-    def _failed(self, target: Target, says: str) -> None:
-        target.failed = target.failed or says
-        self._stage.effects.conclude(STEP, target.name, Result.FAILED, says)
+    async def _broker_away(self) -> str:
+        try:
+            await self._broker.holder()
+        except BrokerUnreachable as error:
+            return error.says
+        except OpsError:
+            return ""  # it answers, whatever it says
+        return ""
+
+    def _failed(self, name: str, says: str) -> None:
+        target = self._stage.targets.get(name)
+        if target is not None:
+            target.failed = target.failed or says
+        self._stage.effects.conclude(STEP, name, Result.FAILED, says)

@@ -27,10 +27,13 @@ _UNDO = {
 }
 
 
+NOT_YET = "is planned, but this version cannot carry it out yet"
+
+
 def refusal(step: Coming) -> str:
     """Why a run with that step must not begin."""
     verb = step.verb if isinstance(step, QueueStep) else "activate"
-    return f"step {step.id}: `{verb}` is planned, but this version cannot carry it out yet"
+    return f"step {step.id}: `{verb}` {NOT_YET}"
 
 
 def planned(step: Coming, snapshot: FleetSnapshot, scope: Mapping[str, object]) -> PlannedStep:

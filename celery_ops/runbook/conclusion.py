@@ -18,16 +18,20 @@ from celery_ops.runbook.loader import render_argument
 from celery_ops.runbook.moving import left_parked, take_back
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
+from celery_ops.runbook.queue_plans import left_paused
 from celery_ops.runbook.recall import UNDO, Recall
-from celery_ops.runbook.report import again, cause, causes
+from celery_ops.runbook.report import again, cause, causes, paused
 from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import CheckStep, NotifyStep, QueueStep, WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.orders import Target
+    from celery_ops.runbook.queue_consumers import Pauses
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
 
@@ -67,17 +71,21 @@ class Course:
 class Conclusion:
     """The last part of a run."""
 
-    def __init__(self, stage: Stage, runbook: Runbook, broker: Broker, *, undo: bool) -> None:
+    def __init__(
+        self, stage: Stage, runbook: Runbook, broker: Broker, *, pauses: Pauses, undo: bool
+    ) -> None:
         """`undo`: to take back what was done was asked for, in place of going on."""
         self._stage = stage
         self._runbook = runbook
         self._broker = broker
         self._undo = undo
-        self._cleanup = Cleanup(stage, broker)
+        self._pauses = pauses
+        self._cleanup = Cleanup(stage, broker, pauses)
 
     async def conclude(self, course: Course) -> Report:
         """Undo what is half done, check `finally`, and say what is left."""
         ends = {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}
+        await self._pauses.stop()
         if course.began and course.ending in ends:
             try:
                 await self._events_off()
@@ -266,29 +274,35 @@ class Conclusion:
         if self._broker.identity != self._stage.plan.where.identity:
             return self.report_from_memory()
         try:
-            taken = [one for one in await self._broker.taken() if one.run == self._stage.plan.run]
+            everything = await self._broker.taken()
             parked = await left_parked(self._stage)
         except BrokerUnreachable:
             return self.report_from_memory()
+        taken = [one for one in everything if one.run == self._stage.plan.run]
+        taken += [one for one in everything if one in self._pauses.unreturned.values()]
         is_well = course.ending is Ending.DONE
-        meant = self._left_on_purpose() if is_well else set()
-        owed = tuple(self._owed(one) for one in taken if one.key not in meant)
+        meant = self._left_on_purpose(taken) if is_well else set()
+        owed = self._all_owed([one for one in taken if one.key not in meant])
         return replace(
             self._names(),
-            left_drained=tuple(self._owed(one) for one in taken if one.key in meant),
+            left_drained=self._all_owed([one for one in taken if one.key in meant]),
             left_parked=parked if is_well else (),
             owed=owed if is_well else owed + parked,
         )
 
     def report_from_memory(self) -> Report:
-        owed = [
-            self._owed(
-                self._stage.effects.record("service" if target.down else "queues", target.planned)
-            )
+        records = [
+            self._stage.effects.record("service" if target.down else "queues", target.planned)
             for target in self._stage.targets.values()
             if target.owed
         ]
-        return replace(self._names(), owed=tuple(owed))
+        records += self._pauses.owed.values()
+        return replace(self._names(), owed=self._all_owed(records))
+
+    def _all_owed(self, records: Sequence[TakenRecord]) -> tuple[Owed, ...]:
+        """A queue that is paused is one thing, of however many workers."""
+        owed = [self._owed(one) for one in records if one.paused is None]
+        return (*owed, *paused(records))
 
     def _owed(self, record: TakenRecord) -> Owed:
         """What is left, as far as it is known: a host that is silent tells nothing."""
@@ -328,9 +342,12 @@ class Conclusion:
             returned=tuple(returned),
         )
 
-    def _left_on_purpose(self) -> set[str]:
-        """A runbook whose last word to a worker is drain or stop means to leave it so."""
-        meant: set[str] = set()
+    def _left_on_purpose(self, taken: Sequence[TakenRecord]) -> set[str]:
+        """A runbook whose last word to a worker is drain or stop, or to a queue pause, means to
+        leave it so.
+        """
+        queues = left_paused(self._runbook, {"params": self._stage.params})
+        meant = {record.key for record in taken if record.paused in queues}
         for step, planned in zip(self._runbook.steps, self._stage.plan.steps, strict=True):
             if not isinstance(step, WorkerStep):
                 continue

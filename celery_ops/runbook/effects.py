@@ -19,7 +19,7 @@ from celery_ops.errors import (
     PreconditionFailed,
     UsageError,
 )
-from celery_ops.model import TakenRecord, Targets
+from celery_ops.model import PAUSED, TakenRecord, Targets
 from celery_ops.runbook.actions import ControlAction, HostAction
 from celery_ops.runbook.events import EventKind, Outcome, Result
 
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
-    from celery_ops.model import HeldMessage, StoredMessage, TaskMessage
+    from celery_ops.model import (
+        ConsumedQueue,
+        HeldMessage,
+        StoredMessage,
+        TaskMessage,
+        Worker,
+    )
     from celery_ops.ports import (
         Broker,
         Clock,
@@ -292,7 +298,10 @@ class Effects:
 
     async def take(self, kind: str, target: PlannedWorker) -> None:
         """Record what is about to be taken, where every operator can see it."""
-        record = self.record(kind, target)
+        await self.take_down(self.record(kind, target))
+
+    async def take_down(self, record: TakenRecord) -> None:
+        """Record that, in place of what was recorded under its key."""
         self.made += 1
         await self._fenced(lambda fence: self._broker.take(record, fence=fence))
 
@@ -302,11 +311,11 @@ class Effects:
         """
         own = self.record(kind, target)
         for record in (own, *(replace(own, run=run) for run in target.debtors)):
+            await self.clear(record)
 
-            async def clear(fence: Fence, record: TakenRecord = record) -> None:
-                await self._broker.clear_taken(record, fence=fence)
-
-            await self._fenced(clear)
+    async def clear(self, record: TakenRecord) -> None:
+        """Remove a record: its return was proved, or nothing is owed any more."""
+        await self._fenced(lambda fence: self._broker.clear_taken(record, fence=fence))
 
     def record(self, kind: str, target: PlannedWorker) -> TakenRecord:
         """What taking this from the target would be recorded as."""
@@ -316,6 +325,19 @@ class Effects:
             incarnation=target.incarnation,
             queues=target.queues or (),
             service=target.service,
+            run=self._plan.run,
+            operator=self._plan.operator,
+            at=self._clock.now(),
+        )
+
+    def paused(self, worker: Worker, queue: ConsumedQueue) -> TakenRecord:
+        """What taking a queue from a worker, since it is paused, is recorded as."""
+        return TakenRecord(
+            kind=PAUSED,
+            worker=worker.name,
+            incarnation=worker.incarnation,
+            queues=(queue,),
+            service=None,
             run=self._plan.run,
             operator=self._plan.operator,
             at=self._clock.now(),

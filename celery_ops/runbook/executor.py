@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, coming, conclusion, controls, moves
+from celery_ops.runbook import beats, coming, conclusion, controls
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -41,6 +41,8 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.probing import Probing
+from celery_ops.runbook.queue_consumers import Pauses
+from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.revoking import Revoking
@@ -55,6 +57,7 @@ from celery_ops.runbook.schema import (
     NotifyStep,
     ProbeStep,
     QueueStep,
+    QueueVerb,
     RestoreStep,
     RevokeStep,
     Roll,
@@ -154,7 +157,10 @@ class Executor:
         )  # fmt: skip
         for target in self._stage.targets.values():
             target.queues_taken, target.down = self._recall.leaves(target.name)
-        self._conclusion = Conclusion(self._stage, self._runbook, broker, undo=undo)
+        self._pauses = Pauses(self._stage, broker)
+        self._conclusion = Conclusion(
+            self._stage, self._runbook, broker, pauses=self._pauses, undo=undo
+        )
 
     async def execute(self) -> Ending:
         """Run it to its end and return how it ended; the end is the journal's last line."""
@@ -239,7 +245,9 @@ class Executor:
         """
         if not self._recall.resumes:
             return
-        taken = {one.key for one in await self._broker.taken() if one.run == self._plan.run}
+        records = [one for one in await self._broker.taken() if one.run == self._plan.run]
+        taken = {one.key for one in records}
+        self._effects.made += self._pauses.recollect(records)
         for target in self._stage.targets.values():
             target.queues_taken = f"queues:{target.name}" in taken
             target.down = f"service:{target.name}" in taken
@@ -302,9 +310,15 @@ class Executor:
                 return await Restoring(self._stage, step).go()
             case RevokeStep():
                 return await Revoking(self._stage, step).go()
-            case QueueStep() if step.verb in moves.VERBS:
+            case QueueStep(verb=QueueVerb.PAUSE):
+                return await self._pauses.pause(step)
+            case QueueStep(verb=QueueVerb.RESUME):
+                return await self._pauses.resume(step)
+            case QueueStep(verb=QueueVerb.DRAIN):
+                return await Draining(self._stage, step).go()
+            case QueueStep():
                 return await Moving(self._stage, step, self._runbook.params).go()
-            case QueueStep() | ActivateStep():
+            case ActivateStep():
                 raise PreconditionFailed(coming.refusal(step))
 
     async def _applies(self, step: Step) -> bool:
@@ -440,7 +454,7 @@ class Executor:
         """What a run that ended well has done."""
         targets = self._stage.targets.values()
         if self._undo:
-            names = ", ".join(report.returned)
+            names = ", ".join((*report.returned, *self._pauses.returned))
             return f"taken back: {names}" if names else "nothing was left to take back"
         return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 

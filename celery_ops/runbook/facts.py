@@ -6,7 +6,7 @@ Unknown is None here as everywhere; a condition that rests on it does not hold (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -123,6 +123,12 @@ def of_worker(worker: Worker) -> WorkerFacts:
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
     )
+
+
+def next_life(before: WorkerFacts, target: PlannedWorker) -> WorkerFacts:
+    """The same, as its next life must be: that knows nothing of queues that are paused."""
+    queues = before.queues
+    return before if queues is None else replace(before, queues=queues.union(target.paused))
 
 
 def of_planned(target: PlannedWorker) -> WorkerFacts:

@@ -380,7 +380,7 @@ VERBS: Mapping[str, Verb] = {
         ("timeout", "on_timeout", "when", "queue", "to"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
-    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", "rate")),
+    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", "rate", _OWED_BY)),
     "stop": _WORKER_VERB,
     "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
     "restart": _STARTING_VERB,

@@ -152,6 +152,9 @@ def dangers(
                 f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
                 f" {as_duration(grace)}: it may be killed"
             )
+    if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
+        names = ", ".join(worker.paused)
+        found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
     if verb is WorkerVerb.DRAIN:
         if worker.scheduled:
             found.append(

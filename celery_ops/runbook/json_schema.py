@@ -152,7 +152,7 @@ _KEYS: Mapping[str, Schema] = {
     "again": {**_WORD, "description": "a name for one more restore of the same backup"},
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
-    "owed_by": {**_WORD, "description": "the run that stopped them: its id, or a pattern"},
+    "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},
     "vouched": _WORD,
     "order": _one_of(Order),
     "canary": _NUMBER,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery_ops.ports import Broker, Clock
 
 LASTS_SINCE = (5, 7)
@@ -32,29 +35,45 @@ class Lasting:
         """How long a worker keeps what it was just given back, and how to make it last; empty where
         it lasts.
         """
-        version = await self._version(node)
-        found = _VERSION.match(version) if version else None
-        if found and (int(found[1]), int(found[2])) >= LASTS_SINCE:
-            return ""
-        who = f"Celery {version}" if found else "if it is older than Celery 5.7, it"
-        mend = f"celery-ops worker restart {node} makes it last"
-        return f"; {who} forgets that when it next reconnects to the broker: {mend}"
+        return await self.warnings([node])
 
-    async def _version(self, node: str) -> str | None:
-        """What it announces by itself; None if it is not heard."""
-        hearing = asyncio.ensure_future(self._heard(node))
+    async def warnings(self, nodes: Collection[str]) -> str:
+        """The same of several workers."""
+        versions = await self._versions(nodes)
+        by_version: dict[str | None, list[str]] = {}
+        for node in sorted(nodes):
+            found = _VERSION.match(versions.get(node) or "")
+            if found is None or (int(found[1]), int(found[2])) < LASTS_SINCE:
+                by_version.setdefault(versions[node] if found else None, []).append(node)
+        told = []
+        for version, names in by_version.items():
+            older = "if they are" if len(nodes) > 1 else "if it is"
+            who = f"Celery {version}" if version else f"{older} older than Celery 5.7, it"
+            whose = f" of {', '.join(names)}" if len(nodes) > 1 else ""
+            mend = f"celery-ops worker restart {' '.join(names)} makes it last"
+            told.append(
+                f"; {who}{whose} forgets that when it next reconnects to the broker: {mend}"
+            )
+        return "".join(told)
+
+    async def _versions(self, nodes: Collection[str]) -> dict[str, str]:
+        """What they announce by themselves, as far as it is heard."""
+        heard: dict[str, str] = {}
+        hearing = asyncio.ensure_future(self._hear(frozenset(nodes), heard))
         waiting = asyncio.ensure_future(self._clock.sleep(PATIENCE))
         try:
             await asyncio.wait([hearing, waiting], return_when=asyncio.FIRST_COMPLETED)
-            return hearing.result() if hearing.done() else None
-        except BrokerUnreachable:
-            return None
+            if hearing.done():
+                with suppress(BrokerUnreachable):
+                    hearing.result()
+            return heard
         finally:
             hearing.cancel()
             waiting.cancel()
 
-    async def _heard(self, node: str) -> str | None:
+    async def _hear(self, nodes: frozenset[str], heard: dict[str, str]) -> None:
         async for beat in self._broker.heartbeats():
-            if beat.node == node and beat.version:
-                return beat.version
-        return None
+            if beat.node in nodes and beat.version:
+                heard[beat.node] = beat.version
+            if heard.keys() == nodes:
+                return

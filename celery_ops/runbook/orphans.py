@@ -17,13 +17,14 @@ from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
+from celery_ops.runbook.schema import RestoreStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
 
     from celery_ops.model import FleetSnapshot, HeldMessage, Unproven
-    from celery_ops.runbook.schema import RestoreStep
+    from celery_ops.runbook.schema import Step
 
 _SHOWN = 3
 
@@ -104,6 +105,32 @@ def choose(wanted: Wanted, snapshot: FleetSnapshot) -> Choice:
             doubts.append(_of(doubt, concerned))
     chosen.sort(key=lambda one: (one.since, one.tag))
     return Choice(tuple(chosen), tuple(doubts), known=snapshot.orphans is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What all restore steps of a runbook are meant for; where that is nothing, why."""
+
+    messages: tuple[HeldMessage, ...]
+    hazards: tuple[str, ...]
+    refusals: tuple[str, ...]
+
+
+def choose_all(
+    steps: Iterable[Step], snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> Chosen:
+    """Of each restore step among them."""
+    messages: dict[HeldMessage, None] = {}
+    hazards: list[str] = []
+    refusals: list[str] = []
+    for step in steps:
+        if isinstance(step, RestoreStep):
+            choice = choose(Wanted.of(step, scope), snapshot)
+            messages |= dict.fromkeys(choice.messages)
+            refusals += choice.refusals
+            if choice.messages:
+                hazards += [f"left where they are: {says}" for says in choice.left]
+    return Chosen(tuple(messages), tuple(hazards), () if messages else tuple(refusals))
 
 
 def by_queue(messages: Iterable[HeldMessage]) -> dict[str, list[HeldMessage]]:

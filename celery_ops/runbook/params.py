@@ -40,6 +40,8 @@ ALLOW_GAP = Param(
     Place("", 0, 0),
 )
 """Understood by every runbook that takes capacity away, without being declared."""
+_ANSWERS = {"yes": "true", "no": "false"}
+"""How operators say it, beside the words of the language."""
 
 
 def read_params(reader: Reader, node: Node | None) -> tuple[Param, ...]:
@@ -74,7 +76,9 @@ def parse_params(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Value]
     for name, param in params.items():
         try:
             if name in given:
-                values[name] = value_of(param.type, given[name])
+                is_flag = param.type is ParamType.BOOLEAN
+                text = _ANSWERS.get(given[name], given[name]) if is_flag else given[name]
+                values[name] = value_of(param.type, text)
             elif param.default is not None:
                 values[name] = param.default
             else:

@@ -39,6 +39,10 @@ class PlannedWorker:
     processes: int | None = None
     """Of its pool; None where that is not told, as by every pool but prefork."""
     autoscale: tuple[int, int] | None = None
+    paused: tuple[str, ...] = ()
+    """Queues that were taken from this life of it since they are paused: its next one consumes them
+    by itself.
+    """
 
     @property
     def is_beat(self) -> bool:

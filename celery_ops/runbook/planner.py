@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import UsageError
 from celery_ops.fleet.tracing import Sightings
 from celery_ops.model import Level
-from celery_ops.runbook import actions, beats, coming, facts, orphans, probes, revocation
+from celery_ops.runbook import (
+    actions,
+    beats,
+    coming,
+    facts,
+    orphans,
+    probes,
+    queue_plans,
+    revocation,
+)
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
 from celery_ops.runbook.hazards import (
@@ -23,8 +32,8 @@ from celery_ops.runbook.hazards import (
     dangers,
     drains_before_it_stops,
     obstacles,
-    scale_obstacles,
 )
+from celery_ops.runbook.leaving_out import is_left_out, left_out
 from celery_ops.runbook.loader import render, resolve
 from celery_ops.runbook.params import ALLOW_GAP, keep_available
 from celery_ops.runbook.plan import (
@@ -36,7 +45,7 @@ from celery_ops.runbook.plan import (
 )
 from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.saying import in_words
-from celery_ops.runbook.scaling import goal_of
+from celery_ops.runbook.scaling import planned_scale
 from celery_ops.runbook.schema import (
     ActivateStep,
     BeatStep,
@@ -96,18 +105,21 @@ def selected(
     request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
 ) -> frozenset[str]:
     """The workers that its selectors mean on this fleet; nobody where they match nothing."""
-    draft = Draft(request, snapshot, hosts, now)
+    draft = _Draft(request, snapshot, hosts, now)
     draft.choose_targets()
     return frozenset(draft.targets)
 
 
 def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
     """The plan of a request on this fleet. Pure; raise UsageError if a selector matches nothing."""
-    draft = Draft(request, snapshot, hosts, now)
+    draft = _Draft(request, snapshot, hosts, now)
     draft.choose_targets()
     for step in request.runbook.preflight:
         draft.check_preflight(step)
-    steps = tuple(draft.plan_step(step) for step in request.runbook.steps)
+    done = draft.steps
+    steps = tuple(
+        draft.plan_step(step) if step in done else left_out(step) for step in request.runbook.steps
+    )
     return Plan(
         run=request.run,
         runbook=request.runbook.name,
@@ -138,7 +150,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
 
 
 @dataclass(slots=True)
-class Draft:
+class _Draft:
     """A plan in the making."""
 
     request: Request
@@ -158,21 +170,22 @@ class Draft:
     def choose_targets(self) -> None:
         """Resolve every selector of the runbook, and fix what the guard is measured by."""
         self.scope = {"params": self.request.params, "fleet": facts.of_fleet(self.snapshot)}
-        for step in self.request.runbook.steps:
+        for step in self.steps:
             for worker in self.selected(step):
                 self.targets[worker.name] = plan_worker(worker, self.snapshot)
             if isinstance(step, BeatStep):
                 for service in self.chosen_beats(step):
                     beat = plan_beat(service, self.snapshot)
                     self.targets[beat.name] = beat
-        if not self.targets and any(
-            self.selects_workers(step) for step in self.request.runbook.steps
-        ):
+        if not self.targets and any(self.selects_workers(step) for step in self.steps):
             why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
             self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
-        self.choose_messages()
-        for step in self.request.runbook.steps:
+        chosen = orphans.choose_all(self.steps, self.snapshot, self.scope)
+        self.messages |= dict.fromkeys(chosen.messages)
+        self.hazards += chosen.hazards
+        self.refusals += chosen.refusals
+        for step in self.steps:
             self.tasks += self.choice(step).tasks if isinstance(step, RevokeStep) else ()
         self.scope["targets"] = facts.TargetsFacts(
             len(names), names, self.message_count, len(self.tasks)
@@ -191,18 +204,11 @@ class Draft:
     def message_count(self) -> int:
         return len(self.messages) + sum(move.messages for move in self.moves)
 
-    def choose_messages(self) -> None:
-        """What the restore steps are meant for; where that is nothing at all, the reason."""
-        refusals: list[str] = []
-        for step in self.request.runbook.steps:
-            if isinstance(step, RestoreStep):
-                choice = orphans.choose(orphans.Wanted.of(step, self.scope), self.snapshot)
-                self.messages |= dict.fromkeys(choice.messages)
-                refusals += choice.refusals
-                if choice.messages:
-                    self.hazards += [f"left where they are: {says}" for says in choice.left]
-        if not self.messages:
-            self.refusals += refusals
+    @property
+    def steps(self) -> list[Step]:
+        """Those that are not left out by the parameters alone."""
+        params = self.request.params
+        return [one for one in self.request.runbook.steps if not is_left_out(one, params)]
 
     def selected(self, step: Step) -> list[Worker]:
         """The workers a step is meant for, in its order."""
@@ -306,13 +312,12 @@ class Draft:
                 )
 
     def plan_queue(self, step: QueueStep | ActivateStep) -> PlannedStep:
-        scouted = self.request.scouted.get(step.id)
-        if scouted is None:
-            self.refusals.append(coming.refusal(step))
-            return coming.planned(step, self.snapshot, self.scope)
-        self.refusals += scouted.refusals
-        self.hazards += scouted.hazards
-        return scouted.planned
+        made = self.request.scouted.get(step.id) or queue_plans.planned(
+            step, self.request.runbook, self.snapshot, self.scope
+        )
+        self.refusals += made.refusals
+        self.hazards += made.hazards
+        return made.planned
 
     def plan_messages(self, step: RestoreStep | RevokeStep) -> PlannedStep:
         if isinstance(step, RevokeStep):
@@ -475,11 +480,9 @@ class Draft:
         return [PlannedAction(step.id, name, str(action), None)]
 
     def scale_action(self, step: ScaleStep, name: str) -> PlannedAction:
-        worker = self.targets[name]
-        goal = goal_of(step, worker, self.scope)
-        self.refusals += scale_obstacles(worker, goal, self.snapshot)
-        does = f"scale its pool from {worker.processes} to {goal} processes"
-        return PlannedAction(step.id, name, does, f"scale it back to {worker.processes}")
+        action, refusals = planned_scale(step, self.targets[name], self.snapshot, self.scope)
+        self.refusals += refusals
+        return action
 
     def scope_of(self, name: str | None) -> dict[str, object]:
         """What a step can name when it is the turn of this target."""

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import Items, Scalar, shown
 from celery_ops.runbook.control_grammar import WORKER
-from celery_ops.runbook.schema import CurrentWorker, ProbeStep, QueueStep, QueueVerb
+from celery_ops.runbook.schema import (
+    ANY_RUN,
+    Constant,
+    CurrentWorker,
+    ProbeStep,
+    QueueStep,
+    QueueVerb,
+)
 from celery_ops.runbook.steps import Spot, StepReader, Where
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 QUEUE, BACKUP = "queue", "backup"
 _OF_A_QUEUE = {
     QueueVerb.DRAIN: frozenset({"queue", "to", "timeout", "when"}),
-    QueueVerb.RESUME: frozenset({"queue", "rate", "timeout", "when"}),
+    QueueVerb.RESUME: frozenset({"queue", "rate", "timeout", "owed_by", "when"}),
     QueueVerb.RESTORE: frozenset({"file", "queue", "rate", "again", "when"}),
 }
 """The keys of verbs that others have too, where they are about a queue or its backup."""
@@ -114,4 +121,7 @@ def _queue_step(steps: StepReader, spot: Spot, queue: Node | None) -> QueueStep:
         when=steps.when(spot),
         place=spot.place,
         again=values.plain_text(keys["again"], f"again {of}") if "again" in keys else None,
+        owed_by=values.plain_text(keys["owed_by"], f"owed_by {of}")
+        if "owed_by" in keys
+        else Constant(ANY_RUN),
     )

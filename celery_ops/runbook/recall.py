@@ -26,6 +26,8 @@ VERIFY = " verify"
 """How the step of a roll's proof ends, after the roll's own."""
 UNDO = "undo "
 """How the step of a reversal begins, before the one that it reverses."""
+PAUSE_QUEUE, RESUME_QUEUE = "pause queue", "resume queue"
+"""The verbs of what is done to the consumers of a queue."""
 NOTIFY = "notify"
 """The verb of the one act that changes nothing in a fleet."""
 
@@ -182,6 +184,18 @@ class Recall:
             queues = (queues or act.verb == WorkerVerb.DRAIN) and not (started or resumed)
             down = (down or act.verb == WorkerVerb.STOP) and not started
         return queues, down
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """The queues that were paused, as far as that can be told without the broker's records."""
+        last: dict[str, Act] = {}
+        for act in self.acts:
+            if act.target is not None and act.verb in {PAUSE_QUEUE, RESUME_QUEUE}:
+                last[act.target] = act
+        return tuple(
+            queue for queue, act in last.items()
+            if act.verb == PAUSE_QUEUE or act.outcome is None or act.outcome.result is Result.FAILED
+        )  # fmt: skip
 
     def was_verified(self, target: str) -> bool:
         """The proof of a roll's batch was seen of it."""

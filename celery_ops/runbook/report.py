@@ -34,17 +34,35 @@ def cause(target: str, failed: str) -> Cause:
     return Cause(target, says, "\n".join(more.splitlines()[-_MOST_LINES:]))
 
 
+def paused(records: Iterable[TakenRecord]) -> tuple[Owed, ...]:
+    """What is left of queues that are paused, by queue."""
+    workers: dict[str, list[TakenRecord]] = {}
+    for record in records:
+        if record.paused is not None:
+            workers.setdefault(record.paused, []).append(record)
+    return tuple(
+        Owed(f"{queue} is paused, taken from {', '.join(one.worker for one in of)}", of[0].mend)
+        for queue, of in workers.items()
+    )
+
+
 def from_journal(recall: Recall, plan: Plan, state: RunState) -> Report:
     """What is left by a run that cannot be taken up, as far as its journal alone tells."""
     owed: dict[str, Owed] = {}
     for target in plan.targets:
-        queues, down = recall.leaves(target.name)
-        if queues or down:
+        drained, down = recall.leaves(target.name)
+        if drained or down:
             owed[target.name] = _owed(target, plan, down=down)
+    queues = [
+        Owed(
+            f"{queue} is paused, says its journal", f"celery-ops queue resume {shlex.quote(queue)}"
+        )
+        for queue in recall.paused
+    ]
     return Report(
         failed=tuple(owed),
         not_started=tuple(one.name for one in plan.targets if one.name not in owed),
-        owed=tuple(owed.values()),
+        owed=(*owed.values(), *queues),
         again=f"celery-ops runs resume {plan.run}" if state is RunState.INTERRUPTED else "",
     )
 

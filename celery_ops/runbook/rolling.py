@@ -317,6 +317,7 @@ class Rolling:
         if _told(stage, step, target):
             target.done = not target.failed
             return
+        before = facts.next_life(before, target.planned) if target.renewed else before
         scope = {
             "params": stage.params,
             "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),

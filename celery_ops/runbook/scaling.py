@@ -17,6 +17,7 @@ from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.hazards import scale_obstacles
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.plan import PlannedAction
 from celery_ops.runbook.targets import plan_worker
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ def goal_of(step: ScaleStep, worker: PlannedWorker, scope: Mapping[str, object])
     if worker.processes is None or step.by is None:
         return None
     return worker.processes + resolve(step.by, scope)
+
+
+def planned_scale(
+    step: ScaleStep, worker: PlannedWorker, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> tuple[PlannedAction, list[str]]:
+    """What is done to a worker's pool, and why it cannot be."""
+    goal = goal_of(step, worker, scope)
+    does = f"scale its pool from {worker.processes} to {goal} processes"
+    action = PlannedAction(step.id, worker.name, does, f"scale it back to {worker.processes}")
+    return action, scale_obstacles(worker, goal, snapshot)
 
 
 async def scale(stage: Stage, step: ScaleStep, target: Target) -> None:

@@ -375,7 +375,8 @@ class QueueStep:
 
     `to` is the queue that messages go to, `rate` how many at most in which time (`100/s`), `filter`
     and `limit` which of them; `file` is that of a backup, which is restored once, and once more for
-    each name that `again` gives. Empty texts, and a limit of 0, are as none.
+    each name that `again` gives. Empty texts, and a limit of 0, are as none. What the runs
+    `owed_by`, a glob, have paused is resumed.
     """
 
     id: str
@@ -390,6 +391,7 @@ class QueueStep:
     when: Condition | None
     place: Place
     again: Slot[str] | None = None
+    owed_by: Slot[str] = Constant(ANY_RUN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _values(worker: Worker, field: Field) -> Iterable[str] | None:
             if worker.queues is None and worker.taken is None:
                 return None
             owed = worker.taken.queues if worker.taken else ()
-            return (*(worker.queues or ()), *(queue.name for queue in owed))
+            return (*(worker.queues or ()), *(queue.name for queue in owed), *worker.paused)
         case Field.HOST:
             service = () if worker.service is None else (worker.service.ref.host,)
             return (worker.name.partition("@")[2], *service)

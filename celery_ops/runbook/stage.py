@@ -43,7 +43,7 @@ LOOK_TIMEOUT = 2.0
 GUARD_LOOKS = 4
 """So often a worker that counts for the guard is asked whether it is there."""
 BETWEEN_LOOKS = 1.0
-_LOOKED_AT = (
+LOOKED_AT = (
     Question.PING,
     Question.STATS,
     Question.ACTIVE,
@@ -80,7 +80,7 @@ class Stage:
 
     async def look(self) -> FleetSnapshot:
         """The whole fleet, now."""
-        return await self.surveyor.refresh(questions=_LOOKED_AT, timeout=LOOK_TIMEOUT)
+        return await self.surveyor.refresh(questions=LOOKED_AT, timeout=LOOK_TIMEOUT)
 
     def scope(self, snapshot: FleetSnapshot) -> dict[str, object]:
         """What conditions outside a roll can see."""

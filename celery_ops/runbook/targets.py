@@ -41,8 +41,15 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         processes=processes_of(worker),
         autoscale=worker.stats.value.autoscale if worker.stats else None,
         debtors=tuple(
-            sorted({record.run for record in snapshot.taken if record.worker == worker.name})
+            sorted(
+                {
+                    record.run
+                    for record in snapshot.taken
+                    if record.worker == worker.name and record.paused is None
+                }
+            )
         ),
+        paused=worker.paused,
     )
 
 
@@ -98,4 +105,4 @@ def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
 
 def is_owed(worker: Worker) -> bool:
     """Something was taken from it, or it consumes nothing and nobody recorded why."""
-    return worker.taken is not None or worker.queues == ()
+    return worker.taken is not None or (worker.queues == () and not worker.paused)

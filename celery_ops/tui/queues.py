@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def consumers_cell(queue: Queue) -> Cell:
-    """The number of consumers; none at all is bad while messages wait."""
+    """The number of consumers; none at all is bad while messages wait, unless it is paused."""
     if queue.consumers is None:
         return Cell(UNKNOWN, Tone.DIM)
     if queue.consumers:
         return Cell(number(queue.consumers))
+    if queue.paused:
+        return Cell("paused", Tone.WARN)
     return Cell("none", Tone.BAD if queue.ready else Tone.WARN)
 
 
@@ -54,6 +56,9 @@ def _steps(queue: Queue, _now: datetime) -> Cell:
 def _note(queue: Queue, _now: datetime) -> Cell:
     if queue.orphans:
         return Cell(f"{number(queue.orphans)} of dead workers", Tone.BAD)
+    if queue.paused:
+        again = ", and consumed again" if queue.consumers else ""
+        return Cell(f"paused by a run{again}", Tone.WARN)
     if queue.consumers == 0:
         return Cell("nobody consumes it", Tone.BAD if queue.ready else Tone.WARN)
     return Cell("")

@@ -54,6 +54,7 @@ QUEUE = _object(
     consumers=_COUNT,
     oldest=_MOMENT,
     orphans=_COUNT,
+    paused={"type": "boolean"},
 )
 PROBLEM = _object(
     rule={"type": "string"},

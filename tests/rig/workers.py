@@ -2,7 +2,8 @@
 
 The application is a module that this rig writes. Its task `rig.work(number, seconds)` counts its
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
-can lose the count; `rig.hold(number)` does not end before it is released. `rig.ping`, `rig.sick`
+can lose the count; `rig.hold(number)` does not end before it is released, and `rig.again(number,
+times, seconds)` is tried that many times more, each so many seconds later. `rig.ping`, `rig.sick`
 and `rig.quiet`, whose result is not kept, are for probes. A worker that is named in its environment
 (RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
 """
@@ -75,6 +76,13 @@ _APPLICATION = textwrap.dedent(
             time.sleep(0.05)
         counts.hincrby("end", number, 1)
 
+    @app.task(name="rig.again", bind=True, max_retries=None)
+    def again(self, number, times, seconds):
+        counts.hincrby("start", number, 1)
+        if self.request.retries < times:
+            raise self.retry(countdown=seconds)
+        counts.hincrby("end", number, 1)
+
     @app.task(name="rig.ping", ignore_result=False)
     def ping():
         counts.hincrby("pings", "ended", 1)
@@ -94,9 +102,9 @@ _APPLICATION = textwrap.dedent(
 )
 
 
-def worker_command(name: str, *arguments: str) -> tuple[str, ...]:
+def worker_command(name: str, *arguments: str, python: str = sys.executable) -> tuple[str, ...]:
     """The argv of a worker; to be run in the fleet's directory with its environment."""
-    celery = (sys.executable, "-m", "celery", "-A", "rigapp", "worker")
+    celery = (python, "-m", "celery", "-A", "rigapp", "worker")
     return (*celery, "-n", name, "--loglevel", "INFO", *arguments)
 
 
@@ -147,7 +155,7 @@ class Fleet:
     """Workers on one broker. `conf` are settings of Celery's, for all of them.
 
     `broker` and `counts` are URLs; `counts` names another database of the same server, where tasks
-    are counted.
+    are counted. `python` is the one that its workers run on.
     """
 
     def __init__(
@@ -156,11 +164,14 @@ class Fleet:
         broker: str,
         counts: str,
         conf: Mapping[str, object] | None = None,
+        *,
+        python: str = sys.executable,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "rigapp.py").write_text(_APPLICATION)
         (directory / "faults").mkdir(exist_ok=True)
         self._directory = directory
+        self._python = python
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
         self._app = Celery("rig-client", broker=broker, set_as_current=False)
@@ -200,6 +211,14 @@ class Fleet:
         """Send a numbered task; `how` is what `apply_async` takes. Returns the task's id."""
         arguments = [number] if task in {"rig.limited", "rig.hold"} else [number, seconds]
         return str(self._app.send_task(task, args=arguments, **how).id)
+
+    def send_with(self, args: Sequence[Any], *, task: str, **how: Any) -> str:
+        """Send a task with just these arguments."""
+        return str(self._app.send_task(task, args=args, **how).id)
+
+    def add_consumer(self, node: str, queue: str, **how: Any) -> None:
+        """Have a worker consume a queue that its application does not know."""
+        self._app.control.add_consumer(queue, destination=[node], reply=True, timeout=5, **how)
 
     def send_what_json_cannot_tell(self, number: int, *, queue: str) -> None:
         """A task with a set among its arguments: its worker cannot reply what it has reserved.
@@ -260,7 +279,7 @@ class Fleet:
         log = self._directory / f"{len(self.workers)}-{name.replace('/', '_')}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                worker_command(name, *arguments),
+                worker_command(name, *arguments, python=self._python),
                 cwd=self._directory,
                 env=os.environ | self.environment(),
                 stdin=subprocess.DEVNULL,

@@ -45,7 +45,6 @@ def operation(tmp_path: Path) -> Operation:
 @pytest.mark.parametrize(
     ("step", "says"),
     [
-        ("pause: mail", "pause mail"),
         ("resume: queue\n    queue: mail\n    rate: 100/s", "resume mail, at most 100/s"),
         (
             "drain: queue\n    queue: ${{ params.queue }}\n    to: default\n    timeout: 10m",
@@ -62,8 +61,12 @@ async def test_it_is_planned_and_refused_before_anything_is_changed(
     plan = await operation.plan("coming", allow_gap="default")
     assert plan.steps[1].says == says
     verb = step.partition(":")[0]
+    what = {
+        "resume": "`resume: queue` with `rate`",
+        "drain": "`drain: queue` with `to`",
+    }.get(verb, f"`{verb}`")
     assert plan.refusals == (
-        f"step 2: `{verb}` is planned, but this version cannot carry it out yet",
+        f"step 2: {what} is planned, but this version cannot carry it out yet",
     )
     if verb != "activate":
         (first, *_) = plan.steps[1].actions

@@ -35,8 +35,16 @@ def write(directory: Path, file: str, name: str, summary: str = "Mine.") -> Path
 def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
     library = Library(None)
     assert library.names() == (
+        "backup-queue",
+        "drain-queue",
         "drain-worker",
+        "move-queue",
+        "park-queue",
+        "pause-queue",
+        "purge-queue",
         "restore-orphans",
+        "restore-queue",
+        "resume-queue",
         "resume-worker",
         "revoke-tasks",
         "rolling-restart",
@@ -45,6 +53,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "stop-beat",
         "stop-worker",
         "terminate-tasks",
+        "unpark-queue",
     )
     for entry in library.entries():
         assert entry.problems == ()

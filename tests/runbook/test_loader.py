@@ -302,8 +302,8 @@ def test_parameters_become_values_of_their_type() -> None:
         ({"long": "31d"}, "'31d' is longer than 30d"),
         ({"tries": "1.5"}, "not a whole number: '1.5'; it is integer, for example 3"),
         (
-            {"sure": "yes"},
-            "neither true nor false: 'yes'; it is boolean, for example true or false",
+            {"sure": "surely"},
+            "neither true nor false: 'surely'; it is boolean, for example true or false",
         ),
         ({"who": ""}, "no workers are named"),
         ({"who": "state:gone"}, "no worker is ever 'gone'"),

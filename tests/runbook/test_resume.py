@@ -334,8 +334,41 @@ def three_workers_and_results(operation: Operation) -> None:
         worker.registered = ("app.work", "app.ping")
 
 
+KEPT = """
+name: kept
+summary: A queue is paused while something is done without it.
+risk: medium
+steps:
+  - pause: mail
+  - restart: w3@web1
+    timeout: 1m
+  - resume: queue
+    queue: mail
+  - drain: queue
+    queue: mail
+    timeout: 5m
+"""
+
+
+def three_workers_and_one_that_joins(operation: Operation) -> None:
+    """It is there soon after the beginning, and consumes what is paused."""
+    three_workers(operation)
+
+    async def join() -> None:
+        await operation.clock.sleep(3)
+        operation.fleet.add_worker("w4@web1", queues=("mail",))
+
+    operation.beside.append(asyncio.ensure_future(join()))
+
+
 W1 = {"workers": "w1@web1"}
+MAIL = {"queue": "mail"}
 CASES = {
+    "pause-queue": Case(three_workers, "pause-queue", MAIL),
+    "resume-queue": Case(three_workers, "resume-queue", MAIL, first="pause-queue"),
+    "drain-queue": Case(three_workers_and_beat, "drain-queue", {**MAIL, "stop_beat": "yes"}),
+    "kept-paused": Case(three_workers, "kept", {"allow_gap": "mail"}),
+    "joins-a-pause": Case(three_workers_and_one_that_joins, "kept", {"allow_gap": "mail"}),
     "rolling-restart": Case(
         three_workers, "rolling-restart", {"hold": "2s", "batch": "2", "keep_available": "1"}
     ),
@@ -370,8 +403,9 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     operation.write_runbook("around", AROUND)
     operation.write_runbook("scaled", SCALED)
     operation.write_runbook("probed", PROBED)
+    operation.write_runbook("kept", KEPT)
     if case.first:
-        await operation.run(case.first, **W1)
+        await operation.run(case.first, **(MAIL if "queue" in case.first else W1))
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
 
 
