@@ -8,7 +8,7 @@ from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import StoredMessage
-from celery_ops.model.queues import HeldMessage, Queue, Unproven
+from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import TaskMessage, TaskNews, TaskState
@@ -26,14 +26,17 @@ from celery_ops.model.workers import Worker, WorkerState
 
 __all__ = [
     "INCARNATION_TOLERANCE",
+    "UNWATCHED",
     "Beat",
     "CeleryProcess",
     "ClockMark",
     "ConsumedQueue",
     "Discovered",
     "Disk",
+    "Elsewhere",
     "Finding",
     "FleetSnapshot",
+    "Flow",
     "Heartbeat",
     "HeldMessage",
     "Holder",
