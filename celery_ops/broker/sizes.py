@@ -250,7 +250,7 @@ class QueueFinder:
         if self._pass.is_over and self._clock.monotonic() < self._next_pass_at:
             return
         if self._pass.is_over:
-            self._pass = _Pass()
+            self._pass = _Pass(queues=self._pass.queues())
         for _ in range(_SCANS_A_CALL):
             await self._scan_some(self._pass)
             if self._pass.is_over:
@@ -284,6 +284,8 @@ class QueueFinder:
             place = self._names.queue_of(key)
             if place and self._names.is_reply_list(place[0]):
                 self.reply_lists.add(key)
+            elif place and place[0] in current.known:
+                current.lists[place[0]] = True
             elif place and place[0] not in current.lists and not self._names.is_plumbing(place[0]):
                 new[place[0]] = key
         if not new:
@@ -315,7 +317,9 @@ class QueueFinder:
 class _Pass:
     """One pass over the key space: bindings first, then lists; it goes on over several calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, queues: frozenset[str] = frozenset()) -> None:
+        """`queues` were found by the pass before: their messages need not be read again."""
+        self.known = queues
         self._kinds = ["set", "list"]
         self.cursor = 0
         self.exchanges: set[str] = set()
