@@ -7,7 +7,7 @@ value together with the moment it was read, so that its age can always be shown.
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
-from celery_ops.model.messages import StoredMessage
+from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
@@ -28,6 +28,7 @@ __all__ = [
     "INCARNATION_TOLERANCE",
     "UNWATCHED",
     "Beat",
+    "Body",
     "CeleryProcess",
     "ClockMark",
     "ConsumedQueue",
