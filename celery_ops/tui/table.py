@@ -245,7 +245,8 @@ class LiveTable(Toned, Generic[T], can_focus=True):
             column = self.columns[place]
             cell = column.cell(row, self._now)
             style = self.toned(Tone.DIM if faded else cell.tone, base)
-            pen.write(_fitted(safe(cell.text), room, right=column.right), style)
+            text = safe(cell.text)[-room:] if column.history else safe(cell.text)
+            pen.write(_fitted(text, room, right=column.right), style)
             pen.write(" " * GAP, base)
         return pen.strip(width)
 
