@@ -82,9 +82,9 @@ def elsewhere(waits: Elsewhere, now: datetime) -> Iterator[str]:
         if waits.next_eta is not None:
             left = (waits.next_eta - now).total_seconds()
             due = f", the next in {age(left)}" if left > 0 else ", the next is due"
-        yield f"{waits.eta:,} of the unacked wait in workers for their ETA{due}"
+        yield f"{counted(waits.eta, 'task')} in workers until their ETA{due}"
     if waits.limited:
-        yield f"{waits.limited:,} of the unacked seem to be held back by a rate limit"
+        yield f"{counted(waits.limited, 'message')} held back by a rate limit, as it seems"
 
 
 def _unknown_rates(queues: Iterable[Queue]) -> Iterator[str]:

@@ -182,13 +182,17 @@ class Flows:
             return seen, "not every worker has answered: what those work off is not counted"
         if untold:
             return seen, f"{untold[0]} has not told twice how much it has worked off"
-        if others and any(rates.values()):
-            return seen, f"its consumers also consume {_listed(others)}, and count all together"
+        together = sum(rate or 0.0 for rate in rates.values())
+        if others and together:
+            return seen, (
+                f"its consumers also consume {_listed(others)}, and count all together:"
+                f" {together:.1f}/s"
+            )
         if not consumers or others:
             # Nobody takes anything, so nothing can come and go between two readings.
             return seen, "" if seen is not None else "too many messages are held to see which go"
         begun = (new.early.get(queue, 0) - old.early.get(queue, 0)) / span
-        return max(0.0, sum(rate or 0.0 for rate in rates.values()) + begun), ""
+        return max(0.0, together + begun), ""
 
     def _count_gone(self, reading: QueuesReading) -> Mapping[str, int] | None:
         before, self._held = self._held, None

@@ -75,16 +75,16 @@ def _held(queue: Queue, shown: FleetSnapshot | None, now: datetime) -> Line:
 
 def _of_these(waits: Elsewhere, now: datetime) -> list[str]:
     if waits.eta is None:
-        return [f"{UNKNOWN} wait in workers for their ETA"]
+        return [f"{UNKNOWN} until their ETA"]
     found = []
     if waits.eta:
         due = ""
         if waits.next_eta is not None:
             left = (waits.next_eta - now).total_seconds()
             due = f" (the next in {age(left)})" if left > 0 else " (the next is due)"
-        found.append(f"{waits.eta:,} wait in workers for their ETA{due}")
+        found.append(f"{waits.eta:,} until their ETA{due}")
     if waits.limited:
-        found.append(f"{waits.limited:,} seem to be held back by a rate limit")
+        found.append(f"{waits.limited:,} held back by a rate limit, as it seems")
     return found
 
 

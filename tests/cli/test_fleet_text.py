@@ -70,8 +70,7 @@ def test_tasks_that_wait_in_workers_for_their_time_are_told_beside_the_queue() -
     waits = Task("id", "app.mail", "()", "default", None, AT + timedelta(minutes=5), None)
     worker = replace(known_worker(), scheduled=Reading((waits,), AT))
     lines = fleet_text.queues(snapshot(worker), 80)
-    says = "note: default: 1 of the unacked wait in workers for their ETA, the next in 5m"
-    assert says in lines
+    assert "note: default: 1 task in workers until their ETA, the next in 5m" in lines
 
 
 def test_a_silent_worker_is_explained() -> None:

@@ -105,7 +105,7 @@ def test_of_shared_consumers_only_what_was_seen_to_go_is_told() -> None:
     world.count()
     flow = world.flow()
     assert (flow.growth, flow.completions, flow.arrivals, flow.at_least) == (0.0, 0.5, 0.5, True)
-    assert flow.why == "its consumers also consume bulk, and count all together"
+    assert flow.why == "its consumers also consume bulk, and count all together: 20.0/s"
 
 
 def test_shared_consumers_that_did_nothing_completed_nothing_anywhere() -> None:

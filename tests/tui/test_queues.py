@@ -162,7 +162,7 @@ async def test_what_waits_elsewhere_stands_on_the_page() -> None:
     async with opened(fleets.fleet((worker,), (held,), orphans=())) as there:
         await there.press("3", "enter")
         held_line = there.line("  held ")
-        assert "3 unacked   1 wait in workers for their ETA (the next in 5m)" in held_line
+        assert "3 unacked   1 until their ETA (the next in 5m)" in held_line
         assert "1 of dead workers" in held_line
 
 
