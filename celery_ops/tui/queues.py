@@ -82,7 +82,7 @@ def columns(history: Callable[[Queue], Cell]) -> tuple[Column[Queue], ...]:
         Column("consumers", lambda one, _: consumers_cell(one), lambda one: one.consumers,
                9, right=True, counts=True),
         Column("depth", lambda one, _: history(one), lambda one: one.ready,
-               8, grow=2, right=True, history=True),
+               8, grow=2, right=True, history=HISTORY),
         Column("in", lambda one, _: _rate(rates.arrivals(one)), lambda one: one.flow.arrivals,
                7, drop=1, right=True, counts=True),
         Column("out", lambda one, _: _rate(rates.completions(one)),

@@ -26,7 +26,7 @@ def rate(value: float | None, *, at_least: bool = False) -> str:
     if value == 0:
         return "0"
     amount, unit = (value * 60, "m") if value < _SLOW else (value, "s")
-    shown = f"{amount:,.0f}" if round(amount, 1) >= 10 or amount == int(amount) else f"{amount:.1f}"
+    shown = f"{amount:,.0f}" if amount >= 9.95 else f"{amount:.1f}".removesuffix(".0")
     return f"{'≥' if at_least else ''}{shown}/{unit}"
 
 

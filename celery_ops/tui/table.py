@@ -199,7 +199,8 @@ class LiveTable(Toned, Generic[T], can_focus=True):
     def _needs(self) -> list[int]:
         """How wide the growing columns' content is, as far as the first rows tell."""
         return [
-            max((cell_len(safe(column.cell(row, self._now).text)) for row in some), default=0)
+            column.history
+            or max((cell_len(safe(column.cell(row, self._now).text)) for row in some), default=0)
             for column in self.columns
             for some in (self._rows[:MEASURED] if column.grow else (),)
         ]

@@ -40,7 +40,7 @@ def snapshot(*queues: Queue) -> FleetSnapshot:
         (None, False, "?"),
         (0.0, False, "0"),
         (0.0, True, "?"),
-        (0.05, False, "3/m"),
+        (0.049_99, False, "3/m"),
         (0.4, True, "≥0.4/s"),
         (2.0, False, "2/s"),
         (12.34, False, "12/s"),
