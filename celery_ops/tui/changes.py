@@ -13,7 +13,7 @@ from celery_ops.errors import OpsError
 from celery_ops.tui.confirm import ConfirmScreen
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.messages import FollowEnded, RunEventSeen, Steer
-from celery_ops.tui.params_screen import ParamsScreen
+from celery_ops.tui.params_screen import ParamsScreen, untold
 from celery_ops.tui.plan_screen import PlanScreen
 from celery_ops.tui.run_screen import RunScreen
 from celery_ops.tui.text import Tone
@@ -42,11 +42,10 @@ class Changes:
     def open_plan(self, asked: ChangeAsked, picture: Picture) -> None:
         """Show the plan as soon as it is made; leaving its screen cancels the planning.
 
-        What the runbook has to be told beside what was asked is asked for before.
+        What the runbook can be told beside what was asked is asked for before.
         """
-        params = picture.runbooks.get(asked.runbook, ())
-        missing = [one for one in params if one.default is None and one.name not in asked.given]
-        if not missing:
+        params = untold(picture.runbooks.get(asked.runbook, ()), asked)
+        if not params:
             self._open_plan(asked, picture)
             return
 
@@ -54,7 +53,7 @@ class Changes:
             if values is not None:
                 self._open_plan(replace(asked, given={**asked.given, **values}), picture)
 
-        self._app.push_screen(ParamsScreen(asked, missing), told)
+        self._app.push_screen(ParamsScreen(asked, params), told)
 
     def confirm(self, plan: Plan, picture: Picture) -> None:
         """Ask for the agreement that the plan wants; then start it and follow."""

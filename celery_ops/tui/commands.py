@@ -116,6 +116,18 @@ COMMANDS = (
         "X", "X", "change('purge-queue')", "purge",
         "Purge: back its messages up, then remove them", Where.QUEUES, writes=True,
     ),
+    Command(
+        "K", "K", "change('park-queue')", "park",
+        "parK: put its messages out of the way, as they are", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "N", "N", "change('unpark-queue')", "unpark",
+        "uNpark: give what was parked back to it", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "O", "O", "change('restore-orphans')", "orphans",
+        "Orphans: give back to it what dead workers held", Where.QUEUES, writes=True,
+    ),
     Command("r", "r", "look", "look again", "Look at its messages again", Where.QUEUE),
     Command("m", "m", "more", "more", "Look at a hundred more of them", Where.QUEUE),
     Command("y", "y", "raw", "raw", "The data of the queue, as JSON", Where.QUEUE),
@@ -146,10 +158,10 @@ COMMANDS = (
 """Every key there is."""
 
 BAR = (
-    "drain", "restart", "abort", "answer", "pause", "resume", "continue", "move", "back up",
-    "restore", "purge", "go on", "yes", "no, go back", "back", "look again", "more", "follow",
-    "open", "mark", "filter", "log", "keys", "commands", "describe", "raw", "copy", "freeze",
-    "quit",
+    "drain", "restart", "abort", "answer", "pause", "resume", "continue", "move", "purge", "go on",
+    "yes", "no, go back", "back", "look again", "more", "follow", "open", "mark", "filter", "log",
+    "keys", "commands", "back up", "restore", "park", "unpark", "orphans", "describe", "raw",
+    "copy", "freeze", "quit",
 )  # fmt: skip
 """The words of the key bar, the last ones left out first where it is narrow."""
 

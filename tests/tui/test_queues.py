@@ -10,6 +10,7 @@ import pytest
 
 from celery_ops.errors import PreconditionFailed
 from celery_ops.model import Flow, Queue, Reading
+from celery_ops.runbook.library import Library
 from celery_ops.tui import rates
 from tests.tui import fleets, standins
 from tests.tui.fleets import HOSTILE, NOW, ago
@@ -214,7 +215,7 @@ async def test_what_a_runbook_has_to_be_told_is_asked_for(tmp_path: Path) -> Non
     async with opened(desk=desk, library=shelf) as there:
         await there.press("3", "M")
         assert "move-queue for bulk" in there.text
-        assert "to  Where they go" in there.text
+        assert "to (needed)  Where they go" in there.text
         await there.press("enter")
         assert desk.planned == []
         await there.type("other")
@@ -263,3 +264,25 @@ async def test_the_cursor_stays_on_its_message_when_they_are_looked_at_again() -
         del drawer.waiting[:2]
         await there.press("r", "enter")
         assert "000000000003" in there.text.split("\n")[2]
+
+
+async def test_what_a_runbook_can_be_told_may_be_left_empty(tmp_path: Path) -> None:
+    desk = PaperDesk(plan_made=standins.plan())
+    (tmp_path / "purge-queue.yaml").write_text(
+        "name: purge-queue\nsummary: A test.\nrisk: low\nparams:\n"
+        "  queue: {type: text, help: Which one}\n"
+        '  filter: {type: text, default: "", help: Which messages}\n'
+        "  limit: {type: integer, default: 0, help: How many}\n"
+        "  timeout: {type: duration, default: 1m, help: How long}\n"
+        "steps:\n  - confirm: Sure?\n"
+    )
+    async with opened(desk=desk, library=Library(None, shipped_directory=tmp_path)) as there:
+        await there.press("3", "X")
+        assert "filter  Which messages" in there.text
+        assert "timeout" not in there.text
+        await there.press("enter")
+        assert desk.planned == [("purge-queue", {"queue": "bulk"})]
+        await there.press("escape", "X", "tab")
+        await there.type("7")
+        await there.press("enter")
+        assert desk.planned[-1] == ("purge-queue", {"queue": "bulk", "limit": "7"})
