@@ -168,3 +168,24 @@ if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[3] then redis.call('HDEL', KEYS[
 return 1
 """
 )
+
+LOOK = """
+-- KEYS: lists. ARGV: how many bytes of messages may be looked at, how many bytes tell one message.
+-- Returns for each list, as long as the bytes last: the memory it takes (-1: may not be asked for),
+-- and a digest of the message that is served next; nothing of a key that is no list.
+local budget, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local found = {}
+for place, key in ipairs(KEYS) do
+  if budget <= 0 then break end
+  local head = redis.pcall('LINDEX', key, -1)
+  if type(head) == 'string' then
+    budget = budget - #head
+    local told = #head .. string.sub(head, -most)
+    local size = redis.pcall('MEMORY', 'USAGE', key)
+    found[place] = {type(size) == 'number' and size or -1, redis.sha1hex(told)}
+  else
+    found[place] = {}
+  end
+end
+return found
+"""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import messages
+from celery_ops.broker.heads import QueueHeads
 from celery_ops.broker.names import escaped
 from celery_ops.broker.refusals import Refused
 from celery_ops.broker.routes import routed
@@ -50,6 +51,7 @@ class QueueSizes:
         self._one_at_a_time = asyncio.Lock()
         self._finder = QueueFinder(wire, names, clock)
         self._ledger = UnackedLedger(wire, names)
+        self._heads = QueueHeads(wire, names)
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """Sizes of the queues in `known`, and of all others that were found."""
@@ -70,18 +72,24 @@ class QueueSizes:
         late = sorted(self._ledger.queues - set(wanted))
         if late:
             ready |= (await self._count(late))[0]
+        await self._heads.look(ready)
         counts = Counter(entry.queue for entry in unacked or ())
-        queues = tuple(
-            QueueReading(
-                name=name,
-                ready=sum(steps.values()),
-                unacked=None if unacked is None or name in self._ledger.uncertain else counts[name],
-                by_priority=tuple(steps.items()),
+        queues = []
+        for name, steps in sorted(ready.items()):
+            size, heads = self._heads.of(name, steps)
+            told = unacked is not None and name not in self._ledger.uncertain
+            queues.append(
+                QueueReading(
+                    name=name,
+                    ready=sum(steps.values()),
+                    unacked=counts[name] if told else None,
+                    by_priority=tuple(steps.items()),
+                    bytes=size,
+                    heads=heads,
+                )
             )
-            for name, steps in sorted(ready.items())
-        )
-        notes = (*self._finder.notes, *self._ledger.notes)
-        return QueuesReading(at=at, queues=queues, unacked=unacked, notes=notes)
+        notes = (*self._finder.notes, *self._ledger.notes, *self._heads.notes)
+        return QueuesReading(at=at, queues=tuple(queues), unacked=unacked, notes=notes)
 
     async def _count(self, queues: Sequence[str]) -> tuple[dict[str, dict[int, int]], HeldTags]:
         """Ready messages by step; and, at the same moment, the tags of the held ones."""
@@ -242,7 +250,7 @@ class QueueFinder:
         if self._pass.is_over and self._clock.monotonic() < self._next_pass_at:
             return
         if self._pass.is_over:
-            self._pass = _Pass()
+            self._pass = _Pass(queues=self._pass.queues())
         for _ in range(_SCANS_A_CALL):
             await self._scan_some(self._pass)
             if self._pass.is_over:
@@ -276,6 +284,8 @@ class QueueFinder:
             place = self._names.queue_of(key)
             if place and self._names.is_reply_list(place[0]):
                 self.reply_lists.add(key)
+            elif place and place[0] in current.known:
+                current.lists[place[0]] = True
             elif place and place[0] not in current.lists and not self._names.is_plumbing(place[0]):
                 new[place[0]] = key
         if not new:
@@ -307,7 +317,9 @@ class QueueFinder:
 class _Pass:
     """One pass over the key space: bindings first, then lists; it goes on over several calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, queues: frozenset[str] = frozenset()) -> None:
+        """`queues` were found by the pass before: their messages need not be read again."""
+        self.known = queues
         self._kinds = ["set", "list"]
         self.cursor = 0
         self.exchanges: set[str] = set()

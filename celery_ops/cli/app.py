@@ -19,6 +19,8 @@ from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config import contexts
 from celery_ops.fleet.collector import Collector
 from celery_ops.fleet.logs import Logs
+from celery_ops.fleet.masking import Masks
+from celery_ops.fleet.peeker import Peeker
 from celery_ops.tui.app import OpsApp
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ async def _opened(chosen: Chosen, demo: Demo | None) -> int:
             read_only=chosen.context.read_only,
             ledger=None if demo is None else _ledger_of(demo),
             logs=Logs(deployment.hosts),
+            library=engine.library(chosen.context.directory),
+            messages=Peeker(deployment.broker.messages, Masks(chosen.context.mask)),
             clock=deployment.clock,
             reporter=boundary.report,
         )

@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.config.secret import masked
+from celery_ops.fleet import waiting
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_ops.model import (
+        Elsewhere,
         FleetSnapshot,
         HeldMessage,
         Holder,
@@ -32,7 +36,7 @@ def status(snapshot: FleetSnapshot) -> Json:
     return {
         **_head(snapshot),
         "workers": [worker(one, snapshot.at) for one in snapshot.workers],
-        "queues": [queue(one) for one in snapshot.queues],
+        "queues": _queues(snapshot),
         "problems": [
             {
                 "rule": finding.rule,
@@ -60,7 +64,7 @@ def workers(snapshot: FleetSnapshot) -> Json:
 
 def queues(snapshot: FleetSnapshot) -> Json:
     """`celery-ops queues --json`."""
-    return {**_head(snapshot), "queues": [queue(one) for one in snapshot.queues]}
+    return {**_head(snapshot), "queues": _queues(snapshot), "notes": list(snapshot.notes)}
 
 
 def hosts(snapshot: FleetSnapshot) -> Json:
@@ -169,8 +173,17 @@ def worker(one: Worker, now: datetime) -> Json:
     }
 
 
-def queue(one: Queue) -> Json:
-    """A queue; `oldest` is when its oldest message came, as far as the broker can tell."""
+def queue(one: Queue, consumed_by: Sequence[str], waits: Elsewhere) -> Json:
+    """A queue; `oldest` is when its oldest message came, as far as the broker can tell.
+
+    `waits_since` is when a message that still waits was first seen: the oldest is that old at
+    least. `bytes` is about. Rates are in messages a second over the last `watched_for` seconds;
+    `growth` is of ready and unacked together, `at_least`: arrivals and completions may be more.
+    `rates_why` says why they are not known, or not in full. `drains_in` is in seconds, at the
+    present growth. `elsewhere`: what waits for it in workers (`eta`, `limited`, both part of
+    `unacked`) and in the broker's delayed queues, which all queues share.
+    """
+    flow = one.flow
     return {
         "name": one.name,
         "ready": one.ready,
@@ -178,6 +191,23 @@ def queue(one: Queue) -> Json:
         "consumers": one.consumers,
         "oldest": moment(one.oldest),
         "orphans": one.orphans,
+        "by_priority": {str(step): ready for step, ready in one.by_priority},
+        "consumed_by": list(consumed_by),
+        "waits_since": moment(one.waits_since),
+        "bytes": one.bytes,
+        "watched_for": round(flow.span, 1),
+        "growth": _rate(flow.growth),
+        "arrivals": _rate(flow.arrivals),
+        "completions": _rate(flow.completions),
+        "at_least": flow.at_least,
+        "rates_why": flow.why or None,
+        "drains_in": None if one.drains_in is None else round(one.drains_in, 1),
+        "elsewhere": {
+            "eta": waits.eta,
+            "next_eta": moment(waits.next_eta),
+            "limited": waits.limited,
+            "delayed": waits.delayed,
+        },
         "paused": one.paused,
     }
 
@@ -251,6 +281,15 @@ def _head(snapshot: FleetSnapshot) -> Json:
         "at": moment(snapshot.at),
         "complete": snapshot.complete,
     }
+
+
+def _queues(snapshot: FleetSnapshot) -> list[Json]:
+    consumed_by, waits = waiting.consumers(snapshot), waiting.elsewhere(snapshot)
+    return [queue(one, consumed_by.get(one.name, ()), waits[one.name]) for one in snapshot.queues]
+
+
+def _rate(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _held(reading: Reading[tuple[Task, ...]] | None) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_ops.cli import queues_text
 from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size
@@ -67,15 +68,8 @@ def workers(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 
 def queues(snapshot: FleetSnapshot, width: int) -> list[str]:
-    notes = [
-        safe(
-            f"note: {queue.name}: {queue.orphans} of the unacked lie where a dead worker left them"
-        )
-        for queue in snapshot.queues
-        if queue.orphans
-    ]
-    notes += [f"note: {safe(note)}" for note in snapshot.notes]
-    return _joined([_head(snapshot), _queue_table(snapshot, width), notes])
+    notes = [f"note: {safe(note)}" for note in snapshot.notes]
+    return _joined([_head(snapshot), queues_text.lines(snapshot, width), notes])
 
 
 def hosts(snapshot: FleetSnapshot, width: int) -> list[str]:

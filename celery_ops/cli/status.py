@@ -73,7 +73,10 @@ def workers(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
 @_watch
 @click.pass_context
 def queues(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
-    """The queues: messages ready and unacked, and who consumes them."""
+    """The queues: messages ready and unacked, how they come and go, and who consumes them.
+
+    Rates and times take some seconds of watching: --watch tells them.
+    """
     _show(ctx, _QUEUES, as_json=as_json, watch=watch)
 
 

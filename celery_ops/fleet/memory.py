@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from celery_ops.fleet.flow import Flows
 from celery_ops.fleet.known import Asking, KnownNode, answers_by_node
 from celery_ops.fleet.orphans import HELD_QUESTIONS, Suspects
+from celery_ops.fleet.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,6 +45,8 @@ class Memory:
         """Held messages that no worker shows; None while it is not known what is held."""
         self.counted = False
         """The broker counted who listens, and in the last round of everybody all answered."""
+        self.flows = Flows()
+        self.waiting = Waiting()
         self._everybody_was_asked = False
         self._unexplained: frozenset[str] = frozenset()
         for name in self._expected:
@@ -78,6 +82,12 @@ class Memory:
         for node in self.nodes.values():
             node.note_standstill(monotonic, ready)
         self._note_held(reading)
+        self.waiting.note(reading)
+        everybody_told = self.unanswered == 0 and not any(
+            node.is_answering and node.consuming is None and not node.is_scheduler
+            for node in self.nodes.values()
+        )
+        self.flows.note(reading, self.nodes.values(), monotonic, everybody_told=everybody_told)
         if self._everybody_was_asked:
             self._everybody_was_asked = False
             self.suspects = (self.suspects or Suspects()).after(reading, self.nodes.values())

@@ -9,6 +9,7 @@ from celery_ops.fleet import orphans
 from celery_ops.fleet.matching import match, rivals
 from celery_ops.fleet.verdicts import ALIVE, Known, judge
 from celery_ops.model import (
+    UNWATCHED,
     Beat,
     FleetSnapshot,
     Queue,
@@ -197,6 +198,9 @@ def _queues(
                 seen_at=reading.at if reading is not None else None,
                 paused=name in paused,
                 orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],
+                flow=known.flows.get(name, UNWATCHED),
+                waits_since=known.waiting.since(name),
+                bytes=size.bytes if size is not None else None,
             )
         )
     return tuple(queues)

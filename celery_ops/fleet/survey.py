@@ -247,6 +247,8 @@ class Surveyor:
                 suspects=memory.suspects,
                 counted=memory.counted,
                 protected=self._protected,
+                flows=memory.flows.all(),
+                waiting=memory.waiting,
             )
         )
 

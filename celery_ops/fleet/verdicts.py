@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
 from celery_ops.fleet.orphans import Suspects
+from celery_ops.fleet.waiting import Waiting
 from celery_ops.model import (
     Host,
     Service,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from celery_ops.fleet.known import KnownNode
-    from celery_ops.model import Holder, ServiceStatus
+    from celery_ops.model import Flow, Holder, ServiceStatus
     from celery_ops.ports import QueuesReading
 
 STALLED_AFTER = 10.0
@@ -58,6 +59,8 @@ class Known:
     suspects: Suspects | None = field(default_factory=Suspects)
     counted: bool = False
     protected: bool = False
+    flows: Mapping[str, Flow] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
 
 
 @dataclass(frozen=True, slots=True)

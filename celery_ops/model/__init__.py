@@ -9,7 +9,7 @@ from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Right
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
-from celery_ops.model.queues import HeldMessage, Queue, Unproven
+from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import (
@@ -35,6 +35,7 @@ from celery_ops.model.workers import Worker, WorkerState
 __all__ = [
     "INCARNATION_TOLERANCE",
     "PAUSED",
+    "UNWATCHED",
     "Beat",
     "Body",
     "CeleryProcess",
@@ -42,8 +43,10 @@ __all__ = [
     "ConsumedQueue",
     "Discovered",
     "Disk",
+    "Elsewhere",
     "Finding",
     "FleetSnapshot",
+    "Flow",
     "Heartbeat",
     "HeldMessage",
     "Holder",

@@ -7,6 +7,42 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """How messages came to a queue and left it lately. Rates are in messages a second.
+
+    `growth` is that of all its messages together, held ones too. `completions` left it for good:
+    worked off or discarded, moved away or purged. What cannot be told is None, and `why` says the
+    reason; with `at_least` it says why there may have been more completions, and so arrivals.
+    """
+
+    span: float
+    """Seconds it was watched for."""
+    growth: float | None = None
+    completions: float | None = None
+    arrivals: float | None = None
+    at_least: bool = False
+    why: str = ""
+
+
+UNWATCHED = Flow(0.0, why="one look cannot tell: it takes some seconds of watching")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What waits for a queue outside of its list. None: not known.
+
+    `eta` are tasks that workers hold until their time, `limited` those that a rate limit seems to
+    hold back: both are among the unacked. `delayed` wait in the broker's queues for delayed
+    delivery, for this queue or for others.
+    """
+
+    eta: int | None = None
+    next_eta: datetime | None = None
+    limited: int | None = None
+    delayed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     """A named queue with all its priority steps.
 
@@ -24,8 +60,25 @@ class Queue:
     seen_at: datetime | None = None
     orphans: int | None = None
     """How many of `unacked` are proved to be held by nobody."""
+    flow: Flow = UNWATCHED
+    waits_since: datetime | None = None
+    """When a message that waits was first seen waiting: the oldest waits that long at least."""
+    bytes: int | None = None
+    """Memory that the ready messages take, about: the broker extrapolates from some of them."""
     paused: bool = False
     """A run has taken it from workers that live: they are to consume it again later."""
+
+    @property
+    def drains_in(self) -> float | None:
+        """Seconds until it is empty, if it goes on as now; None: it does not shrink, or unknown."""
+        if self.ready is None or self.unacked is None:
+            return None
+        if self.ready + self.unacked == 0:
+            return 0.0
+        growth = self.flow.growth
+        if growth is None or growth >= 0:
+            return None
+        return (self.ready + self.unacked) / -growth
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ class QueueReading:
     ready: int
     unacked: int | None
     by_priority: tuple[tuple[int, int], ...] = ()
+    bytes: int | None = None
+    """Memory of the ready ones, about; None where it was not looked at."""
+    heads: tuple[str, ...] | None = None
+    """Which message is served next, one a priority step: the same text is the same message."""
 
 
 @dataclass(frozen=True, slots=True)

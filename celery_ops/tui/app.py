@@ -28,6 +28,7 @@ from celery_ops.tui.messages import PassphraseAsked
 from celery_ops.tui.palette import KeyCommands
 from celery_ops.tui.pauses import make_full_collections_rare
 from celery_ops.tui.picture import BLANK, Picture
+from celery_ops.tui.queue_screen import QueueScreen
 from celery_ops.tui.runs import LIVE
 from celery_ops.tui.text_screen import DescribeScreen, RawScreen, TextScreen, help_lines
 from celery_ops.tui.theme import DARK, LIGHT, THEMES, first_theme
@@ -38,7 +39,15 @@ if TYPE_CHECKING:
     from celery_ops.config.secret import Secret
     from celery_ops.ports import Clock
     from celery_ops.tui import messages
-    from celery_ops.tui.seams import Collector, Desk, LedgerReader, LogReader, Reporter
+    from celery_ops.tui.seams import (
+        Collector,
+        Desk,
+        LedgerReader,
+        Library,
+        LogReader,
+        MessageReader,
+        Reporter,
+    )
 
 TICK = 0.5
 """Seconds between two drawings of the ages."""
@@ -64,6 +73,8 @@ class OpsApp(App[None]):
         read_only: bool,
         ledger: LedgerReader | None = None,
         logs: LogReader | None = None,
+        library: Library | None = None,
+        messages: MessageReader | None = None,
         clock: Clock,
         reporter: Reporter | None = None,
     ) -> None:
@@ -74,6 +85,8 @@ class OpsApp(App[None]):
         self._desk = desk
         self._ledger = ledger
         self._logs = logs
+        self._library = library
+        self._messages = messages
         self._clock = clock
         self._reporter = reporter
         self._aside = Aside()
@@ -113,6 +126,8 @@ class OpsApp(App[None]):
         self.run_worker(feeds.watch(self._collector), group="feed")
         if self._desk is not None:
             self.run_worker(feeds.list_runs(self._desk, self._aside), group="feed")
+        if self._library is not None:
+            self.run_worker(feeds.list_runbooks(self._library, self._aside), group="feed")
         if self._ledger is not None:
             self.run_worker(feeds.read_ledger(self._ledger), group="feed")
 
@@ -125,6 +140,7 @@ class OpsApp(App[None]):
     def on_snapshot_taken(self, message: messages.SnapshotTaken) -> None:
         newest, now = message.snapshot, self._clock.now()
         shown = self.picture.shown if self.picture.frozen_at is not None else newest
+        self.picture.depths.note(newest)
         self.picture = replace(self.picture, newest=newest, shown=shown, unwatched=None, now=now)
 
     def on_watch_ended(self, message: messages.WatchEnded) -> None:
@@ -138,6 +154,23 @@ class OpsApp(App[None]):
     def on_runs_listed(self, message: messages.RunsListed) -> None:
         if message.runs != self.picture.runs:
             self.picture = replace(self.picture, runs=message.runs)
+
+    def on_runbooks_listed(self, message: messages.RunbooksListed) -> None:
+        if message.runbooks != self.picture.runbooks:
+            self.picture = replace(self.picture, runbooks=message.runbooks)
+
+    def on_queue_asked(self, message: messages.QueueAsked) -> None:
+        self.push_screen(QueueScreen(self.picture, message.queue, self._messages))
+
+    def on_look_asked(self, message: messages.LookAsked) -> None:
+        if self._messages is None:
+            return
+        screen, feeds = message.screen, Feeds(message.screen.post_message, self._clock)
+        looking = feeds.look(self._messages, message.queue, message.limit)
+        screen.run_worker(looking, group="look", exclusive=True)
+
+    def on_message_asked(self, message: messages.MessageAsked) -> None:
+        self.push_screen(TextScreen(self.picture, message.title, message.lines))
 
     def on_describe_asked(self, message: messages.DescribeAsked) -> None:
         self.push_screen(DescribeScreen(self.picture, message.subject))
@@ -200,7 +233,7 @@ class OpsApp(App[None]):
         main.open(view)
 
     def action_help(self) -> None:
-        lines = help_lines(may_write=not self.picture.read_only)
+        lines = help_lines(self.picture)
         self.push_screen(TextScreen(self.picture, "keys and signs", lines))
 
     def action_freeze(self) -> None:

@@ -6,18 +6,20 @@ planned, shown and agreed to by name.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import OpsError
 from celery_ops.tui.confirm import ConfirmScreen
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.messages import FollowEnded, RunEventSeen, Steer
+from celery_ops.tui.params_screen import ParamsScreen, untold
 from celery_ops.tui.plan_screen import PlanScreen
 from celery_ops.tui.run_screen import RunScreen
 from celery_ops.tui.text import Tone
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from typing import Any
 
     from textual.app import App
@@ -38,10 +40,20 @@ class Changes:
         self._aside = aside
 
     def open_plan(self, asked: ChangeAsked, picture: Picture) -> None:
-        """Show the plan as soon as it is made; leaving its screen cancels the planning."""
-        screen = PlanScreen(picture, asked.runbook, asked.workers)
-        self._app.push_screen(screen)
-        screen.run_worker(self._plan(screen, asked), group="plan")
+        """Show the plan as soon as it is made; leaving its screen cancels the planning.
+
+        What the runbook can be told beside what was asked is asked for before.
+        """
+        params = untold(picture.runbooks.get(asked.runbook, ()), asked)
+        if not params:
+            self._open_plan(asked, picture)
+            return
+
+        def told(values: Mapping[str, str] | None) -> None:
+            if values is not None:
+                self._open_plan(replace(asked, given={**asked.given, **values}), picture)
+
+        self._app.push_screen(ParamsScreen(asked, params), told)
 
     def confirm(self, plan: Plan, picture: Picture) -> None:
         """Ask for the agreement that the plan wants; then start it and follow."""
@@ -76,9 +88,14 @@ class Changes:
         """Give the answer to the run."""
         await self._said(self._aside.call(self._desk.answer, given.run, given.step, given.answer))
 
+    def _open_plan(self, asked: ChangeAsked, picture: Picture) -> None:
+        screen = PlanScreen(picture, asked)
+        self._app.push_screen(screen)
+        screen.run_worker(self._plan(screen, asked), group="plan")
+
     async def _plan(self, screen: PlanScreen, asked: ChangeAsked) -> None:
         try:
-            plan = await self._desk.plan(asked.runbook, {"workers": ",".join(asked.workers)})
+            plan = await self._desk.plan(asked.runbook, asked.given)
         except OpsError as error:
             screen.error = str(error)
         else:
@@ -124,7 +141,10 @@ def confirmation(plan: Plan) -> list[Line]:
     found = [line((plan.runbook, Tone.STRONG), " on ", context, f"  {plan.where.broker}"), Line()]
     questions = [one.question for one in plan.confirmations] or [f"Run {plan.runbook}?"]
     found += [line((question, Tone.STRONG)) for question in questions]
-    found += [Line(), line(", ".join(target.name for target in plan.targets) or "no worker")]
+    found.append(Line())
+    if "queue" in plan.params:
+        found.append(line("queue ", (str(plan.params["queue"]), Tone.STRONG)))
+    found.append(line(", ".join(target.name for target in plan.targets) or "no worker"))
     warnings = (*plan.hazards, *plan.irreversible)
     if warnings:
         found.append(Line())

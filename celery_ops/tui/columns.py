@@ -29,7 +29,8 @@ class Column(Generic[T]):
     What it sorts by is of one type for all rows, or None: not known, and last in either direction.
 
     The higher `drop`, the earlier it is left out on a narrow terminal; 0 always stays. `counts`: it
-    sorts by the number it shows, so a filter can compare it.
+    sorts by the number it shows, so a filter can compare it. `history`: so many cells it can fill;
+    where there is less room its beginning is left out, and nothing tells so.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Column(Generic[T]):
     drop: int = 0
     right: bool = False
     counts: bool = False
+    history: int = 0
 
 
 class Placed(NamedTuple):

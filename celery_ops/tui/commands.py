@@ -22,6 +22,8 @@ class Where(StrEnum):
     APP = "Everywhere"
     TABLE = "In a table"
     WORKERS = "Changing workers"
+    QUEUES = "Changing a queue"
+    QUEUE = "On the page of a queue"
     TEXT = "In a text"
     LOG = "In a log"
     PLAN = "In a plan"
@@ -40,6 +42,12 @@ class Command:
     does: str
     where: Where
     writes: bool = False
+
+    @property
+    def runbook(self) -> str | None:
+        """The runbook whose plan it opens, if it does."""
+        name, _, rest = self.action.partition("('")
+        return rest.removesuffix("')") if name == "change" else None
 
 
 COMMANDS = (
@@ -80,6 +88,51 @@ COMMANDS = (
         "U", "U", "change('resume-worker')", "resume",
         "resUme: give a worker its queues back", Where.WORKERS, writes=True,
     ),
+    Command(
+        "P", "P", "change('pause-queue')", "pause",
+        "Pause: nobody consumes it until it is resumed", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "U", "U", "change('resume-queue')", "resume",
+        "resUme: give its consumers back", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "D", "D", "change('drain-queue')", "drain",
+        "Drain: wait until all of it is worked off", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "M", "M", "change('move-queue')", "move",
+        "Move its messages to another queue", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "B", "B", "change('backup-queue')", "back up",
+        "Back up: write its messages to a file", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "T", "T", "change('restore-queue')", "restore",
+        "resTore: put the messages of a file back", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "X", "X", "change('purge-queue')", "purge",
+        "Purge: back its messages up, then remove them", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "K", "K", "change('park-queue')", "park",
+        "parK: put its messages out of the way, as they are", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "N", "N", "change('unpark-queue')", "unpark",
+        "uNpark: give what was parked back to it", Where.QUEUES, writes=True,
+    ),
+    Command(
+        "O", "O", "change('restore-orphans')", "orphans",
+        "Orphans: give back to it what dead workers held", Where.QUEUES, writes=True,
+    ),
+    Command("r", "r", "look", "look again", "Look at its messages again", Where.QUEUE),
+    Command("m", "m", "more", "more", "Look at a hundred more of them", Where.QUEUE),
+    Command("y", "y", "raw", "raw", "The data of the queue, as JSON", Where.QUEUE),
+    Command("c", "c", "copy", "copy", "Copy the name of the queue", Where.QUEUE),
+    Command("escape", "esc", "back", "back", "Back to the queues", Where.QUEUE),
     Command("escape", "esc", "back", "back", "Back", Where.TEXT),
     Command("y", "y", "raw", "raw", "The data of it, as JSON", Where.TEXT),
     Command("l", "l", "log", "log", "Follow the log of its service", Where.TEXT),
@@ -105,9 +158,10 @@ COMMANDS = (
 """Every key there is."""
 
 BAR = (
-    "drain", "restart", "resume", "abort", "answer", "pause", "continue", "go on", "yes",
-    "no, go back", "back", "follow", "open", "mark", "filter", "log", "keys", "commands",
-    "describe", "raw", "copy", "freeze", "quit",
+    "drain", "restart", "abort", "answer", "pause", "resume", "continue", "move", "purge", "go on",
+    "yes", "no, go back", "back", "look again", "more", "follow", "open", "mark", "filter", "log",
+    "keys", "commands", "back up", "restore", "park", "unpark", "orphans", "describe", "raw",
+    "copy", "freeze", "quit",
 )  # fmt: skip
 """The words of the key bar, the last ones left out first where it is narrow."""
 

@@ -15,7 +15,7 @@ from celery_ops.config.units import as_duration, as_share, as_size
 from celery_ops.fleet.matching import workers_by_service
 from celery_ops.model import Finding, Host, Level, Queue, Service, Worker
 from celery_ops.runbook.desk import RunSummary
-from celery_ops.tui import hosts, queues, runs, workers
+from celery_ops.tui import hosts, queue_page, runs, workers
 from celery_ops.tui.hosts import service_name
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.picture import Kind
@@ -51,7 +51,7 @@ def lines(subject: Subject, picture: Picture) -> list[Line]:
         case Worker():
             return [*_worker(found, now), *_problems(found.name, shown)]
         case Queue():
-            return [*_queue(found, shown, now), *_problems(found.name, shown)]
+            return [*queue_page.lines(found, picture), *_problems(found.name, shown)]
         case Host():
             return [*_host(found, shown, now), *_problems(found.name, shown)]
         case Service():
@@ -350,31 +350,6 @@ def _facts(host: Host, now: datetime) -> list[Line]:
     return found
 
 
-def _queue(queue: Queue, shown: FleetSnapshot | None, now: datetime) -> list[Line]:
-    oldest = _ago(queue.oldest, now) if queue.oldest else NOTHING if queue.ready == 0 else UNKNOWN
-    found = [
-        _field("ready", number(queue.ready)),
-        _field("unacked", number(queue.unacked)),
-        _field("of dead workers", number(queue.orphans)),
-        _field("consumers", queues.consumers_cell(queue)),
-        _field("oldest", oldest),
-        _field("read", _ago(queue.seen_at, now)),
-    ]
-    found += [_field(f"priority {step}", number(ready)) for step, ready in queue.by_priority]
-    consumers = shown.consumers_of(queue.name) if shown else ()
-    found += [Line(), line((counted(len(consumers), "consumer"), Tone.STRONG), " that answer")]
-    for worker in consumers:
-        read = worker.consuming
-        found.append(
-            line(
-                f"  {worker.name}  ",
-                workers.state_cell(worker.state),
-                _read(read, now) if read else "",
-            )
-        )
-    return found
-
-
 def _finding(finding: Finding, picture: Picture) -> list[Line]:
     sign, tone = LEVEL_SIGNS[finding.level]
     found = [
@@ -408,7 +383,7 @@ def _finding(finding: Finding, picture: Picture) -> list[Line]:
         found += [
             Line(),
             line((f"queue {queue.name}", Tone.STRONG)),
-            *_queue(queue, shown, picture.now),
+            *queue_page.lines(queue, picture),
         ]
     return found
 

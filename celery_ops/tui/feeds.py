@@ -16,6 +16,8 @@ from celery_ops.tui.messages import (
     LedgerRead,
     LogBroke,
     LogRead,
+    MessagesRead,
+    RunbooksListed,
     RunsListed,
     SnapshotTaken,
     WatchEnded,
@@ -29,11 +31,19 @@ if TYPE_CHECKING:
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Clock
     from celery_ops.tui.aside import Aside
-    from celery_ops.tui.seams import Collector, Desk, LedgerReader, LogReader
+    from celery_ops.tui.seams import (
+        Collector,
+        Desk,
+        LedgerReader,
+        Library,
+        LogReader,
+        MessageReader,
+    )
 
 PAUSE = 2.0
 """Seconds before a watch that ended is begun again, and between two lists of runs."""
 LEDGER_EVERY = 1.0
+RUNBOOKS_EVERY = 30.0
 LOG_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before a log that broke off is begun again; the last for ever."""
 
@@ -72,6 +82,23 @@ class Feeds:
         while True:
             self._post(RunsListed(await aside.call(desk.runs)))
             await self._clock.sleep(PAUSE)
+
+    async def list_runbooks(self, library: Library, aside: Aside) -> None:
+        """The runbooks that there are, again and again: their files are the user's to change."""
+        while True:
+            entries = await aside.call(library.entries)
+            found = {one.name: one.runbook.params for one in entries if one.runbook is not None}
+            self._post(RunbooksListed(found))
+            await self._clock.sleep(RUNBOOKS_EVERY)
+
+    async def look(self, reader: MessageReader, queue: str, limit: int) -> None:
+        """What waits in a queue, once."""
+        try:
+            look = await reader.look(queue, limit)
+        except OpsError as error:
+            self._post(MessagesRead(None, " ".join(str(error).split())))
+        else:
+            self._post(MessagesRead(Reading(look, self._clock.now())))
 
     async def follow_log(self, reader: LogReader, service: ServiceRef) -> None:
         """A log, until it is cancelled; begun again, ever more seldom, when it broke off."""

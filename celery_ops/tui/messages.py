@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from celery_ops.config.secret import Secret
+    from celery_ops.fleet.peeking import Look
     from celery_ops.model import FleetSnapshot, Reading, ServiceRef
     from celery_ops.runbook.desk import RunSummary
     from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.schema import Param
     from celery_ops.tui.frame import Frame
+    from celery_ops.tui.lines import Line
     from celery_ops.tui.picture import Subject
+    from celery_ops.tui.queue_screen import QueueScreen
 
 
 class Replaceable(Message):
@@ -99,10 +103,51 @@ class CopyAsked(Message):
 
 @dataclass
 class ChangeAsked(Message):
-    """Somebody wants to see the plan of a runbook for these workers."""
+    """Somebody wants to see the plan of a runbook with these parameters, for what they name."""
 
     runbook: str
-    workers: tuple[str, ...]
+    given: Mapping[str, str]
+    names: tuple[str, ...]
+    noun: str
+
+
+@dataclass
+class QueueAsked(Message):
+    """Somebody wants to see the page of a queue."""
+
+    queue: str
+
+
+@dataclass
+class LookAsked(Message):
+    """Somebody wants to see the next messages of a queue, at most so many."""
+
+    screen: QueueScreen
+    queue: str
+    limit: int
+
+
+@dataclass
+class MessageAsked(Message):
+    """Somebody wants to see one message of a queue, as these lines."""
+
+    title: str
+    lines: list[Line]
+
+
+@dataclass
+class MessagesRead(Replaceable):
+    """What waits in a queue, or why that cannot be looked at."""
+
+    look: Reading[Look] | None
+    error: str | None = None
+
+
+@dataclass
+class RunbooksListed(Replaceable):
+    """The runbooks that there are, and their parameters."""
+
+    runbooks: Mapping[str, tuple[Param, ...]]
 
 
 @dataclass

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from celery_ops.tui.depths import Depths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery_ops.model import FleetSnapshot, Reading
     from celery_ops.runbook.desk import RunSummary
+    from celery_ops.runbook.schema import Param
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +37,10 @@ class Picture:
     ledger: Reading[Mapping[str, int | None]] | None = None
     ledger_error: str | None = None
     runs: tuple[RunSummary, ...] | None = None
+    runbooks: Mapping[str, tuple[Param, ...]] = field(default_factory=dict)
+    """Those that there are, with their parameters."""
+    depths: Depths = field(default_factory=Depths)
+    """Of the queues; the only part that is not frozen: it goes on with the app."""
 
 
 BLANK = Picture("", protected=False, read_only=True, now=datetime.min.replace(tzinfo=UTC))

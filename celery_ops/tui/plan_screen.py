@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from celery_ops.tui.messages import ChangeAsked
     from celery_ops.tui.picture import Picture
 
 
@@ -31,10 +32,11 @@ class PlanScreen(Frame):
     plan: var[Plan | None] = var(None)
     error: var[str | None] = var(None)
 
-    def __init__(self, picture: Picture, runbook: str, workers: tuple[str, ...]) -> None:
+    def __init__(self, picture: Picture, asked: ChangeAsked) -> None:
         super().__init__(picture)
-        self._runbook = runbook
-        self._names = workers
+        self._runbook = asked.runbook
+        self._names = asked.names
+        self._noun = asked.noun
         self._began = picture.now
         self._title = Bar(id="title")
         self._pager = Pager(self._planning(picture), id="text")
@@ -96,7 +98,7 @@ class PlanScreen(Frame):
     def _draw_title(self, picture: Picture) -> None:
         parts = [
             Part(self._runbook, Tone.STRONG),
-            Part(f"  {counted(len(self._names), 'worker')}"),
+            Part(f"  {counted(len(self._names), self._noun)}"),
         ]
         if self.plan is not None:
             since = age_of(self.plan.at, picture.now)

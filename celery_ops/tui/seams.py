@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
     from pathlib import Path
 
-    from celery_ops.model import FleetSnapshot, ServiceRef
+    from celery_ops.fleet.peeking import Look
+    from celery_ops.model import FleetSnapshot, ServiceRef, StoredMessage
     from celery_ops.runbook.desk import RunSummary
     from celery_ops.runbook.journal import Event
+    from celery_ops.runbook.library import Entry
     from celery_ops.runbook.plan import Plan
 
 
@@ -46,6 +48,20 @@ class Desk(Protocol):
     def proceed(self, run: str) -> None: ...
 
     def answer(self, run: str, step: str, answer: str) -> None: ...
+
+
+class Library(Protocol):
+    """The runbooks that there are; see `runbook.library`. Reads files: it is called aside."""
+
+    def entries(self) -> tuple[Entry, ...]: ...
+
+
+class MessageReader(Protocol):
+    """Looks at what waits in queues, and takes nothing; see `fleet.peeker`."""
+
+    async def look(self, queue: str, limit: int) -> Look: ...
+
+    def arguments(self, message: StoredMessage) -> str: ...
 
 
 class LogReader(Protocol):

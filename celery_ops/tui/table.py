@@ -199,7 +199,8 @@ class LiveTable(Toned, Generic[T], can_focus=True):
     def _needs(self) -> list[int]:
         """How wide the growing columns' content is, as far as the first rows tell."""
         return [
-            max((cell_len(safe(column.cell(row, self._now).text)) for row in some), default=0)
+            column.history
+            or max((cell_len(safe(column.cell(row, self._now).text)) for row in some), default=0)
             for column in self.columns
             for some in (self._rows[:MEASURED] if column.grow else (),)
         ]
@@ -245,7 +246,8 @@ class LiveTable(Toned, Generic[T], can_focus=True):
             column = self.columns[place]
             cell = column.cell(row, self._now)
             style = self.toned(Tone.DIM if faded else cell.tone, base)
-            pen.write(_fitted(safe(cell.text), room, right=column.right), style)
+            text = safe(cell.text)[-room:] if column.history else safe(cell.text)
+            pen.write(_fitted(text, room, right=column.right), style)
             pen.write(" " * GAP, base)
         return pen.strip(width)
 

@@ -12,6 +12,7 @@ from celery_ops.tui.frame import Frame
 from celery_ops.tui.lines import Line, Lines, line
 from celery_ops.tui.messages import CopyAsked, LogAsked, RawAsked
 from celery_ops.tui.picture import Kind
+from celery_ops.tui.queues import may_change
 from celery_ops.tui.text import NOTHING, UNKNOWN, Tone, clock
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from celery_ops.model import ServiceRef
+    from celery_ops.tui.commands import Command
     from celery_ops.tui.picture import Picture, Subject
 
 
@@ -113,11 +115,11 @@ class RawScreen(TextScreen):
         self.post_message(CopyAsked(self.plain))
 
 
-def help_lines(*, may_write: bool) -> list[Line]:
+def help_lines(picture: Picture) -> list[Line]:
     """Every key that exists, by place, and what the signs mean."""
     found: list[Line] = []
     for where in Where:
-        there = [one for one in COMMANDS if one.where is where and (may_write or not one.writes)]
+        there = [one for one in COMMANDS if one.where is where and _exists(one, picture)]
         if not any(one.writes for one in there) and where in {Where.PLAN, Where.CONFIRM, Where.RUN}:
             there = there if where is Where.RUN else []
         if there:
@@ -132,6 +134,13 @@ def help_lines(*, may_write: bool) -> list[Line]:
             ]
             found.append(Line())
     return [*found, *_LEGEND]
+
+
+def _exists(command: Command, picture: Picture) -> bool:
+    """A write does not where nothing may be changed, or where its runbook is not there."""
+    if command.where is Where.QUEUES:
+        return may_change(command.runbook, picture)
+    return not (command.writes and picture.read_only)
 
 
 _LEGEND = (

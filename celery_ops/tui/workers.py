@@ -208,7 +208,7 @@ class WorkersView(TableView["Worker"]):
             says = f"{len(unclear)} of the names read as patterns and could mean other workers."
             self.notify(says, severity="error", markup=False)
         elif names:
-            self.post_message(ChangeAsked(runbook, names))
+            self.post_message(ChangeAsked(runbook, {"workers": ",".join(names)}, names, self.noun))
 
     def rows(self, picture: Picture) -> Sequence[Worker]:
         return picture.shown.workers if picture.shown else ()

@@ -21,6 +21,7 @@ from tests.cli.snapshots import (
 _MOMENT = {"type": ["string", "null"], "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"}
 _COUNT = {"type": ["integer", "null"], "minimum": 0}
 _TEXT = {"type": ["string", "null"]}
+_RATE = {"type": ["number", "null"], "minimum": 0}
 
 
 def _object(**properties: object) -> dict[str, object]:
@@ -54,6 +55,18 @@ QUEUE = _object(
     consumers=_COUNT,
     oldest=_MOMENT,
     orphans=_COUNT,
+    by_priority={"type": "object", "additionalProperties": _COUNT},
+    consumed_by=_list({"type": "string"}),
+    waits_since=_MOMENT,
+    bytes=_COUNT,
+    watched_for={"type": "number", "minimum": 0},
+    growth={"type": ["number", "null"]},
+    arrivals=_RATE,
+    completions=_RATE,
+    at_least={"type": "boolean"},
+    rates_why=_TEXT,
+    drains_in=_RATE,
+    elsewhere=_object(eta=_COUNT, next_eta=_MOMENT, limited=_COUNT, delayed=_COUNT),
     paused={"type": "boolean"},
 )
 PROBLEM = _object(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from celery_ops.cli import fleet_text
 from celery_ops.cli.text import cells
-from celery_ops.model import Queue
+from celery_ops.model import Flow, Queue, Reading, Task
 from tests.cli.snapshots import (
+    AT,
     HOSTILE,
     WEB1,
     hosts_snapshot,
@@ -43,8 +45,32 @@ def test_a_known_zero_is_a_zero() -> None:
 
 def test_a_queue_that_nobody_consumes_shows_its_zero() -> None:
     lines = fleet_text.queues(snapshot(), 80)
-    assert row(lines, "mail").split() == ["mail", "12", "0", "0"]
-    assert row(lines, "default").split() == ["default", "17", "?", "1"]
+    assert row(lines, "mail").split()[:4] == ["mail", "12", "0", "0"]
+    assert row(lines, "default").split()[:4] == ["default", "17", "?", "1"]
+    assert "nobody consumes mail" in lines
+
+
+def test_the_rates_of_a_queue_are_told_with_what_is_not_known_of_them() -> None:
+    flow = Flow(20.0, -1.5, 2.25, 0.75, at_least=True, why="bulk1 counts all together")
+    seen = AT - timedelta(minutes=3)
+    bulk = Queue("bulk", 30, 0, 1, flow=flow, waits_since=seen, bytes=2048)
+    lines = fleet_text.queues(replace(snapshot(), queues=(bulk,), _by_name={}), 200)
+    told = row(lines, "bulk").split()
+    assert told == ["bulk", "30", "0", "1", "≥0.8/s", "≥2.2/s", "20s", "≥3m", "~2.0K", "none"]
+    assert "note: rates of bulk: bulk1 counts all together" in lines
+
+
+def test_one_look_claims_no_rates() -> None:
+    lines = fleet_text.queues(snapshot(), 80)
+    assert row(lines, "mail").split()[4:8] == ["?", "?", "never", "?"]
+    assert "note: one look cannot tell rates and times: --watch does" in lines
+
+
+def test_tasks_that_wait_in_workers_for_their_time_are_told_beside_the_queue() -> None:
+    waits = Task("id", "app.mail", "()", "default", None, AT + timedelta(minutes=5), None)
+    worker = replace(known_worker(), scheduled=Reading((waits,), AT))
+    lines = fleet_text.queues(snapshot(worker), 80)
+    assert "note: default: 1 task in workers until their ETA, the next in 5m" in lines
 
 
 def test_a_silent_worker_is_explained() -> None:

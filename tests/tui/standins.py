@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import OpsError, UsageError
-from celery_ops.model import Incarnation, WorkerState
+from celery_ops.fleet.peeking import Look, Placed
+from celery_ops.model import Incarnation, StoredMessage, WorkerState
 from celery_ops.runbook.desk import RunSummary
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Owed, Report, Result, RunState
 from celery_ops.runbook.journal import Event
+from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import (
     Confirmation,
     Plan,
@@ -27,6 +29,7 @@ from tests.tui.fleets import NOW, RUN, ago, consumed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from pathlib import Path
 
     from celery_ops.model import FleetSnapshot, ServiceRef
 
@@ -113,6 +116,52 @@ class FedLogs:
                 yield said
         finally:
             self.following -= 1
+
+
+@dataclass
+class Drawer:
+    """Messages as the test lays them in; an error that is laid in is raised."""
+
+    waiting: list[StoredMessage] = field(default_factory=list)
+    fails: OpsError | None = None
+    looked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def look(self, queue: str, limit: int) -> Look:
+        self.looked.append((queue, limit))
+        if self.fails is not None:
+            raise self.fails
+        placed = (Placed(place, one) for place, one in enumerate(self.waiting[:limit], start=1))
+        wanted = tuple(placed)
+        return Look(len(self.waiting), 0, len(wanted), wanted)
+
+    def arguments(self, message: StoredMessage) -> str:
+        return message.args or ""
+
+
+def message(number: int, **changes: Any) -> StoredMessage:
+    """One that waits, of the demo's task."""
+    one = StoredMessage(
+        raw=b"x" * 500,
+        id=f"c0ffee00-0000-4000-8000-{number:012d}",
+        task="demo.numbered",
+        retries=0,
+        origin="gen1@demo",
+        redelivered=False,
+        args=f"({number},)",
+    )
+    return replace(one, **changes)
+
+
+def library(directory: Path, *names: str, **params: str) -> Library:
+    """Real files of these runbooks, each with a parameter `queue`; `params` are told, too."""
+    for name in names:
+        told = "".join(
+            f"  {param}: {{type: text, help: {help}}}\n"
+            for param, help in {"queue": "Which one", **params}.items()
+        )
+        text = f"name: {name}\nsummary: A test.\nrisk: low\nparams:\n{told}"
+        (directory / f"{name}.yaml").write_text(text + "steps:\n  - confirm: Sure?\n")
+    return Library(None, shipped_directory=directory)
 
 
 @dataclass

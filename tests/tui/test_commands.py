@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from celery_ops.tui.app import OpsApp
@@ -9,6 +11,8 @@ from celery_ops.tui.commands import COMMANDS, Command, Where
 from celery_ops.tui.confirm import ConfirmScreen
 from celery_ops.tui.log_screen import LogScreen
 from celery_ops.tui.plan_screen import PlanScreen
+from celery_ops.tui.queue_screen import QueueScreen
+from celery_ops.tui.queues import QueuesView
 from celery_ops.tui.run_screen import RunScreen
 from celery_ops.tui.table_view import TableView
 from celery_ops.tui.text_screen import DescribeScreen
@@ -17,10 +21,15 @@ from tests.tui import standins
 from tests.tui.screens import opened
 from tests.tui.standins import PaperDesk
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 OWNERS: dict[Where, type] = {
     Where.APP: OpsApp,
     Where.TABLE: TableView,
     Where.WORKERS: WorkersView,
+    Where.QUEUES: QueuesView,
+    Where.QUEUE: QueueScreen,
     Where.TEXT: DescribeScreen,
     Where.LOG: LogScreen,
     Where.PLAN: PlanScreen,
@@ -47,8 +56,9 @@ def test_no_place_binds_a_key_twice() -> None:
         assert len(set(keys)) == len(keys)
 
 
-async def test_the_help_shows_every_key_and_what_the_signs_mean() -> None:
-    async with opened(size=(100, 100)) as there:
+async def test_the_help_shows_every_key_and_what_the_signs_mean(tmp_path: Path) -> None:
+    needed = [one.runbook for one in COMMANDS if one.where is Where.QUEUES and one.runbook]
+    async with opened(size=(100, 120), library=standins.library(tmp_path, *needed)) as there:
         await there.press("question_mark")
         for command in COMMANDS:
             assert command.does in there.text

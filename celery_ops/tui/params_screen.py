@@ -1,0 +1,67 @@
+"""What a runbook can be told before it is planned, and what it has to be told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from celery_ops.runbook.schema import ParamType
+from celery_ops.tui.lines import Line, Lines, line
+from celery_ops.tui.text import Tone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from textual.app import ComposeResult
+
+    from celery_ops.runbook.schema import Param
+    from celery_ops.tui.messages import ChangeAsked
+
+
+def untold(params: Iterable[Param], asked: ChangeAsked) -> tuple[Param, ...]:
+    """What to ask for: what has to be told, then what can be and is no matter of how carefully."""
+    free = {ParamType.TEXT, ParamType.INTEGER}
+    open_ = [one for one in params if one.name not in asked.given]
+    needed = [one for one in open_ if one.default is None]
+    return (*needed, *(one for one in open_ if one.default is not None and one.type in free))
+
+
+class ParamsScreen(ModalScreen["dict[str, str] | None"]):
+    """A line to type for each parameter. Enter goes on, or to what still has to be told.
+
+    None: left without an answer. What was typed is judged when the plan is made.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "back")]
+
+    def __init__(self, asked: ChangeAsked, params: Sequence[Param]) -> None:
+        super().__init__()
+        self._asked = asked
+        self._typed = tuple((one, Input(classes="param", compact=True)) for one in params)
+
+    def compose(self) -> ComposeResult:
+        names = ", ".join(self._asked.names)
+        with VerticalScroll(id="dialog", can_focus=False):
+            yield Lines([line((self._asked.runbook, Tone.STRONG), f" for {names}"), Line()])
+            for param, typed in self._typed:
+                must = (" (needed)", Tone.WARN) if param.default is None else ""
+                yield Lines([line((param.name, Tone.STRONG), must, f"  {param.help}")])
+                yield typed
+            keys = "tab: the next line   enter: on to the plan   esc: back, changing nothing"
+            yield Lines([line((keys, Tone.DIM))])
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        for param, typed in self._typed:
+            if param.default is None and not typed.value.strip():
+                typed.focus()
+                return
+        told = {param.name: typed.value.strip() for param, typed in self._typed}
+        self.dismiss({name: value for name, value in told.items() if value})
+
+    def action_back(self) -> None:
+        self.dismiss(None)
