@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from celery_ops.config.secret import Secret
     from celery_ops.ports import Broker, Clock
 
-_REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix"}
+_REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix", "sentinel"}
 _NOT_YET = {
     "amqp": "RabbitMQ",
     "amqps": "RabbitMQ",
     "pyamqp": "RabbitMQ",
     "librabbitmq": "RabbitMQ",
-    "sentinel": "Redis Sentinel",
 }
 _CLUSTER = {"redis+cluster", "rediss+cluster", "redis-cluster"}
 
@@ -42,7 +41,7 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         raise UsageError(
             "The broker's URL has no scheme.", fix="Write it in full: redis://host:6379/0"
         )
-    if ";" in text:
+    if ";" in text and scheme != "sentinel":
         raise UsageError(
             "Several brokers in one URL (separated by ;) are not supported yet.",
             fix="Name the one that is in use now; write a ; in a password as %3B.",
@@ -58,5 +57,5 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
     raise UsageError(
         "The scheme of the broker's URL is not supported.",
-        fix="Supported are redis://, rediss:// and redis+socket://.",
+        fix="Supported are redis://, rediss://, redis+socket:// and sentinel://.",
     )

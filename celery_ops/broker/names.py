@@ -24,6 +24,7 @@ _REPLY_LIST_SUFFIX = ".reply.celery-ops.pidbox"
 """As kombu's own end, so that tools that leave reply lists out leave ours out too."""
 
 _OURS = {"control_exchange", "event_exchange", "ssl"}
+_OF_ADDRESS = {"master_name", "sentinel_kwargs", "min_other_sentinels"}
 _READ = {
     "global_keyprefix", "sep", "priority_steps", "fanout_prefix", "fanout_patterns",
     "unacked_key", "unacked_index_key",
@@ -38,7 +39,7 @@ _WITHOUT_EFFECT_HERE = {
     "interval_step", "interval_max", "connect_retries_timeout", "errback", "confirm_publish",
     "batch_publish",
 }  # fmt: skip
-KNOWN_OPTIONS = frozenset(_OURS | _READ | _WITHOUT_EFFECT_HERE)
+KNOWN_OPTIONS = frozenset(_OURS | _OF_ADDRESS | _READ | _WITHOUT_EFFECT_HERE)
 
 T = TypeVar("T")
 
