@@ -6,6 +6,7 @@ they cost more time than `status` has.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import address
@@ -55,7 +56,10 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         )
     if scheme in _NOT_YET:
         raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
+    is_scheme = re.fullmatch(r"[a-z][a-z0-9+-]{0,30}", scheme, re.IGNORECASE)
     raise UsageError(
-        "The scheme of the broker's URL is not supported.",
+        f"{scheme}:// is no broker that is supported here."
+        if is_scheme
+        else "The scheme of the broker's URL is not supported.",
         fix="Supported are redis://, rediss://, redis+socket:// and sentinel://.",
     )

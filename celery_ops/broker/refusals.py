@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
@@ -51,6 +52,8 @@ _CLUSTER = re.compile(r"\b(CROSSSLOT|MOVED \d+|CLUSTERDOWN)\b|not allowed in clu
 _WRONG_LOGIN = re.compile(
     r"WRONGPASS|NOAUTH|unauthenticated|invalid password|invalid username|no password is set", re.I
 )
+_REFUSED = re.compile(rf"Error {errno.ECONNREFUSED} connecting")
+"""redis-py's text where it has lost the system's error on the way."""
 _NOT_PERMITTED = re.compile(r"NOPERM|The user executing the script can't")
 _FORBIDDEN_COMMAND = re.compile(r"run the '([^'|]+)[^']*' command")
 _LOGIN = "They are in the broker's URL, percent-encoded: redis://user:password@host:6379/0"
@@ -186,11 +189,8 @@ def _unreachable(error: BaseException, text: str, address: RedisAddress) -> Brok
                     f"The {noun}'s host {address.host} is not known.",
                     fix="Check its name in the URL, and that this machine can resolve it.",
                 )
-            case ConnectionRefusedError():
-                return BrokerUnreachable(
-                    f"Nothing listens at {place}.",
-                    fix="Is the broker running, and is the port right?",
-                )
+            case _ if isinstance(cause, ConnectionRefusedError) or _REFUSED.search(str(cause)):
+                return _nobody_listens(address)
             case FileNotFoundError():
                 missing = cause.filename or address.path or "a certificate's file"
                 return BrokerUnreachable(
@@ -204,6 +204,13 @@ def _unreachable(error: BaseException, text: str, address: RedisAddress) -> Brok
                     fix="Check the address, the network, firewalls, and whether it speaks TLS.",
                 )
     return Lost(f"The connection to the {noun} at {place} was lost: {text}")
+
+
+def _nobody_listens(address: RedisAddress) -> BrokerUnreachable:
+    fix = f"Is the {_noun(address)} running, and is the port right?"
+    if address.sentinels is not None:
+        fix = "If it stays away, its sentinels promote a replica; then that is followed."
+    return BrokerUnreachable(f"Nothing listens at {address.place}.", fix=fix)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

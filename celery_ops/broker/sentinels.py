@@ -20,10 +20,11 @@ Place = tuple[str, int]
 """Host and port."""
 
 _FLAGS = {
-    "s_down": "seems to be down",
-    "o_down": "is down, as enough of them agree",
-    "failover_in_progress": "a fail-over is under way",
+    "failover_in_progress": ", a fail-over is under way",
+    "o_down": ", down as enough of them agree",
+    "s_down": ", seemingly down",
 }
+"""What is said of a master; the first that is so says it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ def says(master: str, told: Sequence[Told]) -> str:
     for one in told:
         if one.master is None:
             continue
-        thinks = [_FLAGS[flag] for flag in _FLAGS if flag in one.flags]
-        by[", and ".join([f"master is {place(*one.master)}", *thinks])].append(one.sentinel)
+        thinks = next((text for flag, text in _FLAGS.items() if flag in one.flags), "")
+        by[f"master is {place(*one.master)}{thinks}"].append(one.sentinel)
     parts = [f"{what} ({', '.join(sorted(who))})" for what, who in by.items()]
     said = f"The sentinels of {master} say: {'; '.join(parts)}." if parts else ""
     return " ".join([said, *sorted(one.failed for one in told if one.failed)]).strip()
