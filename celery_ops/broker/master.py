@@ -3,7 +3,7 @@ or written to, whoever was the master before.
 
 Sentinels are asked before each connection, and whoever they name has to be a master by its own word
 too (ROLE): Redis's guidelines for clients of Sentinel. While there are connections they are asked
-again now and then, beside the calls: a master that was cut off from them goes on to answer, and
+again now and then: a master that was cut off from them goes on to answer, and
 what is written there will be thrown away. All connections to it are closed as soon as that is seen;
 whoever waits on one finds it lost, and knows what that means.
 """
@@ -46,6 +46,10 @@ FRESH = 0.5
 """Seconds for which connections that are made at once share an answer."""
 CHECKED_EVERY = 2.0
 """Seconds; sentinels tell each other of a fail-over about as often."""
+WAITED_FOR = 0.2
+"""Seconds that a call waits for that, since what an old master says is not true any more. Sentinels
+that are away delay nothing for longer: the master may well be there.
+"""
 
 
 class Master:
@@ -82,12 +86,13 @@ class Master:
                 self._at = await self._ask()
             return self._at
 
-    def check(self) -> None:
-        """Have the sentinels asked again, if that was not done lately. Nobody waits for it."""
+    async def check(self) -> None:
+        """Have the sentinels asked again, if that was not done lately. Nobody waits long for it."""
         if self._at is None or time.monotonic() - self._asked_at < CHECKED_EVERY:
             return
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(), name="celery-ops sentinels")
+            await asyncio.wait({self._checking}, timeout=WAITED_FOR)
 
     async def doubt(self) -> None:
         """It is no master any more, by its own word: sentinels are asked, and it again."""

@@ -158,7 +158,7 @@ class Wire:
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         if self._master is not None:
-            self._master.check()
+            await self._master.check()
         with self._translating():
             async with asyncio.timeout(DEADLINE):
                 yield
