@@ -165,7 +165,7 @@ async def test_a_connection_outlives_its_sentinels(
         assert await broker.holder() == ANN
     patient.servers[0].kill()
     error = await refused(broker)
-    for one in places(patient):
+    for place in places(patient):
         assert f"Nothing listens at {place}." in error.says
     assert MASTER_NAME in error.says
 
