@@ -357,6 +357,24 @@ async def test_a_question_reaches_those_who_moved_with_the_master(
     after.stop()
 
 
+async def test_workers_of_older_releases_are_asked_and_heard_too(
+    patient: SentinelRig, make_broker: MakeBroker
+) -> None:
+    """Before kombu 5.4 they listen, and speak, on channels that begin with `/{db}.` literally."""
+    url = patient.master.url()
+    older = SimulatedNodes(url, [Node("old@lab")], channel="/{db}.celery.pidbox")
+    newer = SimulatedNodes(url, [Node("new@lab")])
+    broker = make_broker(patient.url(), **patient.options())
+    asked = await broker.ask([Question.PING], to=None, timeout=20.0)
+    assert asked.complete
+    assert asked.expected == 2
+    assert sorted(one.node for one in asked.replies[Question.PING]) == ["new@lab", "old@lab"]
+    for channel in (CHANNEL, "/{db}.celeryev/worker.heartbeat"):
+        assert (await first_beat(broker.heartbeats(), patient.master, channel)).node == "w1@lab"
+    older.stop()
+    newer.stop()
+
+
 async def test_a_master_is_found_and_followed_under_tls(
     tmp_path: Path, certificates: Certificates, make_broker: MakeBroker
 ) -> None:
@@ -374,7 +392,9 @@ async def test_a_master_is_found_and_followed_under_tls(
         assert "broker_options: {ssl: {ssl_ca_certs" in error.fix
 
 
-async def first_beat(stream: AsyncIterator[Heartbeat], server: RedisServer) -> Heartbeat:
+async def first_beat(
+    stream: AsyncIterator[Heartbeat], server: RedisServer, channel: str = CHANNEL
+) -> Heartbeat:
     heard = asyncio.ensure_future(anext(stream))
-    await published(server, CHANNEL, envelope(BEAT, {}))
+    await published(server, channel, envelope(BEAT, {}))
     return await asyncio.wait_for(heard, 30)
