@@ -6,6 +6,7 @@ they cost more time than `status` has.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import address
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     from celery_ops.config.secret import Secret
     from celery_ops.ports import Broker, Clock
 
-_REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix"}
+_REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix", "sentinel"}
 _NOT_YET = {
     "amqp": "RabbitMQ",
     "amqps": "RabbitMQ",
     "pyamqp": "RabbitMQ",
     "librabbitmq": "RabbitMQ",
-    "sentinel": "Redis Sentinel",
 }
 _CLUSTER = {"redis+cluster", "rediss+cluster", "redis-cluster"}
 
@@ -42,7 +42,7 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         raise UsageError(
             "The broker's URL has no scheme.", fix="Write it in full: redis://host:6379/0"
         )
-    if ";" in text:
+    if ";" in text and scheme != "sentinel":
         raise UsageError(
             "Several brokers in one URL (separated by ;) are not supported yet.",
             fix="Name the one that is in use now; write a ; in a password as %3B.",
@@ -51,12 +51,16 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         return RedisBroker(address.parse(url, options), options, clock=clock)
     if scheme in _CLUSTER:
         raise UsageError(
-            "Celery itself has no transport for Redis Cluster, so there can be no fleet on it.",
+            "Celery itself has no transport for Redis Cluster, so there can be no fleet on it: keys"
+            " that kombu changes together would hash to different slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
     if scheme in _NOT_YET:
         raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
+    is_scheme = re.fullmatch(r"[a-z][a-z0-9+-]{0,30}", scheme, re.IGNORECASE)
     raise UsageError(
-        "The scheme of the broker's URL is not supported.",
-        fix="Supported are redis://, rediss:// and redis+socket://.",
+        f"{scheme}:// is no broker that is supported here."
+        if is_scheme
+        else "The scheme of the broker's URL is not supported.",
+        fix="Supported are redis://, rediss://, redis+socket:// and sentinel://.",
     )

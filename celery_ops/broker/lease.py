@@ -34,7 +34,8 @@ class RedisLease:
         token = secrets.token_hex(16)
         lease = records.encode_lease(holder, token)
         ours = (holder.run, holder.operator) if takes_over else ("", "")
-        if await self._wire.write(
+        # One that only the master knew could be had a second time after a fail-over.
+        if await self._wire.write_surely(
             "EVAL", scripts.ACQUIRE, 1, self._key, lease, self._milliseconds, *ours
         ):
             return Fence(token)

@@ -8,7 +8,6 @@ one, `lease` locks; this class puts them behind the port.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import heartbeats, names, records, scripts
@@ -78,7 +77,9 @@ class RedisBroker:
     ) -> None:
         self._clock = clock
         self._address = address
-        self._names = names.from_options(address.db, options)
+        self._names = names.from_options(
+            address.db, options, by_sentinels=address.sentinels is not None
+        )
         self._wire = Wire(address)
         self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
         self._sizes = QueueSizes(self._wire, self._names, clock)
@@ -94,8 +95,8 @@ class RedisBroker:
     @property
     def identity(self) -> str:
         """The server as the URL names it: what a restart and a failover behind one name keep."""
-        place = re.sub(r"^(localhost|\[::1\]):", "127.0.0.1:", self._address.place)
-        return f"redis {place} db={self._address.db} prefix={self._names.prefix!r}"
+        server, db = self._address.server, self._address.db
+        return f"redis {server} db={db} prefix={self._names.prefix!r}"
 
     @property
     def lease(self) -> RedisLease:
@@ -224,6 +225,9 @@ class RedisBroker:
 
     async def _fenced(self, script: str, fence: Fence, *arguments: Word) -> None:
         keys = (self._names.lease, self._names.taken)
-        done = await self._wire.write("EVAL", script, len(keys), *keys, fence.token, *arguments)
+        # Surely: what is taken right after it must not be forgotten by a fail-over.
+        done = await self._wire.write_surely(
+            "EVAL", script, len(keys), *keys, fence.token, *arguments
+        )
         if not done:
             raise LeaseLost("The lease of this context is no longer ours; nothing was written.")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoAnswer
 
 from celery_ops.config.secret import MASK, masked
@@ -41,11 +47,20 @@ _FULL_FIXES = {
     "MISCONF": "It cannot save its data to disk: look into the server's log and at its disk.",
     "NOREPLICAS": "It has fewer replicas than min-replicas-to-write demands.",
 }
+_CLUSTER_CLASSES = (AskError, ClusterCrossSlotError, ClusterDownError, MovedError)
+_CLUSTER = re.compile(r"\b(CROSSSLOT|MOVED \d+|CLUSTERDOWN)\b|not allowed in cluster mode")
 _WRONG_LOGIN = re.compile(
     r"WRONGPASS|NOAUTH|unauthenticated|invalid password|invalid username|no password is set", re.I
 )
+_REFUSED = re.compile(rf"Error {errno.ECONNREFUSED} connecting")
+"""redis-py's text where it has lost the system's error on the way."""
 _NOT_PERMITTED = re.compile(r"NOPERM|The user executing the script can't")
 _FORBIDDEN_COMMAND = re.compile(r"run the '([^'|]+)[^']*' command")
+_LOGIN = "They are in the broker's URL, percent-encoded: redis://user:password@host:6379/0"
+_LOGIN_OF_SENTINELS = (
+    "That of the sentinels stands in broker_options: {sentinel_kwargs: {password: …}}; the one in"
+    " the URL is the master's."
+)
 _ARGUMENTS = re.compile(r",? with args beginning with.*", re.S)
 
 
@@ -57,8 +72,23 @@ class Lost(BrokerUnreachable):
     """A connection that had been there is gone. What was sent may or may not have been done."""
 
 
+class NoMaster(ConnectionLost):
+    """There is nothing to connect to: sentinels name no master, or one that is none.
+
+    One of redis-py's errors, since it is raised in the midst of its connecting.
+    """
+
+    def __init__(self, says: str, *, fix: str | None = None) -> None:
+        super().__init__(says)
+        self.says = says
+        self.fix = fix
+
+
 def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
     """The error an adapter raises for one of redis-py's or of the system's."""
+    for one in (error, error.__cause__):
+        if isinstance(one, NoMaster):
+            return BrokerUnreachable(one.says, fix=one.fix)
     text = _safe_text(error, address)
     if full := _full(error, text):
         return BrokerFull(
@@ -68,8 +98,15 @@ def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
         return _not_permitted(text, address)
     if isinstance(error, AuthenticationError) or _WRONG_LOGIN.search(text):
         return BrokerUnreachable(
-            f"The broker at {address.place} refuses the user name or the password.",
-            fix="They are in the broker's URL, percent-encoded: redis://user:password@host:6379/0",
+            f"The {_noun(address)} at {address.place} refuses the user name or the password.",
+            fix=_LOGIN_OF_SENTINELS if address.is_sentinel else _LOGIN,
+        )
+    if isinstance(error, _CLUSTER_CLASSES) or _CLUSTER.search(text):
+        return Refused(
+            f"The server at {address.place} is a node of a Redis Cluster, which cannot be a broker:"
+            " kombu has no transport for it, and keys that it changes together hash to different"
+            " slots.",
+            fix="If workers run, their broker is another one: see celery inspect stats.",
         )
     if isinstance(error, BusyLoadingError):
         return BrokerUnreachable(
@@ -77,8 +114,27 @@ def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
             fix="It answers as soon as it is done.",
         )
     if isinstance(error, ResponseError):
-        return Refused(f"The broker at {address.place} refused a command: {text}")
+        return Refused(f"The {_noun(address)} at {address.place} refused a command: {text}")
     return _unreachable(error, text, address)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether a replica refused to write, before anything was done."""
+    return _full(error, str(error)) == "READONLY"
+
+
+def _tls_option(address: RedisAddress, name: str) -> str:
+    """Where a setting of TLS is written."""
+    value = "true" if name == "ssl" else "/path/ca.crt"
+    if address.is_sentinel:
+        return f"broker_options: {{sentinel_kwargs: {{{name}: {value}}}}}"
+    if address.sentinels is not None:
+        return f"broker_options: {{ssl: {{{name}: {value}}}}}"
+    return f"rediss://…?{name}={value}"
+
+
+def _noun(address: RedisAddress) -> str:
+    return "sentinel" if address.is_sentinel else "broker"
 
 
 def _full(error: BaseException, text: str) -> str | None:
@@ -112,30 +168,29 @@ def _not_permitted(text: str, address: RedisAddress) -> Refused:
 
 
 def _unreachable(error: BaseException, text: str, address: RedisAddress) -> BrokerUnreachable:
-    place = address.place
+    noun, place = _noun(address), address.place
     for cause in _causes(error):
         match cause:
             case ssl.SSLCertVerificationError():
-                why = cause.verify_message
+                why, option = cause.verify_message, _tls_option(address, "ssl_ca_certs")
                 return BrokerUnreachable(
-                    f"The certificate of the broker at {place} is not trusted: {why}.",
-                    fix="Name the authority that signed it: rediss://…?ssl_ca_certs=/path/ca.crt",
+                    f"The certificate of the {noun} at {place} is not trusted: {why}.",
+                    fix=f"Name the authority that signed it: {option}",
                 )
             case ssl.SSLError():
                 return BrokerUnreachable(
-                    f"The broker at {place} does not agree on TLS.",
-                    fix="rediss:// is for ports that speak TLS, redis:// for others.",
+                    f"The {noun} at {place} does not agree on TLS.",
+                    fix="rediss:// is for ports that speak TLS, redis:// for others."
+                    if address.sentinels is None and not address.is_sentinel
+                    else f"Whether it speaks TLS is said by {_tls_option(address, 'ssl')}",
                 )
             case socket.gaierror():
                 return BrokerUnreachable(
-                    f"The broker's host {address.host} is not known.",
+                    f"The {noun}'s host {address.host} is not known.",
                     fix="Check its name in the URL, and that this machine can resolve it.",
                 )
-            case ConnectionRefusedError():
-                return BrokerUnreachable(
-                    f"Nothing listens at {place}.",
-                    fix="Is the broker running, and is the port right?",
-                )
+            case _ if isinstance(cause, ConnectionRefusedError) or _REFUSED.search(str(cause)):
+                return _nobody_listens(address)
             case FileNotFoundError():
                 missing = cause.filename or address.path or "a certificate's file"
                 return BrokerUnreachable(
@@ -145,10 +200,17 @@ def _unreachable(error: BaseException, text: str, address: RedisAddress) -> Brok
                 return BrokerUnreachable(f"This user may not open {address.path or place}.")
             case TimeoutError() | NoAnswer():
                 return BrokerUnreachable(
-                    f"The broker at {place} does not answer.",
+                    f"The {noun} at {place} does not answer.",
                     fix="Check the address, the network, firewalls, and whether it speaks TLS.",
                 )
-    return Lost(f"The connection to the broker at {place} was lost: {text}")
+    return Lost(f"The connection to the {noun} at {place} was lost: {text}")
+
+
+def _nobody_listens(address: RedisAddress) -> BrokerUnreachable:
+    fix = f"Is the {_noun(address)} running, and is the port right?"
+    if address.sentinels is not None:
+        fix = "If it stays away, its sentinels promote a replica; then that is followed."
+    return BrokerUnreachable(f"Nothing listens at {address.place}.", fix=fix)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,7 +1,8 @@
 """The connections to one Redis, with deadlines, and errors in our own words.
 
 Nothing is repeated by redis-py. A read is repeated once when its connection turns out to be dead; a
-write never is, since it may have been done. After a loss the next call connects again.
+write never is, since it may have been done, unless a replica refused it: then the master is looked
+for again. After a loss the next call connects again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as NoAnswer
 
-from celery_ops.broker.refusals import refusal
+from celery_ops.broker.master import Master, MasterConnection, TlsMasterConnection
+from celery_ops.broker.refusals import is_read_only, refusal
 from celery_ops.broker.resolve import TcpConnection, TlsConnection
 from celery_ops.errors import BrokerFull
 
@@ -35,6 +37,8 @@ Answer = Any
 """What Redis replies: bytes, an integer, a list of these, None. redis-py has no narrower type."""
 
 CONNECT_TIMEOUT = 3.0
+REPLICATED_WITHIN = 100
+"""Milliseconds that a replica has to confirm; on one network it takes one or two."""
 DEADLINE = 4.0
 """Seconds a call may take, from connecting to its reply."""
 
@@ -44,22 +48,40 @@ class Wire:
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
+        by = address.sentinels
+        self._master = None if by is None else Master(address, by, _pool)
         # Any: redis-py's own methods are typed only in part.
-        self._pool: Any = _pool(address)
+        self._pool: Any = _pool(address, self._master)
         self._client: Any = Redis(connection_pool=self._pool)
 
     @property
     def place(self) -> str:
-        return self._address.place
+        return (self._address if self._master is None else self._master.address).place
 
     async def read(self, *command: Word) -> Answer:
         """Send one command that changes nothing."""
         return await self._repeated_once(lambda: self._client.execute_command(*command))
 
     async def write(self, *command: Word) -> Answer:
-        """Send one command that may change something: never sent twice."""
-        async with self._in_time():
-            return await self._client.execute_command(*command)
+        """Send one command that may change something: never done twice."""
+        return await self._written(lambda: self._client.execute_command(*command))
+
+    async def write_surely(self, *command: Word) -> Answer:
+        """The same, and give a replica a moment to have it too: one that is promoted right after
+        should know. Not more is promised than that: replication has no end that could be waited
+        for.
+        """
+        if self._master is None or not self._master.has_replicas:
+            return await self.write(*command)
+
+        async def send() -> Answer:
+            commands = [command, ("WAIT", 1, REPLICATED_WITHIN)]
+            answer, _ = await self._send_many(commands, at_once=False)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return await self._written(send)
 
     async def read_many(
         self, commands: Sequence[tuple[Word, ...]], *, at_once: bool = True
@@ -77,11 +99,14 @@ class Wire:
         return answers
 
     async def write_many(self, commands: Sequence[tuple[Word, ...]]) -> list[Answer]:
-        """The same at once, for commands that may change something: never sent twice."""
-        async with self._in_time():
-            return await self._send_many(commands, at_once=True)
+        """The same at once, for commands that may change something: never done twice."""
+        answers: list[Answer]
+        answers = await self._written(lambda: self._send_many(commands, at_once=True))
+        return answers
 
-    def refused(self, error: Exception) -> BrokerUnreachable:
+    def refused(self, error: BaseException) -> BrokerUnreachable:
+        if self._master is not None:
+            return self._master.refused(error)
         return refusal(error, self._address)
 
     @contextlib.asynccontextmanager
@@ -100,6 +125,8 @@ class Wire:
     async def close(self) -> None:
         await self._client.aclose()
         await self._pool.disconnect()
+        if self._master is not None:
+            await self._master.close()
 
     async def _send_many(
         self, commands: Sequence[tuple[Word, ...]], *, at_once: bool
@@ -118,8 +145,20 @@ class Wire:
             except ConnectionLost:
                 return await send()
 
+    async def _written(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
+        async with self._in_time():
+            try:
+                return await send()
+            except RedisError as error:
+                if self._master is None or not is_read_only(error):
+                    raise
+            await self._master.doubt()
+            return await send()
+
     @contextlib.asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
+        if self._master is not None:
+            await self._master.check()
         with self._translating():
             async with asyncio.timeout(DEADLINE):
                 yield
@@ -129,10 +168,10 @@ class Wire:
         try:
             yield
         except (RedisError, OSError) as error:
-            raise refusal(error, self._address) from error
+            raise self.refused(error) from error
 
 
-def _pool(address: RedisAddress) -> ConnectionPool:
+def _pool(address: RedisAddress, master: Master | None = None) -> ConnectionPool:
     settings: dict[str, Any] = {
         "db": address.db,
         "username": address.username,
@@ -149,11 +188,17 @@ def _pool(address: RedisAddress) -> ConnectionPool:
         return ConnectionPool(
             connection_class=UnixDomainSocketConnection, path=address.path, **settings
         )
-    settings |= {"host": address.host, "port": address.port, "socket_keepalive": True}
+    settings["socket_keepalive"] = True
+    if master is None:
+        settings |= {"host": address.host, "port": address.port}
+    else:
+        settings["master"] = master
     if address.tls is None:
-        return ConnectionPool(connection_class=TcpConnection, **settings)
+        return ConnectionPool(
+            connection_class=TcpConnection if master is None else MasterConnection, **settings
+        )
     return ConnectionPool(
-        connection_class=TlsConnection,
+        connection_class=TlsConnection if master is None else TlsMasterConnection,
         ssl_cert_reqs=address.tls.verify,
         ssl_check_hostname=address.tls.check_hostname,
         ssl_ca_certs=address.tls.ca_certs,

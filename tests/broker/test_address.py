@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import pytest
@@ -97,8 +98,19 @@ def test_broker_use_ssl_turns_tls_on() -> None:
         ("redis://:hun@a;redis://:ter2@b", "Several brokers"),
         ("redis+cluster://h", "no transport for Redis Cluster"),
         ("amqp://ann:hun@h//", "RabbitMQ (amqp://) is not supported yet"),
-        ("sentinel://h:26379", "Redis Sentinel (sentinel://) is not supported yet"),
-        ("sqs://", "not supported"),
+        ("rediss+cluster://:hun@h", "no transport for Redis Cluster"),
+        ("sqs://", "sqs:// is no broker that is supported"),
+        ("memory://", "memory:// is no broker that is supported"),
+        ("filesystem://", "filesystem:// is no broker that is supported"),
+        ("sqla+sqlite:///x.db", "sqla+sqlite:// is no broker that is supported"),
+        ("ann:hun@h://x", "The scheme of the broker's URL is not supported"),
+        ("sentinel://h", "not told which master"),
+        ("sentinel://:hun@h;sentinel://:ter2@h/0?master_name=m", "name different logins"),
+        ("sentinel://h;sentinel://h/3?master_name=m", "name different databases"),
+        ("sentinel://:hun@h;redis://:ter2@h?master_name=m", "a URL of its own"),
+        ("sentinel://:hu;n@h/0?master_name=m", "a URL of its own"),
+        ("sentinel://h:x/0?master_name=m", "cannot be read"),
+        ("sentinel://h/x?master_name=m", "not a number"),
     ],
 )
 async def test_what_cannot_be_used_is_refused_in_plain_words(url: str, says: str) -> None:
@@ -107,6 +119,83 @@ async def test_what_cannot_be_used_is_refused_in_plain_words(url: str, says: str
     assert says in refused.value.says
     assert "hun" not in str(refused.value)
     assert "ter2" not in str(refused.value)
+
+
+SENTINELS = "sentinel://ann:se%3Bcret@A:1/2;sentinel://b/2; sentinel://[::1]:3/2"
+
+
+def test_an_address_by_sentinels_is_shown_without_any_password() -> None:
+    found = parse(SENTINELS, master_name="m", sentinel_kwargs={"password": "hush"})
+    login = "ann:***@"
+    assert (
+        str(found)
+        == f"sentinel://{login}a:1/2;sentinel://{login}b:26379/2;sentinel://{login}[::1]:3/2"
+    )
+    assert not {"se;cret", "hush"} & set(re.findall(r"se;cret|hush", repr(found)))
+    assert found.place == "m"
+    assert found.password == Secret("se;cret")
+    assert found.sentinels is not None
+    for one in found.sentinels.addresses:
+        assert (one.db, one.username, one.password) == (0, None, Secret("hush"))
+        assert "hush" not in str(one)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://localhost:1/2;sentinel://b:2/2",
+        "sentinel://b:2/2;sentinel://127.0.0.1:1/2",
+        "sentinel://:pw@B:2/2;sentinel://[::1]:1/2;sentinel://b:2/2",
+        "sentinel://:pw@b:2/2;sentinel://LOCALHOST:1/2?master_name=other",
+    ],
+)
+async def test_a_broker_is_the_same_in_whatever_order_its_sentinels_are_written(url: str) -> None:
+    broker = await connect(Secret(url), {"master_name": "m"}, clock=SystemClock())
+    assert broker.identity == "redis m by 127.0.0.1:1, b:2 db=2 prefix=''"
+    await broker.close()
+
+
+def test_the_login_may_stand_in_any_of_the_urls() -> None:
+    for url in ("sentinel://:pw@a/1;sentinel://b/1", "sentinel://a/1;sentinel://:pw@b/1"):
+        assert parse(f"{url}?master_name=m").password == Secret("pw")
+
+
+def test_the_name_of_the_master_may_stand_in_the_url() -> None:
+    for url in ("sentinel://a/1?master_name=m;sentinel://b/1", "sentinel://a/1?master_name=m"):
+        found = parse(url)
+        assert (found.db, found.sentinels and found.sentinels.master) == (1, "m")
+
+
+def test_sentinels_have_a_login_and_tls_of_their_own() -> None:
+    kwargs = {"username": "s", "password": 1234, "ssl": True, "ssl_ca_certs": "/ca"}
+    found = parse("sentinel://a?master_name=m", sentinel_kwargs=kwargs, min_other_sentinels=2)
+    assert found.tls is None
+    assert found.sentinels is not None
+    assert found.sentinels.min_others == 2
+    (one,) = found.sentinels.addresses
+    assert (one.username, one.password) == ("s", Secret("1234"))
+    assert one.tls is not None
+    assert (one.tls.verify, one.tls.ca_certs) == (ssl.CERT_REQUIRED, "/ca")
+    both = parse("sentinel://a?master_name=m", ssl={"ssl_cert_reqs": "none"})
+    assert both.tls is not None
+    assert both.sentinels is not None
+    assert both.sentinels.addresses[0].tls is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sentinel_kwargs": "hush"}, "sentinel_kwargs is not a mapping"),
+        ({"min_other_sentinels": "two"}, "min_other_sentinels is not a number"),
+    ],
+)
+def test_options_of_sentinels_that_make_no_sense_are_refused(
+    options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse("sentinel://a?master_name=m", **options)
+    assert says in refused.value.says
+    assert "hush" not in str(refused.value)
 
 
 async def test_connecting_asks_nothing_of_the_broker_yet() -> None:

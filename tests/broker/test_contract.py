@@ -1,4 +1,4 @@
-"""The contract, kept by the adapter for Redis and by the stand-in."""
+"""The contract, kept by the adapter for Redis, with Sentinel too."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ from tests.broker.contract import BrokerContract
 from tests.broker.held import hold
 from tests.broker.moving_contract import MovingContract
 from tests.broker.reading_contract import ReadingContract
-from tests.rig.nodes import Node
+from tests.rig.nodes import Node, SimulatedNodes
+from tests.rig.sentinel import LONG, SentinelRig, sentinel_rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery_ops.ports import Broker
     from tests.broker.conftest import MakeBroker
-    from tests.rig.nodes import SimulatedNodes
     from tests.rig.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelRig]:
+    """Servers and sentinels that want passwords."""
+    folder = tmp_path_factory.mktemp("sentinel")
+    with sentinel_rig(
+        folder, down_after=LONG, password="of-redis", sentinel_password="of-sentinels"
+    ) as made:
+        yield made
 
 
 class TestRedis(BrokerContract, ReadingContract, MovingContract):
@@ -37,3 +47,31 @@ class TestRedis(BrokerContract, ReadingContract, MovingContract):
         names = ["w1@lab", "w2@lab", "w3@lab"]
         simulate(*map(Node, names))
         return names
+
+
+class TestSentinel(BrokerContract):
+    """The same on a master that three sentinels know of; it and they want passwords."""
+
+    @pytest.fixture
+    def broker(self, rig: SentinelRig, make_broker: MakeBroker) -> Broker:
+        with rig.client() as client:
+            client.flushall()
+        return make_broker(rig.url(login=":of-redis@"), **rig.options())
+
+    @pytest.fixture
+    def rival(self, rig: SentinelRig, make_broker: MakeBroker) -> Broker:
+        others = ";".join(reversed(rig.url(login=":of-redis@").split(";")))
+        return make_broker(others, **rig.options())
+
+    @pytest.fixture
+    def abandon(self, rig: SentinelRig) -> Callable[[str], str]:
+        return lambda queue: hold(rig.client(), queue)
+
+    @pytest.fixture
+    def nodes(self, rig: SentinelRig, broker: Broker) -> Iterator[list[str]]:
+        del broker  # empties the server first
+        names = ["w1@lab", "w2@lab", "w3@lab"]
+        url = f"redis://:of-redis@127.0.0.1:{rig.master.port}/0"
+        simulated = SimulatedNodes(url, [Node(name) for name in names])
+        yield names
+        simulated.stop()

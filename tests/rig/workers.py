@@ -25,7 +25,7 @@ from tests.rig import end, wait_until
 from tests.rig.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 _APPLICATION = textwrap.dedent(
@@ -155,7 +155,8 @@ class Fleet:
     """Workers on one broker. `conf` are settings of Celery's, for all of them.
 
     `broker` and `counts` are URLs; `counts` names another database of the same server, where tasks
-    are counted. `python` is the one that its workers run on.
+    are counted. `python` is the one that its workers run on. Where a URL does not lead to the
+    broker by itself, `server` makes a client of it, and tasks are counted somewhere else.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Fleet:
         conf: Mapping[str, object] | None = None,
         *,
         python: str = sys.executable,
+        server: Callable[[], Redis] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "rigapp.py").write_text(_APPLICATION)
@@ -174,6 +176,7 @@ class Fleet:
         self._python = python
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
+        self._server = server or (lambda: Redis.from_url(broker, protocol=2))
         self._app = Celery("rig-client", broker=broker, set_as_current=False)
         self._app.conf.update(self._settings["conf"])
         self.workers: list[Worker] = []
@@ -261,7 +264,7 @@ class Fleet:
 
     def whereabouts(self, queues: Iterable[str]) -> Whereabouts:
         """Where the messages of these queues are now."""
-        with Redis.from_url(str(self._settings["broker"]), protocol=2) as broker:
+        with self._server() as broker:
             return Whereabouts(broker, queues)
 
     def stop(self) -> None:
@@ -291,7 +294,8 @@ class Fleet:
         return worker
 
     def _subscribers(self) -> int:
-        clients: Any = self._counts.client_list()
+        with self._server() as broker:
+            clients: Any = broker.client_list()
         return sum(client["psub"] != "0" for client in clients)
 
     def _count(self, which: str) -> dict[int, int]:
