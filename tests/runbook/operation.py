@@ -88,6 +88,7 @@ class Operation:
             where=self.where(),
             clock=clock,
             operator=self.operator,
+            results=self.results,
         )
         return await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
 
