@@ -13,12 +13,8 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import MASK, masked
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _WORDS = frozenset(
     {"auth", "authentication", "bearer", "card", "cards", "cookie", "cookies", "creditcard"}
@@ -48,10 +44,7 @@ _ENDS_BARE = frozenset(",;&)]}>'\"\n")
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Which keys' values are hidden: those of a list of our own, and by `more`, globs in any case.
-
-    Raise nothing, whatever the keys are.
-    """
+    """Which keys' values are hidden: those of our own lists, and by `more`, globs in any case."""
 
     more: tuple[str, ...] = ()
     _globs: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
@@ -83,10 +76,6 @@ class Masks:
                 parts.append(MASK)
                 position = _end_of_value(text, position)
         return masked("".join([*parts, text[position:]]))
-
-    def names(self) -> Sequence[str]:
-        """What is hidden, for people."""
-        return sorted({*_WORDS, *_PARTS, *self.more})
 
 
 def _end_of_value(text: str, start: int) -> int:

@@ -228,6 +228,16 @@ def test_a_queue_that_does_not_exist_is_no_empty_queue(
     assert (document["ready"], document["messages"]) == (0, [])
 
 
+def test_where_not_every_key_was_seen_a_queue_may_still_exist(
+    ops: OpsCommand, broker: str, client: Redis
+) -> None:
+    client.mset({f"cache:{number}": "x" for number in range(60_000)})
+    done = ops("-b", broker, "queue", "peek", "mial")
+    assert done.code == 0
+    assert "mial is empty: no message waits in it." in done.out
+    assert "It may not exist: The 60002 keys" in done.out
+
+
 def test_a_broker_without_any_queue_says_so(ops: OpsCommand, redis_server: RedisServer) -> None:
     done = ops("-b", redis_server.url(), "queue", "peek", "mail")
     assert done.code == 2
