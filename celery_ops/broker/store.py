@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker.store_reading import MessageReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Collection
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RedisStore:
-    """Implements `ports.MessageReading`."""
+    """Implements `ports.MessageReading` and `ports.MessageSearch`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
         self._reader = MessageReader(wire, names)
@@ -32,3 +32,8 @@ class RedisStore:
 
     def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         return self._reader.read(queue)
+
+    def search(
+        self, queue: str, ids: Collection[str]
+    ) -> AsyncGenerator[tuple[int, StoredMessage], None]:
+        return self._reader.search(queue, ids)
