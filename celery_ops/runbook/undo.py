@@ -101,7 +101,7 @@ def _reversal(
         return (_run_back(act, runbook, plan, verified),)
     if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
         return (Reversal(act.step, target, processes=act.worker.processes),)
-    if act.verb in {"run", "control"}:
+    if act.verb in {"run", "control", "revoke", "terminate"}:
         return (Irreversible(act.step, target),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED
     if act.verb == WorkerVerb.START and was_stopped:

@@ -282,6 +282,18 @@ async def test_one_that_begins_in_threads_after_the_plan_fails_and_is_named(
     assert f"t@web1: {waiting.id} runs on: its pool is threads" in ran.end.says
 
 
+@pytest.mark.parametrize("runbook", [REVOKE, TERMINATE])
+async def test_an_undo_says_that_it_cannot_be_taken_back(
+    operation: Operation, runbook: str
+) -> None:
+    running = busy(operation)[0]
+    path = operation.write_down(await operation.plan(runbook, ids=running.id))
+    assert await killed(operation, path, 7, "after")
+    ran = await operation.take_up(path, undo=True)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert "a@web1: cannot be taken back" in ran.end.says
+
+
 @pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.parametrize("runbook", [REVOKE, TERMINATE])
 async def test_a_run_that_dies_anywhere_is_gone_on_with_to_the_same_end(
