@@ -93,13 +93,22 @@ class Request:
     where: Where
     operator: str
     run: str
+    looked: Sightings = field(default_factory=Sightings)
+    """What was seen of the tasks that its revoke steps may be meant for."""
 
 
-def build(
-    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime, looked: Sightings
-) -> Plan:
+def selected(
+    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
+) -> frozenset[str]:
+    """The workers that its selectors mean on this fleet; nobody where they match nothing."""
+    draft = _Draft(request, snapshot, hosts, now)
+    draft.choose_targets()
+    return frozenset(draft.targets)
+
+
+def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
     """The plan of a request on this fleet. Pure; raise UsageError if a selector matches nothing."""
-    draft = Draft(request, snapshot, hosts, now, looked)
+    draft = _Draft(request, snapshot, hosts, now)
     draft.choose_targets()
     for step in request.runbook.preflight:
         draft.check_preflight(step)
@@ -133,14 +142,13 @@ def build(
 
 
 @dataclass(slots=True)
-class Draft:
+class _Draft:
     """A plan in the making."""
 
     request: Request
     snapshot: FleetSnapshot
     hosts: Hosts
     now: datetime
-    looked: Sightings = field(default_factory=Sightings)
     targets: dict[str, PlannedWorker] = field(default_factory=dict)
     healthy: dict[str, int] = field(default_factory=dict)
     hazards: list[str] = field(default_factory=list)
@@ -304,12 +312,12 @@ class Draft:
 
     def choice(self, step: RevokeStep) -> revocation.Choice:
         wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)
-        return revocation.choose(step, wanted, self.looked)
+        return revocation.choose(step, wanted, self.request.looked)
 
     def plan_revoke(self, step: RevokeStep) -> PlannedStep:
         choice, names = self.choice(step), [worker.name for worker in self.selected(step)]
         self.refusals += revocation.obstacles(step, choice, self.snapshot)
-        self.hazards += revocation.hazards(step, choice, self.looked, self.snapshot)
+        self.hazards += revocation.hazards(step, choice, self.request.looked, self.snapshot)
         self.irreversible.append(revocation.IRREVERSIBLE)
         return revocation.planned(step, choice, names, self.scope)
 

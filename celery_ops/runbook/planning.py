@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
-from celery_ops.runbook import sighting
+from celery_ops.runbook import planner, sighting
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
-from celery_ops.runbook.planner import Draft, Request, build
+from celery_ops.runbook.planner import Request
 from celery_ops.runbook.schema import RestoreStep
 
 if TYPE_CHECKING:
@@ -57,9 +57,11 @@ class Planner:
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
         snapshot = await self._survey(runbook)
-        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
-        looked = await sighting.look(self._tracer, runbook, params, snapshot)
-        return build(request, snapshot, self._hosts, self._clock.now(), looked)
+        request = Request(
+            runbook, dict(given), params, gaps, self._where, self._operator, run,
+            await sighting.look(self._tracer, runbook, params, snapshot),
+        )  # fmt: skip
+        return planner.build(request, snapshot, self._hosts, self._clock.now())
 
     async def _survey(self, runbook: Runbook) -> FleetSnapshot:
         """One round; a second one where what is planned rests on two."""
@@ -75,6 +77,4 @@ class Planner:
         request = Request(
             runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
         )
-        draft = Draft(request, snapshot, self._hosts, self._clock.now())
-        draft.choose_targets()
-        return frozenset(draft.targets)
+        return planner.selected(request, snapshot, self._hosts, self._clock.now())
