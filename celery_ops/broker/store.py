@@ -10,7 +10,7 @@ from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RedisStore:
-    """Implements `ports.MessageStore`."""
+    """Implements `ports.MessageStore` and `ports.MessageSearch`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
         self._reader = MessageReader(wire, names)
@@ -37,6 +37,11 @@ class RedisStore:
 
     def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         return self._reader.read(queue)
+
+    def search(
+        self, queue: str, ids: Collection[str]
+    ) -> AsyncGenerator[tuple[int, StoredMessage], None]:
+        return self._reader.search(queue, ids)
 
     @property
     def puts_first(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import PreconditionFailed, ResultsUnreachable
 from celery_ops.fleet.contents import contents
 from celery_ops.model import Reading, SeenTask, Targets, TaskPlace
-from celery_ops.ports import Question
+from celery_ops.ports import MessageSearch, Question
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MOST_READ = 1_000_000
 """Waiting messages that one look goes through, of all queues together."""
 REPLY_TIMEOUT = 3.0
+_AT_ONCE = 20
+"""Messages that are surely read in one step, so that none can be taken in between."""
 _STATE_FILE = "--statedb"
 
 
@@ -86,12 +88,19 @@ class Tracer:
     """
 
     def __init__(
-        self, broker: Broker, clock: Clock, *, results: Results | None, masks: Masks | None = None
+        self,
+        broker: Broker,
+        clock: Clock,
+        *,
+        results: Results | None,
+        masks: Masks | None = None,
+        most_read: int = MOST_READ,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._results = results
         self._masks = masks
+        self._most_read = most_read
 
     @property
     def reads_results(self) -> bool:
@@ -116,7 +125,7 @@ class Tracer:
         found += [one for one in held if wanted(one)]
         missing = set(ids) - {one.id for one in found}
         if missing or not ids:
-            async with aclosing(self._waiting(snapshot, notes)) as waiting:
+            async with aclosing(self._waiting(snapshot, ids, notes)) as waiting:
                 async for one in waiting:
                     if wanted(one):
                         found.append(one)
@@ -134,7 +143,9 @@ class Tracer:
         """
         snapshot = await surveyor.refresh()
         wanted = frozenset(ids)
-        seen = await self.look(snapshot, lambda one: one.id in wanted, ids=ids, most=MOST_READ)
+        seen = await self.look(
+            snapshot, lambda one: one.id in wanted, ids=ids, most=self._most_read
+        )
         missing = wanted - {one.id for one in seen.tasks}
         if missing:
             snapshot = await surveyor.refresh()
@@ -189,41 +200,67 @@ class Tracer:
         ]
 
     async def _waiting(
-        self, snapshot: FleetSnapshot, notes: list[str]
+        self, snapshot: FleetSnapshot, ids: Collection[str], notes: list[str]
     ) -> AsyncGenerator[SeenTask, None]:
-        """The messages of every queue that is known, the next to be served first."""
-        left = MOST_READ
+        """The messages of every queue that is known, the next to be served first; at least those
+        with these `ids`, where some are given.
+        """
+        left = self._most_read
         for queue in snapshot.queues:
             if queue.ready == 0:
                 continue
-            ahead = 0
+            if left <= 0:
+                notes.append(
+                    f"only {self._most_read:,} waiting messages were looked at: what waits in"
+                    f" {queue.name} and in queues after it is not known"
+                )
+                return
+            passed = 0
             try:
-                async with aclosing(self._broker.messages.read(queue.name)) as portions:
-                    async for portion in portions:
-                        at = self._clock.now()
-                        for message in portion:
-                            if message.id is not None:
-                                yield self._seen(message, message.id, queue.name, ahead, at)
-                            ahead += 1
-                        left -= len(portion)
-                        if left <= 0:
-                            notes.append(
-                                f"only {MOST_READ:,} waiting messages were looked at: what waits"
-                                f" behind them in {queue.name}, or in queues after it, is not known"
-                            )
-                            return
+                async with aclosing(self._messages_of(queue.name, ids)) as messages:
+                    async for ahead, message in messages:
+                        passed = ahead + 1
+                        if passed > left:
+                            break
+                        if message.id is not None:
+                            yield self._seen(message, message.id, queue.name, ahead)
             except PreconditionFailed as error:
                 notes.append(f"what waits in {queue.name} is not known: {error.says}")
+                continue
+            ready = max(passed, queue.ready or 0)
+            if ready > left:
+                notes.append(f"of {queue.name} only the next {left:,} messages were looked at")
+            if ready > _AT_ONCE and snapshot.consumers_of(queue.name):
+                notes.append(
+                    f"{queue.name} was consumed while it was looked through: a message of it may"
+                    " have been passed over"
+                )
+            left -= ready
         notes += snapshot.notes
 
-    def _seen(
-        self, message: StoredMessage, task: str, queue: str, ahead: int, at: datetime
-    ) -> SeenTask:
+    async def _messages_of(
+        self, queue: str, ids: Collection[str]
+    ) -> AsyncGenerator[tuple[int, StoredMessage], None]:
+        """Messages of a queue, each with how many are served before it."""
+        store = self._broker.messages
+        if ids and isinstance(store, MessageSearch):
+            async with aclosing(store.search(queue, ids)) as found:
+                async for ahead, message in found:
+                    yield ahead, message
+            return
+        ahead = 0
+        async with aclosing(store.read(queue)) as portions:
+            async for portion in portions:
+                for message in portion:
+                    yield ahead, message
+                    ahead += 1
+
+    def _seen(self, message: StoredMessage, task: str, queue: str, ahead: int) -> SeenTask:
         return SeenTask(
             task,
             message.task,
             TaskPlace.WAITING,
-            at,
+            self._clock.now(),
             queue=queue,
             eta=message.eta,
             ahead=ahead,

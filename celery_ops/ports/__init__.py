@@ -29,7 +29,13 @@ from celery_ops.ports.hosts import (
     Supervisor,
 )
 from celery_ops.ports.launching import RunLauncher
-from celery_ops.ports.messages import MessageReading, MessageStore, Transfer, Transferred
+from celery_ops.ports.messages import (
+    MessageReading,
+    MessageSearch,
+    MessageStore,
+    Transfer,
+    Transferred,
+)
 
 __all__ = [
     "AddConsumer",
@@ -46,6 +52,7 @@ __all__ = [
     "Hosts",
     "Lease",
     "MessageReading",
+    "MessageSearch",
     "MessageStore",
     "Order",
     "ProcessTree",

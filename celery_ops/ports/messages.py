@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from celery_ops.model import StoredMessage
     from celery_ops.ports.changing import Fence
@@ -75,6 +75,21 @@ class MessageReading(Protocol):
 
     def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         """All of them, in the order in which they would be served, in portions.
+
+        Exact for a queue that nobody uses meanwhile. Close it (`contextlib.aclosing`).
+        """
+        ...
+
+
+@runtime_checkable
+class MessageSearch(Protocol):
+    """A `MessageReading` that finds few among many sooner than by reading all of them."""
+
+    def search(
+        self, queue: str, ids: Collection[str]
+    ) -> AsyncGenerator[tuple[int, StoredMessage], None]:
+        """At least those that have one of these ids, each with how many are served before it. It is
+        a sieve: what it finds may say that text in another place.
 
         Exact for a queue that nobody uses meanwhile. Close it (`contextlib.aclosing`).
         """

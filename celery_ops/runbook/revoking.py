@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import RevokeStep
     from celery_ops.runbook.stage import Stage
 
-IDS_AT_A_TIME = 100
+IDS_AT_A_TIME = 250
 """Newer workers ask their result backend about each of them before they do anything else."""
 BETWEEN_LOOKS = 0.5
+TOLD_AGAIN_AFTER = 10.0
+"""Seconds: a worker that is busy hears all that it was told once it is free."""
 REPLY_TIMEOUT = 2.0
 
 
@@ -55,9 +57,9 @@ class Revoking:
         says = f"{counted(len(self._ids), 'task')} revoked in {counted(len(self._done), 'worker')}"
         parts = [says]
         if self._step.terminates:
-            ended = await self._terminate(snapshot)
+            says = await self._terminate(snapshot)
             self._raise_failed()
-            parts.append(f"{ended or 'none'} of them ended in the midst of it")
+            parts.append(says)
         parts += self._what_runs_on(await self._stage.look())
         return "; ".join(parts)
 
@@ -101,8 +103,12 @@ class Revoking:
         """Until each says that it knows them all, or the time is over."""
         stage = self._stage
         missing = set(names)
+        told_at: float | None = None
         while missing:
-            await self._send(sorted(missing), self._ids, {})
+            now = stage.clock.monotonic()
+            if told_at is None or now - told_at >= TOLD_AGAIN_AFTER:
+                await self._send(sorted(missing), self._ids, {})
+                told_at = now
             knowing = await self._knowing(sorted(missing))
             for name in sorted(missing & knowing):
                 self._conclude(name, Result.DONE, "it says that they are revoked in it")
@@ -150,14 +156,15 @@ class Revoking:
 
     # --- those that run one ---
 
-    async def _terminate(self, snapshot: FleetSnapshot) -> int:
+    async def _terminate(self, snapshot: FleetSnapshot) -> str:
         """End what runs, and say how many tasks that were."""
         stage, step = self._stage, self._step
         running = await self._running(sorted(self._done))
-        ended = 0
+        ended, before = 0, []
         for name in sorted(self._done):
             tasks = running.get(name, {})
             past = stage.recall.next(step.id, name)
+            before += [name] if past is not None else []
             if past is not None and past.outcome is not None:
                 self._count(name, past.outcome.result, past.outcome.says)
                 continue
@@ -177,7 +184,10 @@ class Revoking:
                 )  # fmt: skip
             await self._end(name, tasks)
             ended += len(tasks)
-        return ended
+        says = f"{ended or 'none'} of them ended in the midst of it"
+        if not before:
+            return says
+        return f"{says}, beside those that were in {', '.join(before)} before this was resumed"
 
     async def _end(self, name: str, tasks: Mapping[str, int | None]) -> None:
         """Until it runs none of them, and none of the processes that did is in its pool."""

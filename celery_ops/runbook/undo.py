@@ -116,7 +116,7 @@ def _reversal(
         return (_run_back(act, runbook, plan, verified),)
     if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
         return (Reversal(act.step, target, processes=act.worker.processes),)
-    if act.verb in {"run", "control"}:
+    if act.verb in {"run", "control", "revoke", "terminate"}:
         return (Irreversible(act.step, target),)
     if act.verb in _GIVEN_BACK:
         return (Reversal(act.step, target, messages=True),)

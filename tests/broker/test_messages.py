@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from celery_ops.broker import messages
-from celery_ops.model import Heartbeat, TaskMessage, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredResult, TaskMessage, TaskNews, TaskState
 from tests.rig.nodes import envelope
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -210,6 +210,38 @@ def test_a_stored_result_tells_how_a_task_ended() -> None:
         assert messages.read_result(json.dumps(stored).encode()) == news
 
 
+def test_all_that_is_stored_of_a_task_is_read() -> None:
+    meta = {
+        "status": "FAILURE",
+        "result": {"exc_type": "ValueError", "exc_message": ["no", "user"]},
+        "traceback": "x" * 9_000 + "\nValueError: no user",
+        "date_done": "2026-11-20T03:00:00",
+        "name": "shop.mail",
+        "worker": "w@h",
+        "queue": "mail",
+        "retries": 2,
+    }
+    stored = messages.read_stored_result(json.dumps(meta).encode())
+    assert (stored.state, stored.task, stored.worker) == ("FAILURE", "shop.mail", "w@h")
+    assert (stored.queue, stored.retries, stored.error) == ("mail", 2, "ValueError: no user")
+    assert stored.ended_at == datetime(2026, 11, 20, 3, tzinfo=UTC)
+    assert len(stored.traceback) < 5_000
+    assert stored.traceback.endswith("ValueError: no user")
+
+
+@pytest.mark.parametrize("raw", [b"\x80\x04]", b"[]", b'{"status": 3}', b""])
+def test_a_result_that_is_no_json_is_there_and_not_read(raw: bytes) -> None:
+    stored = messages.read_stored_result(raw)
+    assert (stored.state, stored.error) == ("", "")
+    assert stored.unreadable.startswith("it is no JSON")
+
+
+def test_values_of_a_result_that_are_of_another_type_are_not_known() -> None:
+    meta = {"status": "MINE", "date_done": "soon", "worker": 3, "retries": "x", "traceback": []}
+    stored = messages.read_stored_result(json.dumps(meta).encode())
+    assert stored == StoredResult("MINE")
+
+
 @given(TREE, TREE, st.booleans())
 def test_no_message_makes_the_readers_fail(body: object, headers: object, raw: bool) -> None:
     message = json.loads(envelope({}, {}))
@@ -222,6 +254,7 @@ def test_no_message_makes_the_readers_fail(body: object, headers: object, raw: b
     messages.is_message(encoded)
     messages.read_task_events(encoded, "")
     messages.read_result(encoded)
+    messages.read_stored_result(encoded)
 
 
 @given(st.binary(max_size=200))
@@ -235,3 +268,4 @@ def test_no_bytes_make_the_readers_fail(content: bytes) -> None:
         messages.is_message(raw)
         messages.read_task_events(raw, "")
         messages.read_result(raw)
+        messages.read_stored_result(raw)

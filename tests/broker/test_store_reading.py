@@ -131,3 +131,33 @@ async def test_a_peek_reads_no_more_than_it_shows(
     assert ids(found) == [f"id-{number}" for number in range(2_000, 2_020)]
     slices = [line.partition('"LRANGE" ')[2] for line in monitor.lines if "LRANGE" in line]
     assert slices == ['"deep" "-2020" "-2001"']
+
+
+async def found_by(broker: RedisBroker, queue: str, *ids: str) -> list[tuple[int, str | None]]:
+    async with aclosing(broker.messages.search(queue, ids)) as found:
+        return [(ahead, message.id) async for ahead, message in found]
+
+
+async def test_few_are_found_among_many_with_how_many_are_before_them(
+    broker: RedisBroker, redis_server: RedisServer
+) -> None:
+    fill(redis_server, "mail", *(f"id-{number:04}" for number in range(2_500)), padding=2_000)
+    fill(redis_server, f"mail{SEPARATOR}9", "late")
+    assert await found_by(broker, "mail", "id-1999", "late", "id-0000", "no-such") == [
+        (0, "id-0000"),
+        (1999, "id-1999"),
+        (2500, "late"),
+    ]
+    assert await found_by(broker, "mail") == []
+    assert await found_by(broker, "never-used", "late") == []
+
+
+@pytest.mark.parametrize("id_", ['a"b', "a\\b", "naïve", "\x1b[31m", "\n", "日本"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+async def test_an_id_is_found_however_json_writes_it(
+    broker: RedisBroker, redis_server: RedisServer, id_: str, ascii_only: bool
+) -> None:
+    envelope = {"body": "", "headers": {"id": id_, "task": "x"}, "properties": {}}
+    with redis_server.client() as client:
+        client.lpush("mail", json.dumps(envelope, ensure_ascii=ascii_only))
+    assert await found_by(broker, "mail", id_) == [(0, id_)]

@@ -2,8 +2,9 @@
 
 The application is a module that this rig writes. Its task `rig.work(number, seconds)` counts its
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
-can lose the count; `rig.hold(number)` does not end before it is released, and `rig.again(number,
-times, seconds)` is tried that many times more, each so many seconds later. `rig.ping`, `rig.sick`
+can lose the count; `rig.hold(number)` does not end before it is released, `rig.stubborn` is not ended
+by SIGTERM either, and `rig.again(number, times, seconds)` is tried that many times more, each so many
+seconds later. `rig.ping`, `rig.sick`
 and `rig.quiet`, whose result is not kept, are for probes. A worker that is named in its environment
 (RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _APPLICATION = textwrap.dedent(
     """
-    import json, os, pathlib, time
+    import json, os, pathlib, signal, time
     from celery import Celery
     from celery.worker import control
     from redis import Redis
@@ -83,6 +84,11 @@ _APPLICATION = textwrap.dedent(
             raise self.retry(countdown=seconds)
         counts.hincrby("end", number, 1)
 
+    @app.task(name="rig.stubborn")
+    def stubborn(number):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        hold(number)
+
     @app.task(name="rig.ping", ignore_result=False)
     def ping():
         counts.hincrby("pings", "ended", 1)
@@ -100,6 +106,7 @@ _APPLICATION = textwrap.dedent(
         counts.hincrby("end", number, 1)
     """
 )
+_WITH_A_NUMBER = frozenset({"rig.limited", "rig.hold", "rig.stubborn"})
 
 
 def worker_command(name: str, *arguments: str, python: str = sys.executable) -> tuple[str, ...]:
@@ -212,7 +219,7 @@ class Fleet:
 
     def send(self, number: int, seconds: float = 0.0, *, task: str = "rig.work", **how: Any) -> str:
         """Send a numbered task; `how` is what `apply_async` takes. Returns the task's id."""
-        arguments = [number] if task in {"rig.limited", "rig.hold"} else [number, seconds]
+        arguments = [number] if task in _WITH_A_NUMBER else [number, seconds]
         return str(self._app.send_task(task, args=arguments, **how).id)
 
     def send_with(self, args: Sequence[Any], *, task: str, **how: Any) -> str:

@@ -89,6 +89,7 @@ class Operation:
             clock=clock,
             operator=self.operator,
             backups=self.directory / "backups",
+            results=self.results,
         )
         return await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
 

@@ -388,6 +388,17 @@ steps:
         ("steps: [{move: a, to: b, rate: 5}]", "12:32: rate of move (step 1): not a rate: '5'"),
         ("steps: [{move: a, to: b, limit: 0}]", "12:33: limit of move (step 1): must be at least"),
         ("steps: [{activate: r1}]", "12:9: activate (step 1) needs the key 'on': the host"),
+        ("steps: [{revoke: a}]", "12:18: revoke (step 1)"),
+        ("steps: [{revoke: tasks}]", "12:9: revoke (step 1) needs one of the keys 'ids', 'task'"),
+        (
+            "steps: [{terminate: tasks, ids: a, signal: HUP}]",
+            "12:44: signal of terminate (step 1) is one of TERM, KILL",
+        ),
+        (
+            "steps: [{revoke: tasks, filter: tsak == 'x'}]",
+            "12:33: filter of revoke (step 1): unknown name 'tsak' (did you mean task?)",
+        ),
+        ("steps: [{revoke: tasks, ids: a, signal: TERM}]", "12:33: unknown key 'signal' in revoke"),
         ("steps: [{probe: []}]", "12:17: probe (step 1) names no queue"),
         ("steps: [{probe: 'ma*'}]", "12:17: probe (step 1): 'ma*' is a pattern, and each queue"),
         ("steps: [{probe: worker}]", "12:17: worker is only known inside a roll; name the queues"),

@@ -156,7 +156,7 @@ class StandinFleet:
         """As a worker obeys it, and what it replies; a pool without processes ends nothing."""
         ids = arguments["task_id"]
         assert isinstance(ids, list)
-        worker.revoked.update(ids)
+        worker.revoked.update(() if worker.faults.forgets_revokes else ids)
         if not arguments.get("terminate"):
             return {"ok": f"tasks {set(ids)} flagged as revoked"}
         running = [entry for entry in worker.active if entry[0].id in ids]

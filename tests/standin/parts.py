@@ -52,6 +52,8 @@ class Faults:
     """Its supervisor sends SIGKILL in place of a warm stop."""
     stop_does_nothing: bool = False
     """Its supervisor says the stop was accepted; the process does not notice."""
+    forgets_revokes: bool = False
+    """Answers ok to `revoke` and keeps nothing."""
     answers_in_pickle: bool = False
     no_heartbeats: bool = False
 
