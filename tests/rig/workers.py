@@ -2,9 +2,9 @@
 
 The application is a module that this rig writes. Its task `rig.work(number, seconds)` counts its
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
-can lose the count; `rig.hold(number)` does not end before it is released, `rig.stubborn` is not ended
-by SIGTERM either, and `rig.again(number, times, seconds)` is tried that many times more, each so many
-seconds later. `rig.ping`, `rig.sick`
+can lose the count; `rig.hold(number)` does not end before it is released, `rig.stubborn` is not
+ended by SIGTERM either, and `rig.again(number, times, seconds)` is tried that many times more, each
+so many seconds later. `rig.ping`, `rig.sick`
 and `rig.quiet`, whose result is not kept, are for probes. A worker that is named in its environment
 (RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
 """
