@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.cli.text import Column, table
+from celery_ops.cli.text import Column, cut, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size
 from celery_ops.fleet.contents import contents
 from celery_ops.fleet.peeking import by_task as grouped
+from celery_ops.model.bodies import name_of
 from celery_ops.tui.text import UNKNOWN, age_of, counted, moment, number, safe
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Peeked:
     look: Look
     masks: Masks
     filter: str | None
+    not_known: tuple[str, ...] = ()
+    """Names of the filter that nothing was known of, in any message."""
     note: str = ""
 
 
@@ -53,13 +56,20 @@ def _said(found: Peeked) -> list[str]:
     waiting = counted(look.ready, "message")
     if not look.looked_at:
         return [f"{found.queue}: {waiting}, and --skip passes all of them."]
-    first = "the next" if not look.skipped else f"after the first {look.skipped:,}, the next"
+    part = f"the next {look.looked_at:,} of {waiting}"
+    if look.looked_at == look.ready:
+        part = f"all of its {waiting}" if look.ready > 1 else "its only message"
+    if look.skipped:
+        part = f"after the first {look.skipped:,}, {part}"
     if found.filter is None:
-        return [f"{found.queue}: {first} {look.looked_at:,} of {waiting}."]
-    matched = f"{len(look.wanted):,} match" + ("es" if len(look.wanted) == 1 else "")
-    lines = [f"{found.queue}: {first} {look.looked_at:,} of {waiting} looked at: {matched}."]
+        return [f"{found.queue}: {part}."]
+    matched = {0: "none matches", 1: "1 matches"}.get(
+        len(look.wanted), f"{len(look.wanted):,} match"
+    )
+    lines = [f"{found.queue}: {part} looked at: {matched}."]
     if look.unknown:
-        lines.append(f"{look.unknown:,} more cannot be judged: what the filter asks is not known.")
+        names = f"{' and '.join(found.not_known)} {'is' if len(found.not_known) == 1 else 'are'}"
+        lines.append(f"{look.unknown:,} more cannot be judged: {names} not known of them.")
     if look.left:
         on = look.skipped + look.looked_at
         lines.append(f"{look.left:,} were not looked at; --skip {on} goes on there.")
@@ -67,6 +77,12 @@ def _said(found: Peeked) -> list[str]:
 
 
 # --- messages -----------------------------------------------------------------------------------
+
+
+_WIDE = 120
+_ID_CELLS = 36
+"""Of a UUID. It is whole where a line has room for it: then it can be copied."""
+_SHORT_ID_CELLS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,8 @@ class _Field:
 def _messages(found: Peeked, width: int) -> list[str]:
     placed = found.look.wanted
     written = [
-        (field.column, [field.of(one.message) for one in placed]) for field in _fields(found)
+        (field.column, [field.of(one.message) for one in placed])
+        for field in _fields(found, _ID_CELLS if width >= _WIDE else _SHORT_ID_CELLS)
     ]
     told = [(column, cells) for column, cells in written if any(cells)]
     columns = (Column("#", right=True), *(column for column, _ in told))
@@ -88,21 +105,35 @@ def _messages(found: Peeked, width: int) -> list[str]:
     return table(columns, list(zip(places, *(cells for _, cells in told), strict=True)), width)
 
 
-def _fields(found: Peeked) -> tuple[_Field, ...]:
+def _fields(found: Peeked, id_cells: int) -> tuple[_Field, ...]:
     at = found.at
     return (
         _Field(Column("task", gives=True), lambda one: one.task or UNKNOWN),
-        _Field(Column("id", gives=True), lambda one: one.id or UNKNOWN),
+        _Field(Column("id", gives=True), lambda one: cut(one.id or UNKNOWN, id_cells)),
         _Field(Column("retries", right=True), _retries),
         _Field(Column("eta"), lambda one: "" if one.eta is None else moment(one.eta, at)),
         _Field(Column("expires"), lambda one: _expires(one, at)),
         _Field(Column("arguments", gives=True), lambda one: str(contents(one, found.masks))),
+        _Field(Column("body", optional=True), _body),
         _Field(Column("prio", right=True, optional=True), lambda one: _unless_zero(one.priority)),
-        _Field(Column("again", optional=True), lambda one: "again" if one.redelivered else ""),
-        _Field(Column("age", right=True, optional=True), lambda one: _age(one, at)),
+        _Field(Column("redelivered", optional=True), lambda one: "yes" if one.redelivered else ""),
+        _Field(
+            Column("age", right=True, optional=True),
+            lambda one: "" if one.sent_at is None else age_of(one.sent_at, at),
+        ),
         _Field(Column("size", right=True, optional=True), lambda one: as_size(one.size)),
         _Field(Column("origin", gives=True, optional=True), lambda one: one.origin or ""),
     )
+
+
+def _body(message: StoredMessage) -> str:
+    """What is sent in another way than as plain JSON."""
+    if message.body is None:
+        return "none"
+    name = name_of(message.body.content_type)
+    if message.body.compression:
+        return f"{name}, {name_of(message.body.compression)}"
+    return "" if name == "json" else name or UNKNOWN
 
 
 def _retries(message: StoredMessage) -> str:
@@ -113,10 +144,6 @@ def _expires(message: StoredMessage, now: datetime) -> str:
     if message.expires is None:
         return ""
     return "expired" if message.expires <= now else moment(message.expires, now)
-
-
-def _age(message: StoredMessage, now: datetime) -> str:
-    return "" if message.sent_at is None else age_of(message.sent_at, now)
 
 
 def _unless_zero(value: int) -> str:

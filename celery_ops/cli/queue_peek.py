@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import click
@@ -13,23 +14,16 @@ from celery_ops.cli.connected import connected
 from celery_ops.cli.fleet_json import page
 from celery_ops.cli.peek_text import Peeked
 from celery_ops.cli.text import width_of_terminal
-from celery_ops.config.document import Place, did_you_mean, shown
+from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import UsageError
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.fleet.masking import Masks
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
-from celery_ops.runbook.expressions import InvalidExpression, Truth, condition
-from celery_ops.runbook.facts import scope_of_message
-from celery_ops.runbook.names import names_of_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
+    from celery_ops.cli.peek_filter import Filter
     from celery_ops.config.contexts import Context
-    from celery_ops.model import StoredMessage
     from celery_ops.ports import Broker
-    from celery_ops.runbook.expressions import Condition
 
 SHOWN = 20
 _LISTED = 10
@@ -85,14 +79,15 @@ def peek(
     --json:
       {"context", "broker", "at", "queue", "ready", "skipped", "looked_at", "filter", "unknown",
        "messages": [{"place", "id", "task", "args", "kwargs", "closed", "retries", "eta",
-                     "expires", "age", "origin", "priority", "redelivered", "size"}]}
+                     "expires", "age", "origin", "priority", "redelivered", "size",
+                     "content_type", "compression"}]}
       with --by-task in place of "messages":
        "tasks": [{"task", "count", "retried", "eta", "size"}]
       "ready" is all that waits, "unknown" how many the filter could not judge, "closed" why
       arguments are not shown, "age" in seconds, "size" in bytes. What is not known is null.
     """
     chosen = context.resolve(ctx.ensure_object(Choice)).context
-    wanted = None if where is None else _condition(where)
+    wanted = None if where is None else _filter(where)
     limit = limit or (MOST_LOOKED_AT if by_task else SHOWN)
     found = run(_peeked(chosen, name, limit=limit, skip=skip, wanted=wanted))
     if as_json:
@@ -103,12 +98,12 @@ def peek(
 
 
 async def _peeked(
-    context: Context, name: str, *, limit: int, skip: int, wanted: Condition | None
+    context: Context, name: str, *, limit: int, skip: int, wanted: Filter | None
 ) -> Peeked:
     clock = SystemClock()
     async with connected(context, clock) as broker:
         at = clock.now()
-        wants = None if wanted is None else _judge(wanted, at)
+        wants = None if wanted is None else wanted.at(at)
         found = await look(broker.messages, name, skip=skip, limit=limit, wants=wants)
         note = "" if found.ready else await _why_empty(broker, name)
     return Peeked(
@@ -119,24 +114,15 @@ async def _peeked(
         look=found,
         masks=Masks(context.mask),
         filter=None if wanted is None else wanted.source,
+        not_known=() if wanted is None else tuple(wanted.not_known),
         note=note,
     )
 
 
-def _condition(source: str) -> Condition:
-    try:
-        return condition(source, Place("--filter", 1, 1), names_of_messages(()))
-    except InvalidExpression as error:
-        marks = "".join(f"\n  {source}\n  {' ' * one.offset}^ {one.says}" for one in error.faults)
-        raise UsageError(f"The filter cannot be used:{marks}") from error
-
-
-def _judge(wanted: Condition, now: datetime) -> Callable[[StoredMessage], bool | None]:
-    def judge(message: StoredMessage) -> bool | None:
-        truth = wanted.evaluate(scope_of_message(message, now)).truth
-        return None if truth is Truth.UNKNOWN else truth is Truth.HOLDS
-
-    return judge
+def _filter(source: str) -> Filter:
+    # The language of runbooks takes longer to import than a look takes.
+    found: Filter = importlib.import_module("celery_ops.cli.peek_filter").Filter(source)
+    return found
 
 
 async def _why_empty(broker: Broker, name: str) -> str:

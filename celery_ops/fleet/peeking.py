@@ -89,7 +89,8 @@ async def look(
                     break
         if len(some) < count:
             break
-    return Look(max(ready, looked_at), skip, looked_at, tuple(wanted), unknown)
+    ready = max(ready, skip + looked_at if looked_at else 0)  # some came while we looked
+    return Look(ready, skip, looked_at, tuple(wanted), unknown)
 
 
 def by_task(found: Look) -> tuple[TaskGroup, ...]:

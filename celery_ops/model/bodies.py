@@ -28,7 +28,7 @@ _LZMA_MEMORY = 100 * 1024 * 1024
 """The highest preset of xz needs 65 MiB."""
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _KOMBU_TYPED = {"__type__", "__value__"}
-_SHOWN_OF_A_NAME = 40
+_LONGEST_NAME = 40
 
 
 class Closed(ValueError):
@@ -40,9 +40,9 @@ def opened(body: Body) -> object:
 
     Raise Closed if it is not JSON, broken, or larger than MOST_OPENED.
     """
-    name = _NAMES.get(body.content_type, body.content_type)
+    name = name_of(body.content_type)
     if name != "json":
-        raise Closed(_cut(name) or "no content type")
+        raise Closed(name or "no content type")
     data = _decompressed(body)
     if len(data) > MOST_OPENED:
         raise Closed("larger than 1 MiB")
@@ -55,14 +55,21 @@ def opened(body: Body) -> object:
         raise Closed("not the JSON it claims to be") from None
 
 
+def name_of(content_type: str) -> str:
+    """How people call a content type or a compression: `json`, `pickle`, `gzip`."""
+    name = content_type.casefold().removeprefix("application/").removeprefix("x-")
+    name = {"python-serialize": "pickle", "data": "raw bytes"}.get(name, name)
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
 def _decompressed(body: Body) -> bytes:
     """At most one byte more than MOST_OPENED."""
     if not body.compression:
         return body.data
-    name = body.compression.casefold().removeprefix("application/").removeprefix("x-")
+    name = name_of(body.compression)
     decompress = _DECOMPRESS.get(name)
     if decompress is None:
-        raise Closed(f"compressed with {_cut(name)}")
+        raise Closed(f"compressed with {name}")
     try:
         return decompress(body.data, MOST_OPENED + 1)
     except (OSError, ValueError, EOFError, MemoryError, zlib.error, lzma.LZMAError):
@@ -82,13 +89,6 @@ def _lzma(data: bytes, most: int) -> bytes:
     return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(data, most)
 
 
-_NAMES = {
-    "application/json": "json",
-    "application/x-python-serialize": "pickle",
-    "application/x-yaml": "yaml",
-    "application/x-msgpack": "msgpack",
-    "application/data": "raw bytes",
-}
 _DECOMPRESS: Mapping[str, Callable[[bytes, int], bytes]] = {
     **dict.fromkeys(("gzip", "zlib", "deflate"), _zlib),
     **dict.fromkeys(("bz2", "bzip2", "bzip"), _bz2),
@@ -105,7 +105,3 @@ if sys.version_info >= (3, 14):
 
 def _plain(value: dict[str, object]) -> object:
     return value["__value__"] if value.keys() == _KOMBU_TYPED else value
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _SHOWN_OF_A_NAME else name[: _SHOWN_OF_A_NAME - 1] + "…"
