@@ -124,6 +124,9 @@ class Moving:
                     portion=burst(self._wanted.rate),
                 )
             )
+        except OSError as error:
+            says = f"what moves cannot be noted beside the journal: {error.strerror or error}"
+            raise StepFailed(says) from error
         finally:
             noted.close()
         left = await self._store.count(move.queue)
@@ -138,13 +141,17 @@ class Moving:
         is_begun = self._stage.recall.peek(move.step, move.parked) is not None
         if not is_begun and not await self._store.count(move.parked):
             return f"nothing was left to be purged in {move.queue}"
-        await self._act(
-            move.parked,
-            "backup",
-            f"copy what is parked to {move.file}",
-            expect="the file is whole, as its checksum says",
-            do=lambda: self._secured(move),
-        )
+        try:
+            await self._act(
+                move.parked,
+                "backup",
+                f"copy what is parked to {move.file}",
+                expect="the file is whole, as its checksum says",
+                do=lambda: self._secured(move),
+            )
+        except StepFailed as failed:
+            await _take_back(self._stage, QueueVerb.PARK, move)
+            raise StepFailed(f"{failed.says}; the messages are back in {move.queue}") from failed
         says = await self._act(
             move.parked,
             "purge",
@@ -385,7 +392,12 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
     store = stage.surveyor.broker.store
     left: list[Owed] = []
     for move in stage.plan.moves if store is not None else ():
-        for place in (move.parked, _place_of_undo(stage, move) if move.to else ""):
+        places = (
+            move.parked,
+            _place_of_undo(stage, move) if move.to else "",
+            move.queue if parked(move.queue) else "",
+        )
+        for place in places:
             there = await store.count(place) if store is not None and place else 0
             if there:
                 mend = f"celery-ops queue unpark {shlex.quote(place)}"

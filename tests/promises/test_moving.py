@@ -125,6 +125,32 @@ def test_what_is_purged_and_restored_is_the_same_to_the_byte_and_in_order(
     assert lists(redis, "mail") == before
 
 
+def test_the_short_commands_say_what_they_cannot_do(redis: Any, ann: Operator) -> None:
+    redis.lpush("mail", *(message(number, 0) for number in range(10)))
+    before = lists(redis, "mail")
+    (ann.home / "cut").write_text('{"celery_ops": "backup", "version"')
+    for code, command in (
+        (2, ("move", "mail")),
+        (2, ("move", "mail", "--to", "other", "--filter", "task = 1")),
+        (2, ("move", "mail", "--to", "other", "--limit", "some")),
+        (2, ("move", "mail", "--to", "other", "-p", "queue=other")),
+        (2, ("restore", "none")),
+        (2, ("restore", "cut")),
+        (7, ("move", "mail", "--to", "mail")),
+        (7, ("purge", "empty")),
+        (7, ("unpark", "mail")),
+    ):
+        said = ann.do("queue", *command, "--yes")
+        assert said.code == code, said.all
+    assert "cut off" in ann.do("queue", "restore", "cut", "--yes").err
+    assert ann.do("queue", "park", "mail", "--limit", "3", "--yes").code == 0
+    (line,) = (one for one in ann.do("queues").out.splitlines() if "celery-ops.parked.mail" in one)
+    assert line.split()[1:] == ["3", "0", "parked"]
+    (problem,) = (one for one in ann.status()["problems"] if one["rule"] == "parked-messages")
+    assert ann.do(*problem["fix"].split()[1:4], "--rate", "100/s", "--yes").code == 0
+    assert lists(redis, "mail") == before
+
+
 # --- killed -------------------------------------------------------------------------------------
 
 
