@@ -5,8 +5,8 @@ end. So a walk over a list begins on the right, and finds its place again before
 last message that it passed. What was read is compared again in the script that moves it.
 
 Where much was passed over, each portion costs more: Redis looks at all that lies between the
-portion and the nearer end of the list (0.16 µs a message). Portions get smaller then, so that none
-keeps the server for long.
+portion and the nearer end of the list, whatever the portion's size. What else keeps the server for
+long makes portions smaller.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _LEAST = 100
 _SLOW, _QUICK = 0.008, 0.003
 """Seconds: a portion of messages that are picked is halved above the one, doubled below the other.
 """
+_A_MESSAGE_PASSED = 0.16e-6
+"""Seconds, of any portion."""
 _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
 _SLACK = 64
@@ -257,7 +259,7 @@ class _Way:
         picked = await self._move(
             moving_scripts.PICK, window.passed - near, looked, self._nothing, *words
         )
-        took = clock.time() - began
+        took = clock.time() - began - window.passed * _A_MESSAGE_PASSED
         if took > _SLOW:
             self._size = max(_LEAST, self._size // 2)
         elif took < _QUICK:
