@@ -195,6 +195,39 @@ async def test_only_what_was_parked_is_destroyed(operation: Operation) -> None:
     assert operation.broker.tickets == {}
 
 
+async def test_what_cannot_be_written_is_not_destroyed_and_goes_back(
+    operation: Operation, tmp_path: Path
+) -> None:
+    before = waiting(operation)
+    plan = await operation.plan("purge-queue", queue="mail", file=str(tmp_path / "taken"))
+    (tmp_path / "taken").write_text("of somebody else's")
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert ran.end.says.endswith("; the messages are back in mail")
+    assert waiting(operation) == before
+    assert (tmp_path / "taken").read_text() == "of somebody else's"
+
+
+async def test_an_unparking_that_is_aborted_says_what_is_still_parked(
+    operation: Operation,
+) -> None:
+    plan = await operation.plan("park-queue", queue="mail")
+    await operation.execute(plan)
+    path = operation.write_down(await operation.plan("unpark-queue", queue="mail", rate="2/s"))
+
+    async def abort() -> None:
+        while operation.executor is None or len(ids(operation, "mail")) < 4:
+            await operation.clock.sleep(0.1)
+        operation.executor.brake.pull("bob")
+
+    ran = await operation.run_and(path, abort)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    (owed,) = ran.end.report.owed
+    assert owed.mend == f"celery-ops queue unpark {place(plan)}"
+    assert len(ids(operation, "mail")) + len(ids(operation, place(plan))) == COUNT
+
+
 async def test_a_broker_that_puts_nothing_first_gets_them_behind_the_others(
     operation: Operation,
 ) -> None:
