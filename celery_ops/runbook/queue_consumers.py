@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import (
     BrokerUnreachable,
+    LeaseBroken,
     LeaseLost,
     OpsError,
     PreconditionFailed,
@@ -80,9 +81,14 @@ class Pauses:
         queue = self._queue(step)
         past = self._past(step.id, queue)
         told = _told(past)
+        is_last = self._is_last(queue)
+        if told is not None and is_last and not self._taken_from(queue):
+            says = "was given back by somebody else: it is taken anew"
+            self._stage.say(queue, says, step.id)
+            told, past = None, []
         if told is None:
             told = await self._take_from_all(step, queue, is_new=not past)
-        if self._is_last(queue):
+        if is_last:
             self._keep(queue, step.id)
         return told
 
@@ -131,6 +137,7 @@ class Pauses:
             self._kept.clear()
         if self._keeping is not None:
             self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
             self._keeping = None
 
     # --- taking ---
@@ -220,16 +227,16 @@ class Pauses:
             self._kept.pop(queue, None)
 
     async def _keep_all(self) -> None:
-        """A broker that is away is looked at again; a lease that is lost ends the run elsewhere."""
+        """While the broker or the lease is away, it is tried again."""
         while True:
             await self._stage.clock.sleep(LOOKS_EVERY)
             async with self._turn:
                 try:
                     if self._kept and not self._stage.brake.paused:
                         await self._look_for_newcomers()
-                except (Aborted, LeaseLost):
+                except (Aborted, LeaseBroken):
                     return
-                except BrokerUnreachable:
+                except (BrokerUnreachable, LeaseLost):
                     continue
                 except OpsError as error:
                     self._stage.say(None, f"who joins is not paused any more: {error.says}")
@@ -313,8 +320,11 @@ class Pauses:
 
 
 def _known(workers: Iterable[Worker]) -> tuple[Worker, ...]:
-    """Those of which it is known which life it is: only that can be given anything back."""
-    return tuple(worker for worker in workers if worker.incarnation is not None)
+    """Those that may be told, and of which it is known which life it is: only that can be given
+    anything back.
+    """
+    may_be = (one for one in workers if queue_judges.may_be_told(one))
+    return tuple(worker for worker in may_be if worker.incarnation is not None)
 
 
 def _told(past: Sequence[Act]) -> str | None:

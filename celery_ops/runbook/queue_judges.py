@@ -79,7 +79,10 @@ class NobodyConsumes:
         still = []
         newcomers = []
         for worker in seen.workers:
-            if worker.consuming is None or worker.consuming.at < self._since:
+            if not may_be_told(worker):
+                where = worker.state if worker.mine else "outside of this context's scope"
+                still.append(f"{worker.name} consumes it, and is {where}")
+            elif worker.consuming is None or worker.consuming.at < self._since:
                 still.append(f"{worker.name} has not answered since it was told")
             elif worker.incarnation is None:
                 still.append(f"{worker.name} has not told which life of it this is")
@@ -101,6 +104,11 @@ class NobodyConsumes:
         if self._looks >= QUIET_ROUNDS and quiet_for >= QUIET_FOR:
             return Judgement(Seen.DONE, f"nobody consumes {self._queue}")
         return Judgement(Seen.NOT_YET, "nobody consumes it; looking whether it stays so")
+
+
+def may_be_told(worker: Worker) -> bool:
+    """It is ours, alive, and one process."""
+    return worker.mine and worker.answers
 
 
 def is_told(worker: Worker, told: Collection[Incarnation]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -177,7 +178,8 @@ def _resume(
         elif worker is None or not worker.answers:
             state = "not seen" if worker is None else worker.state
             hazards.append(f"{record.worker} is {state}: whether it can be given back is open")
-        actions.append(PlannedAction(step.id, record.worker, give, f"cancel_consumer {queue}"))
+        back = f"celery-ops queue pause {shlex.quote(queue)}"
+        actions.append(PlannedAction(step.id, record.worker, give, back))
     return QueuePlan(PlannedStep(step.id, says, actions=tuple(actions)), (), tuple(hazards))
 
 
@@ -199,7 +201,7 @@ def _drain(
     if one is not None and one.orphans:
         hazards.append(
             f"{one.orphans} of {queue} lie where a dead worker left them: it is not empty before "
-            f"celery-ops runbook restore-orphans -p queue={queue}"
+            f"celery-ops runbook restore-orphans -p queue={shlex.quote(queue)}"
         )
     if refusals and _may_be_consumed_before(step, runbook):
         hazards, refusals = [*refusals, *hazards], ()

@@ -142,6 +142,8 @@ DRAIN = ("worker", "drain", NODE, *ALONE)
 RESUME = ("worker", "resume", NODE)
 STOP = ("worker", "stop", NODE, *ALONE)
 START = ("worker", "start", NODE)
+PAUSE = ("queue", "pause", "w")
+GIVE_BACK = ("queue", "resume", "w")
 CASES = {
     "drain": Case(DRAIN, ("drain",), Came(taken=(f"queues:{NODE}",), queues=()), mend=RESUME),
     "resume": Case(RESUME, ("resume",), Came(), before=DRAIN),
@@ -162,6 +164,11 @@ CASES = {
     ),
     "control": Case(("runbook", "limited"), ("control",), Came(marks=1), asks=True),
     "notify": Case(("runbook", "told"), ("notify",), Came(done=(), marks=1)),
+    "pause-queue": Case(
+        PAUSE, ("pause queue",), Came(done=(), taken=(f"paused:{NODE}:w",), queues=(COMMON,)),
+        mend=GIVE_BACK,
+    ),
+    "resume-queue": Case(GIVE_BACK, ("resume queue",), Came(done=()), before=PAUSE),
     "stop-beat": Case(
         ("beat", "stop"), ("stop",), Came(done=(BEAT,), taken=(f"service:{BEAT}",), beat=False),
         mend=("beat", "start"),

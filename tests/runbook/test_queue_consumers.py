@@ -144,6 +144,39 @@ async def test_who_cannot_be_asked_may_consume_it(operation: Operation) -> None:
     assert operation.broker.orders == []
 
 
+async def test_two_processes_of_one_name_are_told_nothing(operation: Operation) -> None:
+    operation.fleet.add_worker("w2@web1", queues=("mail",), unit="other")
+    ran = await operation.run("pause-queue", **MAIL)
+    assert ran.ending is Ending.REFUSED, ran.told()
+    assert "w2@web1" in ran.end.says
+    assert operation.broker.orders == []
+
+
+async def test_one_that_is_gone_for_good_is_owed_nothing(operation: Operation) -> None:
+    await operation.run("pause-queue", **MAIL)
+    worker = operation.fleet.worker("w2@web1")
+    operation.fleet.kill(worker)
+    operation.fleet.workers.remove(worker)
+    assert worker.service is not None
+    del operation.fleet.services[worker.service.ref]
+    ran = await operation.run("resume-queue", **MAIL)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "w2@web1 is gone: nothing of that name listens" in ran.end.says
+    assert operation.broker.records == {}
+
+
+async def test_one_that_may_come_back_stays_owed(operation: Operation) -> None:
+    await operation.run("pause-queue", **MAIL)
+    operation.fleet.worker("w2@web1").faults.hangs = True
+    ran = await operation.run("resume-queue", **MAIL)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert list(operation.broker.records) == ["paused:w2@web1:mail"]
+    operation.fleet.worker("w2@web1").faults.hangs = False
+    ran = await operation.run("resume-queue", **MAIL)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert consuming(operation, "mail") == ["w1@web1", "w2@web1"]
+
+
 async def test_a_dead_worker_does_not_stand_in_the_way(operation: Operation) -> None:
     worker = operation.fleet.worker("w3@web1")
     assert worker.service is not None
@@ -292,6 +325,24 @@ async def test_an_undo_gives_it_back(operation: Operation) -> None:
     assert undone.end.says == "taken back: mail"
     assert consuming(operation, "mail") == ["w1@web1", "w2@web1"]
     assert operation.broker.records == {}
+
+
+async def test_what_somebody_else_gave_back_meanwhile_is_taken_anew(
+    operation: Operation, tmp_path: Path
+) -> None:
+    path = operation.write_down(await operation.plan("pause-queue", **MAIL))
+    ran = await operation.take_up(path)
+    (told,) = [one for one in ran.events if one.event is EventKind.RESULT]
+    text = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(text[: told.seq]))  # it died before it could say that it ended
+    bob = Operation(tmp_path / "bob", operation.fleet, operation.broker, operator="bob@desk")
+    adopted = await bob.run("resume-queue", **MAIL)
+    assert adopted.ending is Ending.DONE, adopted.told()
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "was given back by somebody else" in ran.told()
+    assert consuming(operation, "mail") == []
+    assert len(operation.broker.records) == 2
 
 
 async def test_a_drained_worker_gets_it_with_its_other_queues(operation: Operation) -> None:
