@@ -58,6 +58,11 @@ class Toned(ScrollView):
         """The widget's own style; unlike `rich_style` it is not worked out anew for every line."""
         return self.visual_style.rich_style
 
+    @property
+    def room(self) -> int:
+        """The cells of a line: Textual's `size` has the scrollbar in it, drawn over their end."""
+        return self.size.width - self.scrollbar_size_vertical
+
     def toned(self, tone: Tone, base: Style) -> Style:
         """The style of a tone upon a base style."""
         if tone is Tone.PLAIN:
@@ -82,13 +87,13 @@ class Lines(Toned, can_focus=False):
         """Replace the lines; what is scrolled to stays."""
         if tuple(lines) == self._lines:
             return
-        height = len(self._wrapped(self.size.width)) if self.size.width else -1
+        height = len(self._wrapped(self.room)) if self.size.width else -1
         self._lines = tuple(lines)
         if not self.size.width:
             self.refresh(layout=True)
             return
-        drawn = self._wrapped(self.size.width)
-        self.virtual_size = Size(self.size.width, len(drawn))
+        drawn = self._wrapped(self.room)
+        self._measure()
         self.refresh(layout=height != len(drawn))
 
     @property
@@ -110,14 +115,22 @@ class Lines(Toned, can_focus=False):
         return len(self._wrapped(width))
 
     def on_resize(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self._wrapped(self.size.width)))
+        self._measure()
+
+    def watch_show_vertical_scrollbar(self) -> None:
+        """Its line is narrower now, or wider, and so there are more of them, or fewer."""
+        if self.size.width:
+            self._measure()
 
     def render_line(self, y: int) -> Strip:
-        drawn = self._wrapped(self.size.width)
+        drawn = self._wrapped(self.room)
         row = y + self.scroll_offset.y
         if row >= len(drawn):
             return Strip.blank(self.size.width, self.base)
         return drawn[row].extend_cell_length(self.size.width, self.base)
+
+    def _measure(self) -> None:
+        self.virtual_size = Size(self.room, len(self._wrapped(self.room)))
 
     def _wrapped(self, width: int) -> list[Strip]:
         wanted = (self._lines, width, self.base)

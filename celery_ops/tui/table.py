@@ -177,7 +177,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
             self._go(self._places[key])
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.room
         place = y - 1 + self.scroll_offset.y
         if not self._rows:
             return self._said_instead(y, width)
@@ -207,7 +207,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
 
     def _column_at(self, x: int) -> int | None:
         left = GUTTER
-        for place, width in self._placed(self.size.width):
+        for place, width in self._placed(self.room):
             if left <= x < left + width + GAP:
                 return place
             left += width + GAP
@@ -252,7 +252,7 @@ class LiveTable(Toned, Generic[T], can_focus=True):
         return pen.strip(width)
 
     def _resized(self) -> None:
-        size = Size(self.size.width, len(self._rows) + 1)
+        size = Size(self.room, len(self._rows) + 1)
         if self.virtual_size != size:
             self.virtual_size = size
 

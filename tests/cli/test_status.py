@@ -44,9 +44,11 @@ def test_status_is_a_document_of_the_promised_shape(ops: OpsCommand, fleet: str)
     assert worker["queues"] == ["default"]
     queues = {one["name"]: one for one in done.document["queues"]}
     assert queues["default"]["consumers"] == 2
-    assert queues["mail"] == {
+    promised = {
         "name": "mail", "ready": 1, "unacked": 0, "consumers": 0, "oldest": None, "orphans": 0,
     }  # fmt: skip
+    assert {key: queues["mail"][key] for key in promised} == promised
+    assert queues["default"]["consumed_by"] == [HOSTILE, "w1@a"]
     assert [one["subject"] for one in done.document["problems"] if one["level"] == "error"] == [
         "mail"
     ]

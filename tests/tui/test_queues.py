@@ -12,6 +12,8 @@ from celery_ops.errors import PreconditionFailed
 from celery_ops.model import Flow, Queue, Reading
 from celery_ops.runbook.library import Library
 from celery_ops.tui import rates
+from celery_ops.tui.lines import line
+from celery_ops.tui.text_screen import TextScreen
 from tests.tui import fleets, standins
 from tests.tui.fleets import HOSTILE, NOW, ago
 from tests.tui.screens import SIZES, opened
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot
 
 SHRINKS = Flow(20.0, -2.0, 5.0, 3.0)
+SCROLLBAR = "▁▂▃▄▅▆▇█ "
 BOUND = Flow(20.0, 1.0, 0.5, 1.5, at_least=True, why="its consumers also consume mail")
 
 
@@ -286,3 +289,21 @@ async def test_what_a_runbook_can_be_told_may_be_left_empty(tmp_path: Path) -> N
         await there.type("7")
         await there.press("enter")
         assert desk.planned[-1] == ("purge-queue", {"queue": "bulk", "limit": "7"})
+
+
+async def test_a_scrollbar_hides_nothing_of_the_rows() -> None:
+    many = tuple(queue(SHRINKS, f"queue{number:02}") for number in range(60))
+    async with opened(snapshot(*many), size=(80, 24)) as there:
+        await there.press("3")
+        assert there.line("queue07").rstrip(SCROLLBAR).endswith("0.3s")
+
+
+@pytest.mark.parametrize("length", range(3, 13))
+async def test_a_scrollbar_hides_nothing_of_a_text(length: int) -> None:
+    word = "w" * length
+    text = [line(" ".join([word] * 40)) for _ in range(10)]
+    async with opened(size=(80, 24)) as there:
+        there.app.push_screen(TextScreen(there.app.picture, "words", text))
+        await there.settle()
+        shown = [part for row in there.text.split("\n")[3:-1] for part in row.split()]
+        assert {part.strip(SCROLLBAR) for part in shown} - {""} == {word}
