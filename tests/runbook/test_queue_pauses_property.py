@@ -30,7 +30,7 @@ SEEDS = range(40)
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_in_the_end_everybody_consumes_what_it_did(tmp_path: Path, seed: int) -> None:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     operation = Operation(tmp_path)
     fleet = operation.fleet
     for number in range(draw.randint(2, 5)):
