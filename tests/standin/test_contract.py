@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.broker.contract import BrokerContract
+from tests.broker.contract import HoldingContract
 from tests.standin.broker import StandinBroker
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class TestStandinBroker(BrokerContract):
+class TestStandinBroker(HoldingContract):
     @pytest.fixture
     def nodes(self) -> list[str]:
         return ["w1@lab", "w2@lab"]
