@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.rig.rabbitmq import RabbitServer
 from tests.rig.redis import RedisServer, make_certificates
 
 if TYPE_CHECKING:
@@ -50,6 +52,32 @@ def redis_server(shared_redis: RedisServer) -> RedisServer:
 def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """An empty Redis that the test may stop, kill and fill."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_rabbit(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+) -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests that neither stop nor configure it; see `rabbit`."""
+    server = RabbitServer(tmp_path_factory.mktemp("rabbit"), certificates=certificates)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def rabbit(shared_rabbit: RabbitServer) -> Iterator[str]:
+    """The URL of an empty virtual host on a RabbitMQ that runs."""
+    name = f"test-{uuid.uuid4().hex}"
+    yield shared_rabbit.new_vhost(name)
+    shared_rabbit.remove_vhost(name)
+
+
+@pytest.fixture
+def own_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ that the test may stop, kill and fill."""
+    server = RabbitServer(tmp_path_factory.mktemp("rabbit"))
     yield server
     server.stop()
 

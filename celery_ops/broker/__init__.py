@@ -7,6 +7,7 @@ they cost more time than `status` has.
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import address
@@ -20,20 +21,22 @@ if TYPE_CHECKING:
     from celery_ops.ports import Broker, Clock
 
 _REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix", "sentinel"}
-_NOT_YET = {
-    "amqp": "RabbitMQ",
-    "amqps": "RabbitMQ",
-    "pyamqp": "RabbitMQ",
-    "librabbitmq": "RabbitMQ",
-}
+_RABBIT = {"amqp", "amqps", "pyamqp", "librabbitmq"}
 _CLUSTER = {"redis+cluster", "rediss+cluster", "redis-cluster"}
 
 
-async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -> Broker:
+async def connect(
+    url: Secret,
+    options: Mapping[str, object],
+    *,
+    clock: Clock,
+    management: Secret | None = None,
+) -> Broker:
     """The broker at a URL; raise UsageError if the URL or an option makes no sense.
 
     `options` are Celery's `broker_transport_options`, and its settings `control_exchange` and
-    `event_exchange`, and `ssl` for `broker_use_ssl`. Nothing is sent yet: the first call
+    `event_exchange`, and `ssl` for `broker_use_ssl`; `management` is the URL of RabbitMQ's
+    management API. Nothing is sent yet: the first call
     connects, so that an app can start before its broker does.
     """
     text = url.reveal()
@@ -49,18 +52,21 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         )
     if scheme in _REDIS:
         return RedisBroker(address.parse(url, options), options, clock=clock)
+    if scheme in _RABBIT:
+        # Not at the top: py-amqp is nothing that those who use Redis should wait for.
+        rabbit = import_module("celery_ops.broker.rabbit")
+        found: Broker = rabbit.connect(url, options, clock=clock, management=management)
+        return found
     if scheme in _CLUSTER:
         raise UsageError(
             "Celery itself has no transport for Redis Cluster, so there can be no fleet on it: keys"
             " that kombu changes together would hash to different slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
-    if scheme in _NOT_YET:
-        raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
     is_scheme = re.fullmatch(r"[a-z][a-z0-9+-]{0,30}", scheme, re.IGNORECASE)
     raise UsageError(
         f"{scheme}:// is no broker that is supported here."
         if is_scheme
         else "The scheme of the broker's URL is not supported.",
-        fix="Supported are redis://, rediss://, redis+socket:// and sentinel://.",
+        fix="Supported are redis://, rediss://, redis+socket://, sentinel://, amqp:// and amqps://.",
     )

@@ -266,7 +266,7 @@ def _tls(scheme: str, query: Mapping[str, str], use_ssl: object) -> Tls | None:
         return None
     # kombu: rediss without any ssl_ parameter does not verify the server's certificate.
     fallback = ssl.CERT_REQUIRED if settings else ssl.CERT_NONE
-    verify = _verify_mode(settings.get("ssl_cert_reqs"), fallback)
+    verify = verify_mode(settings.get("ssl_cert_reqs"), fallback)
     files = {key: str(settings[key]) for key in _TLS_FILES if settings.get(key)}
     return Tls(
         verify=verify,
@@ -278,7 +278,8 @@ def _tls(scheme: str, query: Mapping[str, str], use_ssl: object) -> Tls | None:
     )
 
 
-def _verify_mode(value: object, fallback: ssl.VerifyMode) -> ssl.VerifyMode:
+def verify_mode(value: object, fallback: ssl.VerifyMode) -> ssl.VerifyMode:
+    """What `ssl_cert_reqs` means, in each of the ways in which kombu lets it be written."""
     if value is None:
         return fallback
     if isinstance(value, int):

@@ -188,12 +188,14 @@ def _queues(
     paused = {name for worker in lives for name in worker.paused}
     for name in sorted(found.keys() | consumers.keys() | doubled | paused):
         size = found.get(name)
+        told = consumers[name] if everybody_told and name not in doubled else None
+        counted = size.consumers if size is not None else None
         queues.append(
             Queue(
                 name=name,
                 ready=size.ready if size is not None else None,
                 unacked=size.unacked if size is not None else None,
-                consumers=consumers[name] if everybody_told and name not in doubled else None,
+                consumers=told if counted is None else counted,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
                 paused=name in paused,

@@ -88,7 +88,10 @@ class GivenBack(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueReading:
-    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart."""
+    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart.
+
+    `consumers` is how many the broker counts, whoever they are; None where it does not count.
+    """
 
     name: str
     ready: int
@@ -98,6 +101,7 @@ class QueueReading:
     """Memory of the ready ones, about; None where it was not looked at."""
     heads: tuple[str, ...] | None = None
     """Which message is served next, one a priority step: the same text is the same message."""
+    consumers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,10 @@ class QueuesReading:
     at: datetime
     queues: tuple[QueueReading, ...]
     unacked: tuple[Unacked, ...] | None = None
-    """Every held message, or None above the cap."""
+    """Every held message, or None where that is not told, or above the cap."""
     notes: tuple[str, ...] = ()
+    keeps_held: bool = True
+    """What a consumer held stays held when it dies; False: the broker gives it back by itself."""
 
 
 class Followed(Protocol):

@@ -97,7 +97,6 @@ def test_broker_use_ssl_turns_tls_on() -> None:
         ("redis+socket://h/run/r.sock", "three slashes"),
         ("redis://:hun@a;redis://:ter2@b", "Several brokers"),
         ("redis+cluster://h", "no transport for Redis Cluster"),
-        ("amqp://ann:hun@h//", "RabbitMQ (amqp://) is not supported yet"),
         ("rediss+cluster://:hun@h", "no transport for Redis Cluster"),
         ("sqs://", "sqs:// is no broker that is supported"),
         ("memory://", "memory:// is no broker that is supported"),

@@ -1,4 +1,4 @@
-"""The contract, kept by the adapter for Redis, with Sentinel too."""
+"""The contract, kept by the adapters for Redis (with Sentinel, too) and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.broker.contract import BrokerContract
+from tests.broker.contract import PING, BrokerContract, HoldingContract
 from tests.broker.held import hold
 from tests.broker.moving_contract import MovingContract
 from tests.broker.reading_contract import ReadingContract
+from tests.rig.amqp_nodes import AmqpNodes, declare
 from tests.rig.nodes import Node, SimulatedNodes
 from tests.rig.sentinel import LONG, SentinelRig, sentinel_rig
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery_ops.ports import Broker
-    from tests.broker.conftest import MakeBroker
+    from tests.broker.conftest import MakeBroker, MakeRabbit
+    from tests.rig.rabbitmq import RabbitServer
     from tests.rig.redis import RedisServer
 
 
@@ -31,7 +33,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelRig]:
         yield made
 
 
-class TestRedis(BrokerContract, ReadingContract, MovingContract):
+class TestRedis(HoldingContract, ReadingContract, MovingContract):
     """Two clients and three simulated nodes on a real Redis."""
 
     @pytest.fixture
@@ -49,7 +51,7 @@ class TestRedis(BrokerContract, ReadingContract, MovingContract):
         return names
 
 
-class TestSentinel(BrokerContract):
+class TestSentinel(HoldingContract):
     """The same on a master that three sentinels know of; it and they want passwords."""
 
     @pytest.fixture
@@ -75,3 +77,35 @@ class TestSentinel(BrokerContract):
         simulated = SimulatedNodes(url, [Node(name) for name in names])
         yield names
         simulated.stop()
+
+
+class TestRabbit(BrokerContract):
+    """Two clients and three simulated nodes on a real RabbitMQ."""
+
+    @pytest.fixture
+    def broker(self, rabbit: str, make_rabbit: MakeRabbit) -> Broker:
+        return make_rabbit(rabbit)
+
+    @pytest.fixture
+    def rival(self, rabbit: str, make_rabbit: MakeRabbit) -> Broker:
+        return make_rabbit(rabbit)
+
+    @pytest.fixture
+    def nodes(self, rabbit: str) -> Iterator[list[str]]:
+        names = ["w1@lab", "w2@lab", "w3@lab"]
+        simulated = AmqpNodes(rabbit, [Node(name) for name in names])
+        yield names
+        simulated.stop()
+
+    @pytest.fixture
+    def unconsumed(self, rabbit: str) -> str:
+        declare(rabbit, PING.queue)
+        return PING.queue
+
+
+class TestRabbitWithItsManagement(TestRabbit):
+    """The same, where the management API says who is bound and what is held."""
+
+    @pytest.fixture
+    def broker(self, rabbit: str, make_rabbit: MakeRabbit, shared_rabbit: RabbitServer) -> Broker:
+        return make_rabbit(rabbit, management=shared_rabbit.management)

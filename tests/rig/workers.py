@@ -17,12 +17,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import NotFound, ResourceLocked
 from celery import Celery
 from redis import Redis
 
 from tests.rig import end, wait_until
+from tests.rig.amqp_nodes import connection
 from tests.rig.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
@@ -181,6 +184,7 @@ class Fleet:
         (directory / "faults").mkdir(exist_ok=True)
         self._directory = directory
         self._python = python
+        self._broker = broker
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
         self._server = server or (lambda: Redis.from_url(broker, protocol=2))
@@ -212,6 +216,10 @@ class Fleet:
         for worker in started:
             worker.wait_until_ready()
         # A worker says that it is ready just before it subscribes: for control, and for gossip.
+        if not self._broker.startswith("redis"):
+            for name in names:
+                wait_until(partial(self._has_mailbox, name), what=f"the mailbox of {name}")
+            return started
         each = 1 if "--without-gossip" in arguments else 2
         wait_until(
             lambda: self._subscribers() >= listening + each * len(started), what="subscriptions"
@@ -300,6 +308,17 @@ class Fleet:
         worker = Worker(name, process, log)
         self.workers.append(worker)
         return worker
+
+    def _has_mailbox(self, name: str) -> bool:
+        """Whether a worker on RabbitMQ listens for control messages."""
+        with connection(self._broker) as made:
+            try:
+                made.channel().queue_declare(f"{name}.celery.pidbox", passive=True)
+            except NotFound:
+                return False
+            except ResourceLocked:  # it is the worker's own
+                return True
+        return True
 
     def _subscribers(self) -> int:
         with self._listened_to() as server:

@@ -1,0 +1,123 @@
+"""How many messages wait in each queue of RabbitMQ, and, where that is told, how many are held.
+
+A passive declare tells what is ready at that very moment, and how many consume it; nothing else
+does without taking messages out. How many messages workers hold, and which queues there are that
+nobody named, only the management API tells, some seconds late. Nothing tells which messages are
+held: the broker gives them back by itself as soon as their consumer is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from amqp.exceptions import NotFound, ResourceLocked
+
+from celery_ops.broker.amqp_names import is_delayed
+from celery_ops.errors import BrokerUnreachable
+from celery_ops.ports import QueueReading, QueuesReading
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from celery_ops.broker.amqp_link import AmqpLink, Session
+    from celery_ops.broker.amqp_names import AmqpNames
+    from celery_ops.broker.management import CountedQueue, Management
+    from celery_ops.ports import Clock
+
+MOST_DECLARED = 1_000
+"""So many queues are asked for themselves; those beyond are as old as the API's counters."""
+_DEADLINE = 10.0
+_NO_MANAGEMENT = (
+    "What workers hold, and queues that nobody consumes: RabbitMQ tells that only by its management"
+    " API (management: http://user:password@host:15672 in the context)."
+)
+_LATE = (
+    "How many messages workers hold right now: unacked is as RabbitMQ's management API counted it,"
+    " some seconds ago."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What a passive declare told."""
+
+    ready: int
+    consumers: int
+    exists: bool = True
+
+
+class RabbitSizes:
+    """Reads `QueuesReading`s."""
+
+    def __init__(
+        self, link: AmqpLink, names: AmqpNames, management: Management | None, clock: Clock
+    ) -> None:
+        self._link = link
+        self._names = names
+        self._management = management
+        self._clock = clock
+
+    async def read(self, known: Collection[str]) -> QueuesReading:
+        """As the port says."""
+        counted, notes = await self._counted()
+        others = sorted(name for name in counted if not self._names.is_plumbing(name))
+        declared = sorted(known) + [name for name in others if name not in set(known)]
+        declared = declared[:MOST_DECLARED]
+        at = self._clock.now()
+        sizes = await self._link.read(partial(_sizes, declared), deadline=_DEADLINE)
+        queues = [
+            _reading(name, sizes.get(name), counted.get(name)) for name in {*declared, *others}
+        ]
+        delayed = sum(one.ready or 0 for one in counted.values() if is_delayed(one.name))
+        if delayed:
+            says = (
+                f"For which queues the {delayed} messages in celery_delayed_* are, until their time"
+            )
+            notes += (f"{says} has come.",)
+        return QueuesReading(
+            at=at,
+            queues=tuple(sorted((one for one in queues if one), key=lambda one: one.name)),
+            unacked=None,
+            notes=notes,
+            keeps_held=False,
+        )
+
+    async def _counted(self) -> tuple[Mapping[str, CountedQueue], tuple[str, ...]]:
+        """What the API counted, by name, and what is to be said of it."""
+        if self._management is None:
+            return {}, (_NO_MANAGEMENT,)
+        try:
+            found = await self._management.queues()
+        except BrokerUnreachable as error:
+            return {}, (f"What workers hold, and queues that nobody consumes: {error.says}",)
+        return {one.name: one for one in found}, (_LATE,)
+
+
+def _reading(name: str, size: _Size | None, counted: CountedQueue | None) -> QueueReading | None:
+    """None for one of which nothing can be told any more."""
+    if size is not None and not size.exists:
+        return QueueReading(name, 0, 0, consumers=0)
+    unacked = counted.unacked if counted is not None else None
+    if size is not None:
+        return QueueReading(name, size.ready, unacked, consumers=size.consumers)
+    if counted is None or counted.ready is None:
+        return None
+    return QueueReading(name, counted.ready, unacked, consumers=counted.consumers)
+
+
+def _sizes(queues: Sequence[str], session: Session) -> dict[str, _Size]:
+    """In the link's thread. One that belongs to another connection is left out."""
+    found = {}
+    with session.channel() as channel:
+        for queue in queues:
+            try:
+                answer = channel.queue_declare(queue, passive=True)
+            except NotFound:  # py-amqp has opened the channel anew
+                found[queue] = _Size(0, 0, exists=False)
+            except ResourceLocked:
+                continue
+            else:
+                found[queue] = _Size(int(answer.message_count), int(answer.consumer_count))
+    return found
