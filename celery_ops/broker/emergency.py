@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Clock,
         Followed,
         Lease,
+        MessageReading,
         Order,
         Question,
         Reply,
@@ -209,6 +210,10 @@ class NoBroker:
     @property
     def lease(self) -> Lease:
         return self._lease
+
+    @property
+    def messages(self) -> MessageReading:
+        raise BrokerUnreachable(_NO_BROKER)
 
     async def heartbeats(self) -> AsyncIterator[Heartbeat]:
         raise BrokerUnreachable(_NO_BROKER)

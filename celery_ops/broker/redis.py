@@ -2,8 +2,8 @@
 
 kombu's consumers sweep `unacked` with a visibility timeout of their own (FACTS A) and wait for
 replies by a timeout, so they are not used. Each part of the work has a module: `mailbox` asks and
-orders, `heartbeats` listens, `sizes` counts, `tasks` sends and follows one, `lease` locks; this
-class puts them behind the port.
+orders, `heartbeats` listens, `sizes` counts, `store` looks at what waits, `tasks` sends and follows
+one, `lease` locks; this class puts them behind the port.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
 from celery_ops.broker.mailbox import Mailbox
 from celery_ops.broker.restoring import Restorer
 from celery_ops.broker.sizes import QueueSizes
+from celery_ops.broker.store import RedisStore
 from celery_ops.broker.tasks import Tasks
 from celery_ops.broker.wire import Wire
 from celery_ops.errors import LeaseLost, RecordUnreadable
@@ -83,6 +84,7 @@ class RedisBroker:
         self._sizes = QueueSizes(self._wire, self._names, clock)
         self._restorer = Restorer(self._wire, self._names)
         self._tasks = Tasks(self._wire, self._names)
+        self._messages = RedisStore(self._wire, self._names)
         self._lease = RedisLease(self._wire, self._names, ttl=lease_ttl)
 
     @property
@@ -98,6 +100,10 @@ class RedisBroker:
     @property
     def lease(self) -> RedisLease:
         return self._lease
+
+    @property
+    def messages(self) -> RedisStore:
+        return self._messages
 
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
         return heartbeats.heartbeats(self._wire, self._names)

@@ -10,6 +10,7 @@ from celery_ops.broker import connect
 from celery_ops.broker.emergency import NoBroker
 from celery_ops.broker.results import results_at
 from celery_ops.cli import emergency, terminal
+from celery_ops.cli.connected import broker_options
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.doctor import examine
 from celery_ops.fleet.clock import SystemClock
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from celery_ops.broker.results import RedisResults
     from celery_ops.config.contexts import Context
     from celery_ops.ports import Broker, Clock
-
-
-CONTROL_EXCHANGE = "control_exchange"
-EVENT_EXCHANGE = "event_exchange"
-"""Celery's settings of these names, as options of the broker's adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +85,3 @@ async def opened(
         if results is not None:
             await results.close()
         await broker.close()
-
-
-def broker_options(context: Context) -> dict[str, object]:
-    """What the broker's adapter must know beside the URL. May contain secrets."""
-    return {
-        **context.broker_options,
-        CONTROL_EXCHANGE: context.control_exchange,
-        EVENT_EXCHANGE: context.event_exchange,
-    }

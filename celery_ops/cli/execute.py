@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from celery_ops.cli import engine, exit_codes
-from celery_ops.cli.deployment import CONTROL_EXCHANGE, EVENT_EXCHANGE, opened
+from celery_ops.cli.connected import CONTROL_EXCHANGE, EVENT_EXCHANGE
+from celery_ops.cli.deployment import opened
 from celery_ops.cli.exit_codes import ExitCode
 from celery_ops.cli.passphrases import Passphrases
 from celery_ops.config import contexts

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import celery_ops
-from celery_ops.cli.deployment import broker_options
+from celery_ops.cli.connected import broker_options
 from celery_ops.errors import JournalError
 
 if TYPE_CHECKING:

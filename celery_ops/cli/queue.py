@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
+from celery_ops.cli.queue_peek import peek
+
 
 @click.group(short_help="Look into a queue, and act on it.")
 def queue() -> None:
     """Look into a queue, and act on it."""
+
+
+queue.add_command(peek)

@@ -119,6 +119,8 @@ class Context:
     accept_pickle: bool = False
     control_exchange: str = "celery"
     event_exchange: str = "celeryev"
+    mask: tuple[str, ...] = ()
+    """Globs of further names of arguments whose values are not shown."""
     ssh: SshSettings = SshSettings()
     hosts: tuple[HostEntry, ...] = ()
     """`local` is always among them."""
@@ -288,6 +290,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         accept_pickle=values.get_or(layout.ACCEPT_PICKLE, default=False),
         control_exchange=values.get_or(layout.CONTROL_EXCHANGE, "celery"),
         event_exchange=values.get_or(layout.EVENT_EXCHANGE, "celeryev"),
+        mask=values.get_or(layout.MASK, ()),
         ssh=ssh,
         hosts=hosts,
         services=tuple(services.refs),

@@ -131,6 +131,12 @@ READ_ONLY = Key("read_only", Flag(), "Nothing can be changed")
 ACCEPT_PICKLE = Key("accept_pickle", Flag(), "Read pickled replies, plain values only")
 CONTROL_EXCHANGE = Key("control_exchange", Text(), "Celery's control_exchange, if it was changed")
 EVENT_EXCHANGE = Key("event_exchange", Text(), "Celery's event_exchange, if it was changed")
+MASK = Key(
+    "mask",
+    ListOf(Text(), least=1),
+    "Further names of arguments whose values are never shown, beside password, token, card and"
+    " the like: globs, in any case. What has no name, a positional argument, is not masked.",
+)
 
 CONTEXT = Record(
     (
@@ -144,6 +150,7 @@ CONTEXT = Record(
         ACCEPT_PICKLE,
         CONTROL_EXCHANGE,
         EVENT_EXCHANGE,
+        MASK,
         SSH,
         HOSTS,
         SERVICES,

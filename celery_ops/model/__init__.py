@@ -7,7 +7,7 @@ value together with the moment it was read, so that its age can always be shown.
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
-from celery_ops.model.messages import StoredMessage
+from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
@@ -27,6 +27,7 @@ from celery_ops.model.workers import Worker, WorkerState
 __all__ = [
     "INCARNATION_TOLERANCE",
     "Beat",
+    "Body",
     "CeleryProcess",
     "ClockMark",
     "ConsumedQueue",

@@ -7,6 +7,18 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """What a message carries, as it was sent: neither decompressed nor decoded.
+
+    `content_type` and `compression` are what its headers say, whatever that is.
+    """
+
+    data: bytes
+    content_type: str = "application/json"
+    compression: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
     """One waiting message, all of it, and what its headers say. What they do not say is None.
 
@@ -27,3 +39,13 @@ class StoredMessage:
     redelivered: bool | None = None
     sent_at: datetime | None = None
     """Only where its publisher or the broker stamps messages; Celery itself does not."""
+    args: str | None = field(default=None, repr=False)
+    """As its publisher wrote them for people to read, shortened: not what the task will get."""
+    kwargs: str | None = field(default=None, repr=False)
+    body: Body | None = field(default=None, repr=False)
+    """None where there is none that could be read."""
+
+    @property
+    def size(self) -> int:
+        """In bytes, as the broker keeps it."""
+        return len(self.raw)

@@ -29,7 +29,7 @@ from celery_ops.ports.hosts import (
     Supervisor,
 )
 from celery_ops.ports.launching import RunLauncher
-from celery_ops.ports.messages import MessageStore, Transfer, Transferred
+from celery_ops.ports.messages import MessageReading, MessageStore, Transfer, Transferred
 
 __all__ = [
     "AddConsumer",
@@ -45,6 +45,7 @@ __all__ = [
     "HostReading",
     "Hosts",
     "Lease",
+    "MessageReading",
     "MessageStore",
     "Order",
     "ProcessTree",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Round,
     )
     from celery_ops.ports.changing import Fence, Order
+    from celery_ops.ports.messages import MessageReading
 
 
 class Broker(Protocol):
@@ -135,6 +136,11 @@ class Broker(Protocol):
 
     @property
     def lease(self) -> Lease: ...
+
+    @property
+    def messages(self) -> MessageReading:
+        """What waits in its queues, message by message."""
+        ...
 
     async def close(self) -> None: ...
 

@@ -38,22 +38,26 @@ class Transferred:
     seen: int
 
 
-class MessageStore(Protocol):
-    """What can be done with the messages of one broker, each effect in one step with the fence.
-
-    Every method may raise BrokerUnreachable; those with a fence raise LeaseLost, and do nothing,
-    where it is not valid any more.
-    """
+class MessageReading(Protocol):
+    """Looks at the messages of one broker. Every method may raise BrokerUnreachable."""
 
     @property
     def kind(self) -> str:
         """What `StoredMessage.raw` is written in: only a broker of that kind can take it back."""
         ...
 
+    async def count(self, queue: str) -> int:
+        """How many wait there; 0 if there is no such queue.
+
+        Raise PreconditionFailed where that name is of something else than a queue.
+        """
+        ...
+
     async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
         """Those that are served next, the next one first. Reads no more than it returns.
 
-        Raise PreconditionFailed where looking would change the messages.
+        Raise PreconditionFailed where looking would change the messages, or where that name is of
+        something else than a queue.
         """
         ...
 
@@ -63,6 +67,14 @@ class MessageStore(Protocol):
         Exact for a queue that nobody uses meanwhile. Close it (`contextlib.aclosing`).
         """
         ...
+
+
+class MessageStore(MessageReading, Protocol):
+    """What can be done with the messages of one broker, each effect in one step with the fence.
+
+    Every method may raise BrokerUnreachable; those with a fence raise LeaseLost, and do nothing,
+    where it is not valid any more.
+    """
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         """Move them, a portion at a time, until none is left that was there at the beginning.

@@ -6,7 +6,7 @@ Unknown is None here as everywhere; a condition that rests on it does not hold (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,9 @@ from celery_ops.model import WorkerState
 from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from celery_ops.model import FleetSnapshot, Reading, Task, Worker
+    from celery_ops.model import FleetSnapshot, Reading, StoredMessage, Task, Worker
     from celery_ops.runbook.plan import PlannedWorker
 
 
@@ -63,11 +63,11 @@ class FleetFacts:
 @dataclass(frozen=True, slots=True)
 class MessageFacts:
     """What a `filter` sees of a message that waits; `retries` are those behind it, `age` is how
-    long it has been known to wait.
+    long it has been known to wait, in seconds.
     """
 
-    id: str
-    task: str
+    id: str | None
+    task: str | None
     retries: int | None
     eta: datetime | None
     age: float | None
@@ -163,6 +163,32 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
         orphans=_orphans(snapshot),
         complete=snapshot.complete,
     )
+
+
+def message_facts(message: StoredMessage, now: datetime) -> MessageFacts:
+    """What conditions see of a message that waits."""
+    sent_at = message.sent_at
+    return MessageFacts(
+        id=message.id,
+        task=message.task,
+        retries=message.retries,
+        eta=message.eta,
+        age=None if sent_at is None else max(0.0, (now - sent_at).total_seconds()),
+        origin=message.origin,
+        priority=message.priority,
+        redelivered=message.redelivered,
+    )
+
+
+def scope_of_message(
+    message: StoredMessage, now: datetime, params: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
+    """What a `filter` is judged by: the facts by their names, and the runbook's params."""
+    facts = message_facts(message, now)
+    return {name: getattr(facts, name) for name in _OF_A_MESSAGE} | {"params": params or {}}
+
+
+_OF_A_MESSAGE = tuple(entry.name for entry in fields(MessageFacts))
 
 
 def _orphans(snapshot: FleetSnapshot) -> int | None:

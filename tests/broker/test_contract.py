@@ -8,6 +8,7 @@ import pytest
 
 from tests.broker.contract import BrokerContract
 from tests.broker.held import hold
+from tests.broker.reading_contract import ReadingContract
 from tests.rig.nodes import Node
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tests.rig.redis import RedisServer
 
 
-class TestRedis(BrokerContract):
+class TestRedis(BrokerContract, ReadingContract):
     """Two clients and three simulated nodes on a real Redis."""
 
     @pytest.fixture

@@ -30,6 +30,7 @@ from celery_ops.ports import (
     Unacked,
 )
 from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, declaration
+from tests.standin.store import StandinStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -200,6 +201,10 @@ class StandinBroker:
     @property
     def lease(self) -> StandinLease:
         return self._lease
+
+    @property
+    def messages(self) -> StandinStore:
+        return StandinStore(self)
 
     async def heartbeats(self) -> AsyncIterator[Heartbeat]:
         clock, fleet = self.fleet.clock, self.fleet

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.broker.contract import BrokerContract
+from tests.broker.reading_contract import ReadingContract
 from tests.standin.broker import StandinBroker
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class TestStandinBroker(BrokerContract):
+class TestStandinBroker(BrokerContract, ReadingContract):
     @pytest.fixture
     def nodes(self) -> list[str]:
         return ["w1@lab", "w2@lab"]

@@ -1,0 +1,122 @@
+"""kombu's envelope of a task's message, as the virtual transports write it: what it says of itself.
+
+Protocol 2 says it in headers, protocol 1 in the body (`celery.app.amqp.AMQP.as_task_v1`, `_v2`).
+Anybody may have pushed anything: what is not of its type is not known. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from celery_ops.model import Body, StoredMessage
+from celery_ops.model.bodies import Closed, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LARGEST = 2**63 - 1
+_LATEST = 253_402_300_799.0
+"""The last second of the year 9999, which is as far as dates go."""
+_NOTHING: Mapping[str, object] = {}
+
+
+def stored(raw: bytes, priority: int) -> StoredMessage:
+    """The message of that envelope. What is no envelope is a message that says nothing."""
+    envelope = _object(raw)
+    properties = _mapping(envelope.get("properties"))
+    headers = _mapping(envelope.get("headers"))
+    body = _body(envelope, properties, headers)
+    # As Celery tells them apart (`celery.worker.consumer.Consumer.create_task_handler`).
+    says = headers if "task" in headers else _protocol_1(body)
+    id_ = _text(says.get("id"))
+    return StoredMessage(
+        raw=raw,
+        priority=priority,
+        id=_text(properties.get("correlation_id")) if id_ is None else id_,
+        task=_text(says.get("task")),
+        retries=_count(says.get("retries")),
+        eta=_moment(says.get("eta")),
+        expires=_moment(says.get("expires")),
+        origin=_text(headers.get("origin")),
+        redelivered=_redelivered(properties, headers) if envelope else None,
+        sent_at=_stamp(properties.get("timestamp")),
+        args=_text(headers.get("argsrepr")),
+        kwargs=_text(headers.get("kwargsrepr")),
+        body=body,
+    )
+
+
+def _body(
+    envelope: Mapping[str, object], properties: Mapping[str, object], headers: Mapping[str, object]
+) -> Body | None:
+    text = envelope.get("body")
+    if not isinstance(text, str):
+        return None
+    data = text.encode(errors="surrogatepass")
+    if properties.get("body_encoding") == "base64":
+        try:
+            data = base64.b64decode(data)
+        except (binascii.Error, ValueError):
+            return None
+    return Body(
+        data=data,
+        content_type=_text(envelope.get("content-type")) or "",
+        compression=_text(headers.get("compression")),
+    )
+
+
+def _protocol_1(body: Body | None) -> Mapping[str, object]:
+    if body is None:
+        return _NOTHING
+    try:
+        return _mapping(opened(body))
+    except Closed:
+        return _NOTHING
+
+
+def _redelivered(properties: Mapping[str, object], headers: Mapping[str, object]) -> bool:
+    """kombu marks what it gives back in both places, and nothing else."""
+    info = _mapping(properties.get("delivery_info"))
+    return headers.get("redelivered") is True or info.get("redelivered") is True
+
+
+def _object(raw: bytes) -> Mapping[str, object]:
+    try:
+        return _mapping(json.loads(raw))
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and isinstance(value, int) and 0 <= value <= _LARGEST else None
+
+
+def _moment(value: object) -> datetime | None:
+    """Of an ISO 8601 text; one without a zone is UTC, as Celery reads it."""
+    if not isinstance(value, str):
+        return None
+    try:
+        read = datetime.fromisoformat(value)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _stamp(value: object) -> datetime | None:
+    """Of seconds since the epoch."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return datetime.fromtimestamp(value, UTC) if 0 <= value <= _LATEST else None
