@@ -215,6 +215,10 @@ class NoBroker:
     def messages(self) -> MessageReading:
         raise BrokerUnreachable(_NO_BROKER)
 
+    @property
+    def store(self) -> None:
+        return None
+
     async def heartbeats(self) -> AsyncIterator[Heartbeat]:
         raise BrokerUnreachable(_NO_BROKER)
         yield

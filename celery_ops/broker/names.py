@@ -81,6 +81,11 @@ class Names:
         return f"{self.prefix}celery-ops:runs"
 
     @property
+    def tickets(self) -> str:
+        """How many messages have gone under each ticket."""
+        return f"{self.prefix}celery-ops:tickets"
+
+    @property
     def pidbox(self) -> str:
         """The exchange that control messages go to."""
         return f"{self.control_exchange}.pidbox"

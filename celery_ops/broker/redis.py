@@ -105,6 +105,10 @@ class RedisBroker:
     def messages(self) -> RedisStore:
         return self._messages
 
+    @property
+    def store(self) -> RedisStore:
+        return self._messages
+
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
         return heartbeats.heartbeats(self._wire, self._names)
 

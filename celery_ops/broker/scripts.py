@@ -6,7 +6,7 @@ failover; the server compiles each of them once.
 
 from __future__ import annotations
 
-_HOLDS = """
+HOLDS = """
 local function holds(key, token)
   local lease = redis.call('GET', key)
   if not lease then return false end
@@ -16,7 +16,7 @@ end
 """
 
 PUBLISH = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the binding of the reply exchange, our reply list, the lease.
 -- ARGV: token or '', key prefix, separator, suffix of lists, our member, our sentinel,
@@ -47,7 +47,7 @@ return reached
 )
 
 RESTORE = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease, the hash of held messages, the index of their deliveries.
 -- ARGV: token, then for each message: tag, moment of its delivery, what the hash holds, the list it
@@ -77,7 +77,7 @@ return outcomes
 )
 
 SEND = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease, the list of a queue. ARGV: token, message.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
@@ -101,7 +101,7 @@ return 1
 """
 
 RENEW = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease. ARGV: token, ttl in ms, the lease as it reads from now on (empty: as it does).
 -- Returns whether it is still the token's. The life comes first: what a full server grants at the
@@ -128,7 +128,7 @@ return 1
 """
 
 RELEASE = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease. ARGV: token.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
@@ -137,7 +137,7 @@ return redis.call('DEL', KEYS[1])
 )
 
 TAKE = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease, the hash of what is taken. ARGV: token, field, record.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
@@ -160,7 +160,7 @@ return 1
 """
 
 CLEAR_TAKEN = (
-    _HOLDS
+    HOLDS
     + """
 -- KEYS: the lease, the hash of what is taken. ARGV: token, field, the record as it was read.
 if not holds(KEYS[1], ARGV[1]) then return 0 end

@@ -1,24 +1,29 @@
-"""The messages in the queues of one Redis, behind the port: looked at by `store_reading`."""
+"""The messages in the queues of one Redis, behind the port: looked at by `store_reading`,
+moved by `store_moving`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
     from celery_ops.model import StoredMessage
+    from celery_ops.ports import Fence, Transfer, Transferred
 
 
 class RedisStore:
-    """Implements `ports.MessageReading`."""
+    """Implements `ports.MessageStore`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
         self._reader = MessageReader(wire, names)
+        self._mover = MessageMover(wire, names)
 
     @property
     def kind(self) -> str:
@@ -32,3 +37,33 @@ class RedisStore:
 
     def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         return self._reader.read(queue)
+
+    @property
+    def puts_first(self) -> bool:
+        return True
+
+    def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
+        return self._mover.transfer(transfer, fence=fence)
+
+    async def put(
+        self,
+        messages: Sequence[StoredMessage],
+        *,
+        queue: str,
+        ticket: str,
+        done: int,
+        fence: Fence,
+        address: str | None = None,
+    ) -> bool:
+        return await self._mover.put(
+            messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
+        )
+
+    async def counted(self, ticket: str) -> int:
+        return await self._mover.counted(ticket)
+
+    async def forget(self, ticket: str, *, fence: Fence) -> None:
+        await self._mover.forget(ticket, fence=fence)
+
+    async def drop(self, queue: str, *, fence: Fence) -> int:
+        return await self._mover.drop(queue, fence=fence)

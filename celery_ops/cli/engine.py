@@ -12,7 +12,7 @@ from celery_ops.runbook.desk import RunDesk, Runs, RunStore
 from celery_ops.runbook.emergency import EmergencyLibrary
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
-from celery_ops.runbook.planner import Planner
+from celery_ops.runbook.planning import Planner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,7 @@ def desk(deployment: Deployment, chosen: Chosen, *, emergency: bool = False) -> 
         where=where(deployment, chosen),
         clock=deployment.clock,
         operator=state.operator(),
+        backups=state.backups(),
     )
     return RunDesk(
         planner=planner,

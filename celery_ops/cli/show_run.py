@@ -65,7 +65,12 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
         lines += _folded(f"  left out: {name}: {why}", width)
     if report.again:
         lines += ["  to go on with those that are not done:", _command(report.again, plan)]
-    for title, owed in (("left drained", report.left_drained), ("owed", report.owed)):
+    left = (
+        ("left drained", report.left_drained),
+        ("left parked", report.left_parked),
+        ("owed", report.owed),
+    )
+    for title, owed in left:
         for one in owed:
             lines += [*_folded(f"  {title}: {one.says}", width), _command(one.mend, plan)]
     return lines

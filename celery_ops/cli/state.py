@@ -21,6 +21,11 @@ def runs() -> Path:
     return directory() / "runs"
 
 
+def backups() -> Path:
+    """The directory of backups of queues that are given no name."""
+    return directory() / "backups"
+
+
 def logs() -> Path:
     """The directory of the reports of our own bugs."""
     return directory() / "logs"

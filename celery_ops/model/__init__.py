@@ -8,6 +8,7 @@ from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import Body, StoredMessage
+from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
@@ -43,6 +44,7 @@ __all__ = [
     "IdleService",
     "Incarnation",
     "Level",
+    "Parked",
     "Queue",
     "Reading",
     "RegisteredTask",
@@ -67,4 +69,5 @@ __all__ = [
     "Worker",
     "WorkerState",
     "WorkerStats",
+    "parked",
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Round,
     )
     from celery_ops.ports.changing import Fence, Order
-    from celery_ops.ports.messages import MessageReading
+    from celery_ops.ports.messages import MessageReading, MessageStore
 
 
 class Broker(Protocol):
@@ -140,6 +140,11 @@ class Broker(Protocol):
     @property
     def messages(self) -> MessageReading:
         """What waits in its queues, message by message."""
+        ...
+
+    @property
+    def store(self) -> MessageStore | None:
+        """The same, to be moved; None where that cannot be done on this kind of broker."""
         ...
 
     async def close(self) -> None: ...

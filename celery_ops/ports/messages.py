@@ -17,17 +17,29 @@ class Transfer:
     """Which messages of one queue go to another.
 
     `ticket` names this transfer for all time: how many have gone is counted under it in the broker,
-    in the same step in which they go. `choose` says which; at most `limit` of them, in all that was
-    ever done under the ticket. With `as_they_are` not a byte of them is changed: they are parked,
-    where nobody consumes. Else they are addressed anew, so that no redelivery leads them back.
+    in the same step in which they go. `choose` says which, None: all; at most `limit` of them, in
+    all that was ever done under the ticket, and at most `portion` in one step.
+
+    `address` is the queue that they name as theirs from then on, so that a redelivery does not lead
+    them back; one that cannot be addressed anew stays where it is. With None not a byte of them is
+    changed: for a queue of parked messages, where nobody consumes, and for the way back. `first`:
+    before those that wait there already, where the broker can (`MessageStore.puts_first`).
     """
 
     ticket: str
     queue: str
     to: str
-    choose: Callable[[StoredMessage], bool]
+    choose: Callable[[StoredMessage], bool] | None = None
     limit: int | None = None
-    as_they_are: bool = False
+    address: str | None = None
+    first: bool = False
+    portion: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue == self.to:
+            raise ValueError(f"{self.queue!r} is where they are")
+        if self.first and (self.choose is not None or self.address is not None):
+            raise ValueError("only all of them, as they are, can go before those that wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +88,18 @@ class MessageStore(MessageReading, Protocol):
     where it is not valid any more.
     """
 
+    @property
+    def puts_first(self) -> bool:
+        """Whether it can put messages before those that wait already: else they go behind them."""
+        ...
+
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         """Move them, a portion at a time, until none is left that was there at the beginning.
 
         A message is always in one queue or the other, never in both or neither, whenever this
-        process ends. Their order is kept. Done again under the same ticket, it goes on.
+        process ends. Their order and their priorities are kept. Done again under the same ticket,
+        it goes on. Raise PreconditionFailed where one of the names is of something else than a
+        queue. Close it (`contextlib.aclosing`).
         """
         ...
 
@@ -92,11 +111,14 @@ class MessageStore(MessageReading, Protocol):
         ticket: str,
         done: int,
         fence: Fence,
+        address: str | None = None,
     ) -> bool:
-        """Add messages as they are, the first to be served first, and count them under `ticket`.
+        """Add messages, the first to be served first, and count them under `ticket`.
 
-        False, and nothing is added, unless exactly `done` were counted before: so a repetition,
-        or a second restore of the same backup, adds nothing.
+        All of them, before those that wait already or behind these (`puts_first`), and addressed as
+        by a transfer. False, and nothing is added, unless exactly `done` were counted before: so a
+        repetition, or a second restore of the same backup, adds nothing. Raise PreconditionFailed
+        as `transfer` does, or if one of them cannot be addressed anew.
         """
         ...
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import as_duration, counted
-from celery_ops.runbook.loader import render, resolve
+from celery_ops.config.units import as_duration
+from celery_ops.runbook.loader import resolve
+from celery_ops.runbook.moves import as_it_is
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
-from celery_ops.runbook.probes import listed
 from celery_ops.runbook.schema import ActivateStep, CurrentWorker, QueueStep, QueueVerb
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ _UNDO = {
     QueueVerb.PAUSE: "its consumers are given back",
     QueueVerb.RESUME: "its consumers are taken again",
     QueueVerb.DRAIN: "nothing to take back: its messages have run",
-    QueueVerb.BACKUP: "nothing to take back: the messages stay where they are",
-    QueueVerb.PARK: "they go back to where they were",
-    QueueVerb.MOVE: "they are moved back",
-    QueueVerb.PURGE: "they are restored from the backup that is written first",
-    QueueVerb.RESTORE: None,
 }
 
 
@@ -48,7 +43,7 @@ def planned(step: Coming, snapshot: FleetSnapshot, scope: Mapping[str, object]) 
     for slot, undo in ((step.queue, _UNDO[step.verb]), (step.to, _UNDO[step.verb])):
         if slot is not None:
             queue = resolve(slot, scope)
-            done.append(PlannedAction(step.id, queue, _as_it_is(queue, snapshot), undo))
+            done.append(PlannedAction(step.id, queue, as_it_is(queue, snapshot), undo))
     return PlannedStep(step.id, says, actions=tuple(done))
 
 
@@ -70,26 +65,9 @@ def in_words(step: Coming, scope: Mapping[str, object]) -> str:
         does.append(resolve(step.queue, scope))
     if step.to is not None:
         does.append(f"to {resolve(step.to, scope)}")
-    if step.file is not None:
-        at = "from" if step.verb is QueueVerb.RESTORE else "to"
-        does.append(f"{at} the file {render(step.file, scope)}")
     bounds = []
-    if step.filter is not None:
-        bounds.append(f"where {step.filter.source}")
-    if step.limit is not None:
-        bounds.append(f"at most {counted(resolve(step.limit, scope), 'message')}")
     if step.rate is not None:
         bounds.append(f"at most {resolve(step.rate, scope)}")
     if step.timeout is not None:
         bounds.append(f"for at most {as_duration(resolve(step.timeout, scope))}")
     return ", ".join([" ".join(does), *bounds])
-
-
-def _as_it_is(name: str, snapshot: FleetSnapshot) -> str:
-    queue = next((one for one in snapshot.queues if one.name == name), None)
-    names = listed(worker.name for worker in snapshot.consumers_of(name)) or "nobody"
-    if queue is None:
-        return f"no such queue is seen now; consumed by {names}"
-    ready = "unknown" if queue.ready is None else queue.ready
-    unacked = "unknown" if queue.unacked is None else queue.unacked
-    return f"now {ready} ready, {unacked} held by workers; consumed by {names}"

@@ -15,12 +15,13 @@ from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
 from celery_ops.runbook.loader import render_argument
+from celery_ops.runbook.moving import left_parked, take_back
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.report import again, cause, causes
 from celery_ops.runbook.scaling import scale_back
-from celery_ops.runbook.schema import CheckStep, NotifyStep, WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import CheckStep, NotifyStep, QueueStep, WorkerStep, WorkerVerb
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
@@ -166,12 +167,20 @@ class Conclusion:
         if one.argv:
             await self._run_back(step, one)
             return
+        if one.messages:
+            await self._messages_back(one)
+            return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
         if one.processes is not None:
             await scale_back(self._stage, step, target, one.processes, timeout=UNDO_TIMEOUT)
             return
         await self._stop_again(step, target)
+
+    async def _messages_back(self, one: Reversal) -> None:
+        for step in self._runbook.steps:
+            if isinstance(step, QueueStep) and step.id == one.step:
+                await take_back(self._stage, step)
 
     async def _stop_again(self, step: str, target: Target) -> None:
         """Drained first, for it may have begun tasks since. Raise StepFailed."""
@@ -258,14 +267,17 @@ class Conclusion:
             return self.report_from_memory()
         try:
             taken = [one for one in await self._broker.taken() if one.run == self._stage.plan.run]
+            parked = await left_parked(self._stage)
         except BrokerUnreachable:
             return self.report_from_memory()
-        meant = self._left_on_purpose() if course.ending is Ending.DONE else set()
+        is_well = course.ending is Ending.DONE
+        meant = self._left_on_purpose() if is_well else set()
         owed = tuple(self._owed(one) for one in taken if one.key not in meant)
         return replace(
             self._names(),
             left_drained=tuple(self._owed(one) for one in taken if one.key in meant),
-            owed=owed,
+            left_parked=parked if is_well else (),
+            owed=owed if is_well else owed + parked,
         )
 
     def report_from_memory(self) -> Report:

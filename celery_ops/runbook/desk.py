@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from celery_ops.ports import Clock, RunLauncher
     from celery_ops.runbook.plan import Plan
-    from celery_ops.runbook.planner import Planner
+    from celery_ops.runbook.planning import Planner
 
 
 @dataclass(frozen=True, slots=True)

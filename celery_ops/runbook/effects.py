@@ -6,6 +6,7 @@ The only module that changes a fleet. Acknowledged is not done; `judges` decide 
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from celery_ops.errors import (
     HostUnreachable,
     LeaseBroken,
     LeaseLost,
+    PreconditionFailed,
     UsageError,
 )
 from celery_ops.model import TakenRecord, Targets
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
-    from celery_ops.model import HeldMessage, TaskMessage
+    from celery_ops.model import HeldMessage, StoredMessage, TaskMessage
     from celery_ops.ports import (
         Broker,
         Clock,
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
         Fence,
         GivenBack,
         Hosts,
+        MessageStore,
         Order,
         Reply,
+        Transfer,
+        Transferred,
     )
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.lease_keeper import LeaseKeeper
@@ -234,6 +239,57 @@ class Effects:
         await self._fenced(give_back)
         return tuple(outcomes)
 
+    async def transfer(
+        self, transfer: Transfer, then: Callable[[Transferred], Awaitable[None]]
+    ) -> None:
+        """Move messages; `then` is told after each portion, and may end it by raising."""
+
+        async def send(fence: Fence) -> None:
+            async with aclosing(self._store.transfer(transfer, fence=fence)) as portions:
+                async for portion in portions:
+                    await then(portion)
+
+        self.made += 1
+        await self._fenced(send)
+
+    async def put(
+        self,
+        messages: Sequence[StoredMessage],
+        *,
+        queue: str,
+        ticket: str,
+        done: int,
+        address: str | None,
+    ) -> bool:
+        """Add messages to a queue; False: others than `done` were put under that ticket before."""
+        was_put: list[bool] = []
+
+        async def send(fence: Fence) -> None:
+            was_put.append(
+                await self._store.put(
+                    messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
+                )
+            )
+
+        self.made += 1
+        await self._fenced(send)
+        return was_put[-1]
+
+    async def drop(self, queue: str) -> int:
+        """Destroy a queue of parked messages; how many there were."""
+        dropped: list[int] = []
+
+        async def send(fence: Fence) -> None:
+            dropped.append(await self._store.drop(queue, fence=fence))
+
+        self.made += 1
+        await self._fenced(send)
+        return dropped[-1]
+
+    async def forget(self, ticket: str) -> None:
+        """Nothing more will be moved under it, and nobody will ask how much was."""
+        await self._fenced(lambda fence: self._store.forget(ticket, fence=fence))
+
     async def take(self, kind: str, target: PlannedWorker) -> None:
         """Record what is about to be taken, where every operator can see it."""
         record = self.record(kind, target)
@@ -264,6 +320,13 @@ class Effects:
             operator=self._plan.operator,
             at=self._clock.now(),
         )
+
+    @property
+    def _store(self) -> MessageStore:
+        store = self._broker.store
+        if store is None:
+            raise PreconditionFailed("the messages of this kind of broker cannot be moved here")
+        return store
 
     async def _still_ours(self, fence: Fence) -> None:
         """The fence was valid a moment ago: enough for effects that are conditional by

@@ -22,7 +22,7 @@ from celery_ops.errors import (
     PreconditionFailed,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, coming, conclusion, controls
+from celery_ops.runbook import beats, coming, conclusion, controls, moves
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -35,6 +35,7 @@ from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lasting import Lasting
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
+from celery_ops.runbook.moving import Moving
 from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
@@ -280,17 +281,25 @@ class Executor:
                 await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
-            case ProbeStep():
-                self._came_to.append(await Probing(self._stage, step).of_queues())
-            case QueueStep() | ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
+            case ProbeStep() | RestoreStep() | QueueStep() | ActivateStep():
+                self._came_to.append(await self._of_queues(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
-            case RestoreStep():
-                self._came_to.append(await Restoring(self._stage, step).go())
             case RunStep():
                 scope = self._stage.scope(await self._stage.look())
                 await run_on_host(self._stage, step, None, scope)
+
+    async def _of_queues(self, step: ProbeStep | RestoreStep | QueueStep | ActivateStep) -> str:
+        """What a step without targets came to."""
+        match step:
+            case ProbeStep():
+                return await Probing(self._stage, step).of_queues()
+            case RestoreStep():
+                return await Restoring(self._stage, step).go()
+            case QueueStep() if step.verb in moves.VERBS:
+                return await Moving(self._stage, step, self._runbook.params).go()
+            case QueueStep() | ActivateStep():
+                raise PreconditionFailed(coming.refusal(step))
 
     async def _applies(self, step: Step) -> bool:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one

@@ -404,11 +404,12 @@ VERBS: Mapping[str, Verb] = {
     "restore": Verb(
         _read_restore,
         _STEPS,
-        ("queue", "older_than", "vouched", "when", "file", "rate"),
+        ("queue", "older_than", "vouched", "when", "file", "rate", "again"),
     ),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
     "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
     "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),
+    "unpark": Verb(read_queue_step, _STEPS, ("to", "rate", "when")),
     "move": Verb(
         read_queue_step,
         _STEPS,

@@ -118,7 +118,7 @@ _VALUES: Mapping[str, Schema] = {
         " in a roll also worker",
     },
     "restore": {"enum": ["orphans", "backup"]},
-    **dict.fromkeys(("pause", "backup", "park", "move", "purge"), _QUEUE),
+    **dict.fromkeys(("pause", "backup", "park", "unpark", "move", "purge"), _QUEUE),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
@@ -144,6 +144,7 @@ _KEYS: Mapping[str, Schema] = {
     "file": {**_WORD, "description": "of a backup"},
     "filter": {**_WORD, "description": "a condition on messages, as task == 'shop.mail'"},
     "limit": _NUMBER,
+    "again": {**_WORD, "description": "a name for one more restore of the same backup"},
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "owed_by": {**_WORD, "description": "the run that stopped them: its id, or a pattern"},

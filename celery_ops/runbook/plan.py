@@ -95,6 +95,25 @@ class PlannedStep:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedMove:
+    """What a step about messages is meant for: those of `queue`, which go `to` another one, to a
+    queue where they are `parked`, or to or from a `file`; each is empty where it has no part in it.
+
+    `messages` are as many as would be concerned now; not `surely` where not all were looked at.
+    `ticket` is what a backup is restored under.
+    """
+
+    step: str
+    queue: str
+    messages: int
+    surely: bool = True
+    to: str = ""
+    parked: str = ""
+    file: str = ""
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """A question that must be answered before anything is changed. `typed`: the text to type."""
 
@@ -169,6 +188,13 @@ class Plan:
     """What is checked and told at the end, however the run goes."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Workers that were meant and cannot be reached, with the reason: `offline: skip`."""
+    moves: tuple[PlannedMove, ...] = ()
+    """What steps about the messages of queues are meant for."""
+
+    @property
+    def message_count(self) -> int:
+        """How many messages it is about, as `targets.messages` tells it."""
+        return len(self.messages) + sum(move.messages for move in self.moves)
 
     def target(self, name: str) -> PlannedWorker:
         """The target of that name; KeyError if it is none."""

@@ -1,20 +1,17 @@
-"""Makes plans: from one real picture of the fleet to what a run would do, by name.
+"""Makes plans: from one real picture of the fleet to what a run would do, by name. Pure.
 
-`build` is pure; `Planner` reads the fleet and calls it. Whatever makes a run impossible is a
-refusal in the plan, not an exception: the operator sees all of them at once, with the rest of the
-plan.
+`planning` reads the fleet and calls it. Whatever makes a run impossible is a refusal in the plan,
+not an exception: the operator sees all of them at once, with the rest of the plan.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
 from celery_ops.model import Level
-from celery_ops.ports import Question
 from celery_ops.runbook import actions, beats, coming, facts, orphans, probes
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
@@ -27,8 +24,8 @@ from celery_ops.runbook.hazards import (
     obstacles,
     scale_obstacles,
 )
-from celery_ops.runbook.loader import loads, render, resolve
-from celery_ops.runbook.params import ALLOW_GAP, keep_available, parse_params
+from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.params import ALLOW_GAP, keep_available
 from celery_ops.runbook.plan import (
     Plan,
     PlannedAction,
@@ -67,66 +64,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
-    from celery_ops.fleet.survey import Surveyor
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
-    from celery_ops.ports import Clock, Hosts
-    from celery_ops.runbook.library import Library
-    from celery_ops.runbook.plan import PlannedWorker, Where
+    from celery_ops.ports import Hosts
+    from celery_ops.runbook.plan import PlannedMove, PlannedWorker, Where
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
+    from celery_ops.runbook.scouting import Scouted
 
-SURVEY_TIMEOUT = 3.0
 _NOTHING_OWED = "nothing is owed to any of these workers"
-_EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
-
-
-class Planner:
-    """Reads the fleet as it is now and plans a runbook on it."""
-
-    def __init__(
-        self,
-        *,
-        surveyor: Surveyor,
-        hosts: Hosts,
-        library: Library,
-        where: Where,
-        clock: Clock,
-        operator: str,
-    ) -> None:
-        self._surveyor = surveyor
-        self._hosts = hosts
-        self._library = library
-        self._where = where
-        self._clock = clock
-        self._operator = operator
-
-    async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
-        """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
-        broker.
-        """
-        runbook = self._library.get(name)
-        params = parse_params(runbook, given)
-        gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
-        snapshot = await self._survey(runbook)
-        request = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
-        return build(request, snapshot, self._hosts, self._clock.now())
-
-    async def _survey(self, runbook: Runbook) -> FleetSnapshot:
-        """One round; a second one where what is planned rests on two."""
-        surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
-        survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
-        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
-
-    async def selected(self, plan: Plan) -> frozenset[str]:
-        """The workers that a plan's selectors mean now; nobody where they match nothing."""
-        runbook = loads(plan.source, plan.file)
-        params = parse_params(runbook, plan.params)
-        snapshot = await self._survey(runbook)
-        request = Request(
-            runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
-        )
-        draft = _Draft(request, snapshot, self._hosts, self._clock.now())
-        draft.choose_targets()
-        return frozenset(draft.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +84,17 @@ class Request:
     where: Where
     operator: str
     run: str
+    scouted: Mapping[str, Scouted] = field(default_factory=dict)
+    """What was found out about the steps that are about messages, by their ids."""
+
+
+def selected(
+    request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
+) -> frozenset[str]:
+    """The workers that its selectors mean on this fleet; nobody where they match nothing."""
+    draft = _Draft(request, snapshot, hosts, now)
+    draft.choose_targets()
+    return frozenset(draft.targets)
 
 
 def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime) -> Plan:
@@ -165,12 +120,13 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         healthy=draft.healthy,
         steps=steps,
         confirmations=confirmations(
-            request.runbook, request.where, draft.scope, tuple(draft.targets), len(draft.messages)
+            request.runbook, request.where, draft.scope, tuple(draft.targets), draft.message_count
         ),
         hazards=_once(draft.hazards),
         refusals=_once(draft.refusals),
         irreversible=_once(draft.irreversible),
         messages=tuple(draft.messages),
+        moves=draft.moves,
         left_out=draft.left_out,
         at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
@@ -210,12 +166,20 @@ class _Draft:
             self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
         self.choose_messages()
-        self.scope["targets"] = facts.TargetsFacts(len(names), names, len(self.messages))
+        self.scope["targets"] = facts.TargetsFacts(len(names), names, self.message_count)
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
             if queue not in known:
                 raise UsageError(f"allow_gap names {queue!r}, and there is no such queue")
+
+    @property
+    def moves(self) -> tuple[PlannedMove, ...]:
+        return tuple(move for one in self.request.scouted.values() for move in one.moves)
+
+    @property
+    def message_count(self) -> int:
+        return len(self.messages) + sum(move.messages for move in self.moves)
 
     def choose_messages(self) -> None:
         """What the restore steps are meant for; where that is nothing at all, the reason."""
@@ -323,12 +287,20 @@ class _Draft:
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
                 return beats.planned(step, services, self.snapshot, self.hosts)
             case QueueStep() | ActivateStep():
-                self.refusals.append(coming.refusal(step))
-                return coming.planned(step, self.snapshot, self.scope)
+                return self.plan_queue(step)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
+
+    def plan_queue(self, step: QueueStep | ActivateStep) -> PlannedStep:
+        scouted = self.request.scouted.get(step.id)
+        if scouted is None:
+            self.refusals.append(coming.refusal(step))
+            return coming.planned(step, self.snapshot, self.scope)
+        self.refusals += scouted.refusals
+        self.hazards += scouted.hazards
+        return scouted.planned
 
     def plan_restore(self, step: RestoreStep) -> PlannedStep:
         messages, one = orphans.planned(step, self.snapshot, self.scope)

@@ -22,10 +22,10 @@ QUEUE, BACKUP = "queue", "backup"
 _OF_A_QUEUE = {
     QueueVerb.DRAIN: frozenset({"queue", "to", "timeout", "when"}),
     QueueVerb.RESUME: frozenset({"queue", "rate", "timeout", "when"}),
-    QueueVerb.RESTORE: frozenset({"file", "queue", "rate", "when"}),
+    QueueVerb.RESTORE: frozenset({"file", "queue", "rate", "again", "when"}),
 }
 """The keys of verbs that others have too, where they are about a queue or its backup."""
-_ONLY_OF_A_QUEUE = frozenset({"queue", "to", "rate", "file"})
+_ONLY_OF_A_QUEUE = frozenset({"queue", "to", "rate", "file", "again"})
 
 
 def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
@@ -107,12 +107,11 @@ def _queue_step(steps: StepReader, spot: Spot, queue: Node | None) -> QueueStep:
         queue=None if queue is None else values.plain_text(queue, f"the queue {of}"),
         to=values.plain_text(keys["to"], f"to {of}") if "to" in keys else None,
         file=steps.text(spot, "file"),
-        filter=None
-        if where is None
-        else values.condition(where, f"filter {of}", values.names_of_messages()),
+        filter=None if where is None else values.filter(where, f"filter {of}"),
         limit=values.positive(keys["limit"], f"limit {of}") if "limit" in keys else None,
         rate=values.rate(keys["rate"], f"rate {of}") if "rate" in keys else None,
         timeout=values.some_time(keys["timeout"], f"timeout {of}") if "timeout" in keys else None,
         when=steps.when(spot),
         place=spot.place,
+        again=values.plain_text(keys["again"], f"again {of}") if "again" in keys else None,
     )

@@ -341,6 +341,7 @@ class QueueVerb(StrEnum):
     DRAIN = "drain"
     BACKUP = "backup"
     PARK = "park"
+    UNPARK = "unpark"
     MOVE = "move"
     PURGE = "purge"
     RESTORE = "restore"
@@ -351,7 +352,8 @@ class QueueStep:
     """`move: mail`, `drain: queue`, `restore: backup` …; what a verb has no key for is None.
 
     `to` is the queue that messages go to, `rate` how many at most in which time (`100/s`), `filter`
-    and `limit` which of them; `file` is that of a backup.
+    and `limit` which of them; `file` is that of a backup, which is restored once, and once more for
+    each name that `again` gives. Empty texts, and a limit of 0, are as none.
     """
 
     id: str
@@ -359,12 +361,13 @@ class QueueStep:
     queue: Slot[str] | None
     to: Slot[str] | None
     file: Text | None
-    filter: Condition | None
+    filter: Condition | Reference | None
     limit: Slot[int] | None
     rate: Slot[str] | None
     timeout: Slot[float] | None
     when: Condition | None
     place: Place
+    again: Slot[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +444,10 @@ class Runbook:
     def changes(self) -> bool:
         """False for a runbook that only reads."""
         changes = RestoreStep | BeatStep | ProbeStep | QueueStep | ActivateStep
-        return self.may_take_workers or any(isinstance(step, changes) for step in self.steps)
+        return self.may_take_workers or any(
+            isinstance(step, changes) and getattr(step, "verb", None) is not QueueVerb.BACKUP
+            for step in self.steps
+        )
 
     @property
     def may_take_workers(self) -> bool:

@@ -214,6 +214,13 @@ class ValueReader:
                 self.reader.wrong(self.source.place(node, fault.offset), f"{what}: {fault.says}")
             return None
 
+    def filter(self, node: Node, what: str) -> Condition | Reference | None:
+        """Which messages: a condition, or a parameter that holds one or is empty."""
+        if isinstance(node, Scalar) and "${{" in node.text:
+            slot = self.plain_text(node, what)
+            return slot if isinstance(slot, Reference) else None
+        return self.condition(node, what, self.names_of_messages())
+
     def conditions(self, node: Node, what: str, names: Names) -> tuple[Condition, ...]:
         """A list of conditions, or a single one; never none at all."""
         nodes = node.nodes if isinstance(node, Items) else (node,)

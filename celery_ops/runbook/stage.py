@@ -88,7 +88,7 @@ class Stage:
         return {
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
-            "targets": facts.TargetsFacts(len(names), names, len(self.plan.messages)),
+            "targets": facts.TargetsFacts(len(names), names, self.plan.message_count),
         }
 
     def value(self, slot: Constant[T] | Reference) -> T:

@@ -26,10 +26,19 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook, Text
 
 
+_GIVEN_BACK = frozenset({"park", "move"})
+"""Acts with messages that are taken back; a purge begins with the first of them."""
+_NOT_GIVEN_BACK = {
+    "put": "what was put back waits to be run, and another restore of the same backup goes on with"
+    " the rest",
+    "unpark": "they are where they came from, and the rest is still parked",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reversal:
     """One act that is reversed: `argv` is run on its step's `host` and with its `env`, its pool
-    gets so many `processes` again, or its worker is stopped again.
+    gets so many `processes` again, its `messages` go back, or its worker is stopped again.
     """
 
     step: str
@@ -38,11 +47,14 @@ class Reversal:
     host: str = ""
     env: tuple[tuple[str, Text], ...] = ()
     processes: int | None = None
+    messages: bool = False
 
     def __str__(self) -> str:
         does = f"{shlex.join(self.argv)} on {self.host}" if self.argv else "stop it again"
         if self.processes is not None:
             does = f"scale it back to {self.processes}"
+        if self.messages:
+            does = "give its messages back"
         return f"step {self.step}, {self.target}: {does}"
 
 
@@ -89,8 +101,11 @@ def reversals(
 
 
 def _may_have_happened(act: Act) -> bool:
-    """A pool that did not come to its size in time may have come a part of the way."""
-    return act.outcome is None or act.outcome.result is Result.DONE or act.verb == "scale"
+    """A pool that did not come to its size in time may have come a part of the way, and so may
+    messages.
+    """
+    in_part = act.verb in {"scale", *_GIVEN_BACK, *_NOT_GIVEN_BACK}
+    return act.outcome is None or act.outcome.result is Result.DONE or in_part
 
 
 def _reversal(
@@ -103,6 +118,10 @@ def _reversal(
         return (Reversal(act.step, target, processes=act.worker.processes),)
     if act.verb in {"run", "control"}:
         return (Irreversible(act.step, target),)
+    if act.verb in _GIVEN_BACK:
+        return (Reversal(act.step, target, messages=True),)
+    if act.verb in _NOT_GIVEN_BACK:
+        return (Irreversible(act.step, target, _NOT_GIVEN_BACK[act.verb]),)
     was_stopped = act.worker is not None and act.worker.state is WorkerState.STOPPED
     if act.verb == WorkerVerb.START and was_stopped:
         return (Reversal(act.step, target),)

@@ -71,8 +71,8 @@ def _warnings(plan: Plan) -> list[Line]:
 
 def _targets(plan: Plan) -> list[Line]:
     width = min(MOST_NAME, max((len(target.name) for target in plan.targets), default=0)) + _INDENT
-    if not plan.targets and plan.messages:
-        return [line((counted(len(plan.messages), "message"), Tone.STRONG))]
+    if not plan.targets and (plan.messages or plan.moves):
+        return [line((counted(plan.message_count, "message"), Tone.STRONG))]
     beats = sum(target.is_beat for target in plan.targets)
     counts = ((len(plan.targets) - beats, "worker"), (beats, "scheduler"))
     told = ", ".join(counted(many, word) for many, word in counts if many)

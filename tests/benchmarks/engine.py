@@ -37,7 +37,7 @@ from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
-from celery_ops.runbook.planner import Planner
+from celery_ops.runbook.planning import Planner
 from tests.benchmarks.ssh import find_ansible
 from tests.rig.nodes import Node, SimulatedNodes
 from tests.rig.redis import RedisServer
@@ -207,7 +207,7 @@ class Lab:
         where = Where("rig", broker.address, broker.identity, False, ("*",), services)
         planner = Planner(
             surveyor=surveyor, hosts=hosts, library=Library(self.folder / "runbooks"), where=where,
-            clock=clock, operator="bench",
+            clock=clock, operator="bench", backups=self.folder / "backups",
         )  # fmt: skip
         plan = await planner.plan("roll", {"batch": str(batch)}, run=f"bench-{time.time_ns()}")
         path = self.folder / "runs" / f"{plan.run}.jsonl"

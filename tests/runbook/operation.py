@@ -17,7 +17,7 @@ from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
-from celery_ops.runbook.planner import Planner
+from celery_ops.runbook.planning import Planner
 from tests.standin.broker import StandinBroker, StandinResults
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -88,6 +88,7 @@ class Operation:
             where=self.where(),
             clock=clock,
             operator=self.operator,
+            backups=self.directory / "backups",
         )
         return await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
 

@@ -15,7 +15,7 @@ from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.journal import has_ended, read
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.loader import loads
-from celery_ops.runbook.planner import Planner
+from celery_ops.runbook.planning import Planner
 from celery_ops.runbook.schema import Constant, Risk, WorkerStep, WorkerVerb
 from tests.runbook.operation import J, Operation, Ran
 from tests.runbook.test_resume import came_of, killed
@@ -121,6 +121,7 @@ class Emergency(Operation):
             where=self.where(),
             clock=self.clock,
             operator=self.operator,
+            backups=self.directory / "backups",
         )
         plan = await planner.plan(name, params, run=f"20261120-030000-{self.runs:04x}")
         assert not plan.refusals

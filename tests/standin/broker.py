@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, d
 from tests.standin.store import StandinStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from celery_ops.model import TaskMessage, TaskNews
     from celery_ops.ports import Clock
@@ -178,6 +178,10 @@ class StandinBroker:
         self.is_down = False
         self.is_full = False
         self.tells_unacked = True
+        self.moves_messages = True
+        self.puts_first = True
+        self.after_an_effect: Callable[[], None] = lambda: None
+        """Called when messages were moved, and nobody was told yet."""
         self.notes: tuple[str, ...] = ()
         self.orders: list[Sent] = []
         self.asked: list[tuple[tuple[Question, ...], Targets | None]] = []
@@ -185,6 +189,7 @@ class StandinBroker:
         """Further nodes by name and what they answer, a beat for example."""
         self.records: dict[str, TakenRecord] = {}
         self.runs: dict[str, RunRecord] = {}
+        self.tickets: Counter[str] = Counter()
         self.clock: Clock = fleet.clock
         """Of whoever asks: what stamps replies. Messages are stamped by the workers' clock."""
         self._counts_listeners = counts_listeners
@@ -205,6 +210,10 @@ class StandinBroker:
     @property
     def messages(self) -> StandinStore:
         return StandinStore(self)
+
+    @property
+    def store(self) -> StandinStore | None:
+        return StandinStore(self) if self.moves_messages else None
 
     async def heartbeats(self) -> AsyncIterator[Heartbeat]:
         clock, fleet = self.fleet.clock, self.fleet

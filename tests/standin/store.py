@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Body, StoredMessage
+from celery_ops.model import Body, StoredMessage, parked
+from celery_ops.ports import Transferred
+from tests.standin.parts import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
+    from celery_ops.ports import Fence, Transfer
     from tests.standin.broker import StandinBroker
-    from tests.standin.parts import Message
 
 _A_PORTION = 3
 
 
 class StandinStore:
-    """Obeys `ports.MessageReading`."""
+    """Obeys `ports.MessageStore`. The fleet has no priorities."""
 
     def __init__(self, broker: StandinBroker) -> None:
         self._broker = broker
@@ -37,6 +40,93 @@ class StandinStore:
         waiting = self._waiting(queue)
         for start in range(0, len(waiting), _A_PORTION):
             yield tuple(map(self._stored, waiting[start : start + _A_PORTION]))
+
+    @property
+    def puts_first(self) -> bool:
+        return self._broker.puts_first
+
+    async def transfer(
+        self, transfer: Transfer, *, fence: Fence
+    ) -> AsyncGenerator[Transferred, None]:
+        left = len(self._waiting(transfer.queue))
+        passed = seen = 0
+        while left > 0:
+            self._check(fence)
+            waiting = self._waiting(transfer.queue)[passed:]
+            some = waiting[: min(_A_PORTION, left, transfer.portion or _A_PORTION)]
+            if transfer.first and self.puts_first:
+                some = waiting[-len(some) :][::-1]
+            moved = 0
+            for message in some:
+                done = self._broker.tickets[transfer.ticket]
+                if transfer.limit is not None and done >= transfer.limit:
+                    left = 0
+                    break
+                seen += 1
+                if transfer.choose is None or transfer.choose(self._stored(message)):
+                    self._pass_on(message, transfer)
+                    moved += 1
+            passed += len(some) - moved
+            left -= len(some)
+            self._broker.after_an_effect()
+            yield Transferred(self._broker.tickets[transfer.ticket], seen)
+            if not some:
+                return
+
+    async def put(
+        self,
+        messages: Sequence[StoredMessage],
+        *,
+        queue: str,
+        ticket: str,
+        done: int,
+        fence: Fence,
+        address: str | None = None,
+    ) -> bool:
+        self._check(fence)
+        if self._broker.tickets[ticket] != done:
+            return False
+        fleet = self._broker.fleet
+        waiting = fleet.queues.setdefault(queue, deque())
+        for stored in reversed(messages) if self.puts_first else messages:
+            message = Message(**json.loads(stored.raw))
+            message.queue = address or message.queue
+            (waiting.appendleft if self.puts_first else waiting.append)(message)
+        self._broker.tickets[ticket] += len(messages)
+        fleet.settle()
+        self._broker.after_an_effect()
+        return True
+
+    async def counted(self, ticket: str) -> int:
+        self._broker.check_reachable()
+        return self._broker.tickets[ticket]
+
+    async def forget(self, ticket: str, *, fence: Fence) -> None:
+        self._check(fence)
+        self._broker.tickets.pop(ticket, None)
+
+    async def drop(self, queue: str, *, fence: Fence) -> int:
+        if parked(queue) is None:
+            raise ValueError(queue)
+        self._check(fence)
+        dropped = len(self._broker.fleet.queues.pop(queue, ()))
+        self._broker.after_an_effect()
+        return dropped
+
+    def _check(self, fence: Fence) -> None:
+        self._broker.check_writable()
+        self._broker.lease.check(fence)
+        self._broker.fleet.settle()
+
+    def _pass_on(self, message: Message, transfer: Transfer) -> None:
+        """Out of one queue, into the other, and counted."""
+        queues = self._broker.fleet.queues
+        queues[transfer.queue].remove(message)
+        message.queue = transfer.address or message.queue
+        to = queues.setdefault(transfer.to, deque())
+        (to.appendleft if transfer.first and self.puts_first else to.append)(message)
+        self._broker.tickets[transfer.ticket] += 1
+        self._broker.fleet.settle()
 
     def _waiting(self, queue: str) -> list[Message]:
         self._broker.check_reachable()

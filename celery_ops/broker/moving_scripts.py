@@ -1,0 +1,137 @@
+"""The Lua scripts that move messages: each checks the lease, moves a portion and counts it, in one
+step.
+
+In each the first write is one that a full server refuses: then nothing was done at all.
+"""
+
+from __future__ import annotations
+
+from celery_ops.broker.scripts import HOLDS
+
+_IS_LIST = """
+local function is_list(key)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'none' or kind == 'list'
+end
+"""
+
+PASS_ON = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the counts, the list they come from, the list they go to.
+-- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many now, how many
+--       bytes now, 1 if they go before those that wait there.
+-- Moves whatever is next at the end that is served next (or, to go before others, what is last at
+-- the other one), not a byte of it changed. Returns the count under the ticket and how many were
+-- moved now; nothing if the token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+if not (is_list(KEYS[3]) and is_list(KEYS[4])) then return {-1, 0} end
+local done = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0')
+local limit, most, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if limit >= 0 then most = math.min(most, limit - done) end
+local moved = 0
+while moved < most and bytes > 0 do
+  local message
+  if ARGV[6] == '1' then
+    message = redis.call('LINDEX', KEYS[3], 0)
+    if not message then break end
+    redis.call('RPUSH', KEYS[4], message)
+    redis.call('LPOP', KEYS[3])
+  else
+    message = redis.call('RPOPLPUSH', KEYS[3], KEYS[4])
+    if not message then break end
+  end
+  moved = moved + 1
+  bytes = bytes - #message
+end
+if moved > 0 then redis.call('HINCRBY', KEYS[2], ARGV[2], moved) end
+return {done + moved, moved}
+"""
+)
+
+PICK = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the counts, the list they come from, the list they go to.
+-- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many places at the
+--       end that is served next are passed over, how many places after these are looked at, what no
+--       message ever is; then each message that is meant, and what goes in its place (empty: as it
+--       is).
+-- Moves those that are there. Returns the count under the ticket and how many were moved now;
+-- nothing if the token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+if not (is_list(KEYS[3]) and is_list(KEYS[4])) then return {-1, 0} end
+local done = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0')
+local limit, passed, looked = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local meant = {}
+for at = 7, #ARGV, 2 do meant[ARGV[at]] = ARGV[at + 1] end
+local there = redis.call('LRANGE', KEYS[3], -(passed + looked), -(passed + 1))
+local moved = 0
+for at = #there, 1, -1 do
+  if limit >= 0 and done + moved >= limit then break end
+  local new = meant[there[at]]
+  if new then
+    redis.call('LPUSH', KEYS[4], new ~= '' and new or there[at])
+    redis.call('LSET', KEYS[3], -(passed + 1 + #there - at), ARGV[6])
+    moved = moved + 1
+  end
+end
+if moved > 0 then
+  -- From the end that is nearer: every message on the way is compared.
+  local is_near = 2 * (passed + looked) < redis.call('LLEN', KEYS[3])
+  redis.call('LREM', KEYS[3], is_near and -moved or moved, ARGV[6])
+  redis.call('HINCRBY', KEYS[2], ARGV[2], moved)
+end
+return {done + moved, moved}
+"""
+)
+
+PUT = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the counts, the lists of a queue's priority steps.
+-- ARGV: token, ticket, what must have been counted under it before; then, the first to be served
+--       first, the number of its list and the message.
+-- Returns whether they were put; nothing if the token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+for at = 3, #KEYS do if not is_list(KEYS[at]) then return -1 end end
+if redis.call('HGET', KEYS[2], ARGV[2]) ~= (ARGV[3] ~= '0' and ARGV[3]) then return 0 end
+local put = 0
+for at = #ARGV - 1, 4, -2 do
+  redis.call('RPUSH', KEYS[2 + tonumber(ARGV[at])], ARGV[at + 1])
+  put = put + 1
+end
+if put > 0 then redis.call('HINCRBY', KEYS[2], ARGV[2], put) end
+return 1
+"""
+)
+
+FORGET = (
+    HOLDS
+    + """
+-- KEYS: the lease, the counts. ARGV: token, ticket.
+if not holds(KEYS[1], ARGV[1]) then return false end
+return redis.call('HDEL', KEYS[2], ARGV[2])
+"""
+)
+
+DROP = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the lists of a queue's priority steps. ARGV: token.
+-- Returns how many messages were in them; nothing if the token is not the lease's; -1 if a key is
+-- no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+local count = 0
+for at = 2, #KEYS do
+  if not is_list(KEYS[at]) then return -1 end
+  count = count + redis.call('LLEN', KEYS[at])
+end
+for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
+return count
+"""
+)

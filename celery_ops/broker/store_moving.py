@@ -1,0 +1,358 @@
+"""Moves the messages that wait in a queue on Redis, each in one step with the lease and its count.
+
+Producers and consumers go on meanwhile: they push on the left of a list and take from its right
+end. So a walk over a list begins on the right, and finds its place again before each portion by the
+last message that it passed. What was read is compared again in the script that moves it.
+
+Where much was passed over, each portion costs more: Redis looks at all that lies between the
+portion and the nearer end of the list (0.16 µs a message).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_ops.broker import envelopes, moving_scripts
+from celery_ops.errors import LeaseLost, PreconditionFailed
+from celery_ops.model import parked
+from celery_ops.ports import Transferred
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Sequence
+
+    from celery_ops.broker.names import Names
+    from celery_ops.broker.wire import Answer, Wire, Word
+    from celery_ops.model import StoredMessage
+    from celery_ops.ports import Fence, Transfer
+
+PORTION = 500
+"""Messages in one script: it keeps the server from everything else."""
+_BYTES_A_SCRIPT = 512 * 1024
+_FIRST_PORTION = 50
+_SLACK = 64
+"""So many may be consumed between two portions without a second look for the place."""
+
+
+class MessageMover:
+    """Implements what `ports.MessageStore` has beyond reading, on one Redis."""
+
+    def __init__(self, wire: Wire, names: Names) -> None:
+        self._wire = wire
+        self._names = names
+
+    async def transfer(
+        self, transfer: Transfer, *, fence: Fence
+    ) -> AsyncGenerator[Transferred, None]:
+        """As the port says; of each step at most as many as there were at the beginning."""
+        seen = 0
+        lengths = await self._lengths(transfer.queue)
+        for step, length in zip(self._names.steps, lengths, strict=True):
+            way = _Way(self._wire, self._names, transfer, step, fence)
+            before = seen
+            async for one in way.pass_on(length) if way.is_blind else way.walk(length):
+                seen = before + one.seen
+                yield Transferred(one.done, seen)
+
+    async def put(
+        self,
+        messages: Sequence[StoredMessage],
+        *,
+        queue: str,
+        ticket: str,
+        done: int,
+        fence: Fence,
+        address: str | None,
+    ) -> bool:
+        """As the port says."""
+        keys = self._names.keys(queue)
+        words: list[Word] = []
+        for message in messages:
+            raw = message.raw
+            if address is not None:
+                new = addressed(raw, address)
+                if new is None:
+                    raise PreconditionFailed(
+                        f"a message ({message.id or 'without an id'}) is no envelope of Celery's:"
+                        f" it cannot be addressed to {address}"
+                    )
+                raw = new
+            words += [1 + keys.index(self._names.key(queue, message.priority)), raw]
+        answer = await self._run(
+            moving_scripts.PUT, (self._names.tickets, *keys), fence, ticket, done, *words
+        )
+        if answer == -1:
+            raise _no_queue(queue)
+        return bool(answer)
+
+    async def counted(self, ticket: str) -> int:
+        return int(await self._wire.read("HGET", self._names.tickets, ticket) or 0)
+
+    async def forget(self, ticket: str, *, fence: Fence) -> None:
+        await self._run(moving_scripts.FORGET, (self._names.tickets,), fence, ticket)
+
+    async def drop(self, queue: str, *, fence: Fence) -> int:
+        """As the port says."""
+        if parked(queue) is None:
+            raise ValueError(f"{queue!r} is no queue of parked messages")
+        answer = await self._run(moving_scripts.DROP, self._names.keys(queue), fence)
+        if answer == -1:
+            raise _no_queue(queue)
+        return int(answer)
+
+    async def _lengths(self, queue: str) -> list[int]:
+        """Of each priority step, at one moment."""
+        answers = await self._wire.read_many([("LLEN", key) for key in self._names.keys(queue)])
+        return [int(_of_a_list(answer, queue, self._wire)) for answer in answers]
+
+    async def _run(self, script: str, keys: Sequence[str], fence: Fence, *words: Word) -> Answer:
+        return await _run(self._wire, self._names, script, keys, fence, *words)
+
+
+@dataclass(slots=True)
+class _Window:
+    """Messages of a list as they were read, the one that is served next first; `passed` lie between
+    the first of them and the end that is served next.
+    """
+
+    passed: int
+    raws: list[bytes]
+
+
+class _Way:
+    """The way of a transfer's messages through the list of one priority step."""
+
+    def __init__(
+        self, wire: Wire, names: Names, transfer: Transfer, step: int, fence: Fence
+    ) -> None:
+        self._wire = wire
+        self._names = names
+        self._transfer = transfer
+        self._step = step
+        self._fence = fence
+        self._from = names.key(transfer.queue, step)
+        self._to = names.key(transfer.to, step)
+        self._most = min(PORTION, transfer.portion or PORTION)
+        self._judged: dict[bytes, bytes | None] = {}
+        # A value that no producer can have pushed: whoever sees it sees the inside of a script.
+        self._nothing = f"celery-ops: moved {secrets.token_hex(16)}"
+
+    @property
+    def is_blind(self) -> bool:
+        """Nothing of the messages has to be known or changed: the server moves what is next."""
+        return self._transfer.choose is None and self._transfer.address is None
+
+    async def pass_on(self, length: int) -> AsyncGenerator[Transferred, None]:
+        """Move up to so many, as they come."""
+        seen = 0
+        while seen < length:
+            now = min(self._most, length - seen)
+            is_first = int(self._transfer.first)
+            done, moved = await self._move(moving_scripts.PASS_ON, now, _BYTES_A_SCRIPT, is_first)
+            seen += moved
+            yield Transferred(done, seen)
+            if not moved:
+                return
+
+    async def walk(self, length: int) -> AsyncGenerator[Transferred, None]:
+        """Look at up to so many, and move those that are chosen."""
+        limit = self._transfer.limit
+        done, seen = await self._counted(), 0
+        passed: int = 0
+        anchor: bytes | None = None
+        portion = min(_FIRST_PORTION, self._most)
+        while seen < length and (limit is None or done < limit):
+            window = await self._find(passed, anchor, min(portion, length - seen))
+            if not window.raws:
+                return
+            choice = self._choose(window, None if limit is None else limit - done)
+            moved = 0
+            if choice.moves:
+                done, moved = await self._pick(window, choice)
+            if moved < len(choice.moves):
+                # Some were consumed meanwhile, or lie elsewhere: another look at the place tells.
+                passed, seen = window.passed, seen + moved
+            else:
+                passed = window.passed + len(choice.kept)
+                anchor = choice.kept[-1] if choice.kept else anchor
+                seen += choice.looked
+                self._judged.clear()
+            yield Transferred(done, seen)
+            portion = _next_portion(window.raws, self._most)
+
+    def _choose(self, window: _Window, left: int | None) -> _Choice:
+        choice = _Choice([], [], 0)
+        for raw in window.raws:
+            if left is not None and len(choice.moves) >= left:
+                break
+            choice.looked += 1
+            if raw not in self._judged:  # once each: whoever chooses may count
+                self._judged[raw] = self._replacement(raw)
+            new = self._judged[raw]
+            if new is None:
+                choice.kept.append(raw)
+            else:
+                choice.moves.append((raw, new))
+        return choice
+
+    def _replacement(self, raw: bytes) -> bytes | None:
+        """What goes in its place, empty for itself; None: it stays."""
+        transfer = self._transfer
+        if transfer.choose is not None and not transfer.choose(envelopes.stored(raw, self._step)):
+            return None
+        return b"" if transfer.address is None else addressed(raw, transfer.address)
+
+    async def _find(self, passed: int, anchor: bytes | None, count: int) -> _Window:
+        """The next ones after the last that was passed, wherever that lies by now.
+
+        It moves towards the end as others are consumed, and away from it as messages are given
+        back there. Where it is gone, all that was passed before it is gone too.
+        """
+        if anchor is None:
+            return _Window(0, await self._read(0, count))
+        start = max(0, passed - _SLACK)
+        raws = await self._read(start, passed + count - start)
+        place = _nearest(raws, anchor, passed - 1 - start)
+        if place is not None:
+            return _Window(start + place + 1, raws[place + 1 :])
+        if start > 0 and (found := await self._place(anchor)) is not None:
+            return _Window(found, await self._read(found, count))
+        return _Window(0, raws[:count] if start == 0 else await self._read(0, count))
+
+    async def _read(self, passed: int, count: int) -> list[bytes]:
+        """So many after those that are passed over; the one that is served next first."""
+        (answer,) = await self._wire.read_many(
+            [("LRANGE", self._from, -(passed + count), -(passed + 1))], at_once=False
+        )
+        raws: list[bytes] = _of_a_list(answer, self._transfer.queue, self._wire)
+        return raws[::-1]
+
+    async def _place(self, raw: bytes) -> int | None:
+        """How many messages of the whole list are served before the one after it."""
+        length, place = await self._wire.read_many(
+            [("LLEN", self._from), ("LPOS", self._from, raw, "RANK", -1)]
+        )
+        # Before Redis 6.0.6 there was no LPOS: then the walk begins anew, at a cost and no harm.
+        known = isinstance(length, int) and isinstance(place, int)
+        return length - place if known else None
+
+    async def _pick(self, window: _Window, choice: _Choice) -> tuple[int, int]:
+        """Move them wherever they lie by now, near the place where they were read."""
+        near = min(window.passed, _SLACK)
+        looked = len(window.raws) + near
+        words = [word for move in choice.moves for word in move]
+        return await self._move(
+            moving_scripts.PICK, window.passed - near, looked, self._nothing, *words
+        )
+
+    async def _move(self, script: str, *words: Word) -> tuple[int, int]:
+        """The count under the ticket, and how many were moved now."""
+        transfer = self._transfer
+        limit = -1 if transfer.limit is None else transfer.limit
+        keys = (self._names.tickets, self._from, self._to)
+        done, moved = await _run(
+            self._wire, self._names, script, keys, self._fence, transfer.ticket, limit, *words
+        )
+        if done == -1:
+            raise _no_queue(f"{transfer.queue} or {transfer.to}")
+        return int(done), int(moved)
+
+    async def _counted(self) -> int:
+        return int(await self._wire.read("HGET", self._names.tickets, self._transfer.ticket) or 0)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """Of the messages of a window: those that stay, and those that go with what goes in their
+    place; `looked` at were so many.
+    """
+
+    kept: list[bytes]
+    moves: list[tuple[bytes, bytes]]
+    looked: int
+
+
+async def _run(
+    wire: Wire, names: Names, script: str, keys: Sequence[str], fence: Fence, *words: Word
+) -> Answer:
+    """Raise LeaseLost if the fence is not valid; then nothing was done."""
+    answer = await wire.write(
+        "EVAL", script, 1 + len(keys), names.lease, *keys, fence.token, *words
+    )
+    if answer is None:
+        raise LeaseLost("The lease of this context is no longer ours; nothing was moved.")
+    return answer
+
+
+def _of_a_list(answer: Answer, queue: str, wire: Wire) -> Answer:
+    if isinstance(answer, Exception):
+        if "WRONGTYPE" in str(answer):
+            raise _no_queue(queue)
+        raise wire.refused(answer)
+    return answer
+
+
+def _no_queue(name: str) -> PreconditionFailed:
+    return PreconditionFailed(f"{name!r} is not a queue: its key is no list.")
+
+
+def _nearest(raws: Sequence[bytes], wanted: bytes | None, expected: int) -> int | None:
+    """Where it is, the nearest to where it was; None: nowhere."""
+    places = [place for place, raw in enumerate(raws) if raw == wanted]
+    return min(places, key=lambda place: abs(place - expected), default=None)
+
+
+def _next_portion(raws: Sequence[bytes], most: int) -> int:
+    """As many as should fit, by the size of those read before."""
+    mean = max(1, sum(map(len, raws)) // len(raws))
+    return max(1, min(most, _BYTES_A_SCRIPT // mean))
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+def addressed(raw: bytes, queue: str) -> bytes | None:
+    """The message with that queue as its own (`properties.delivery_info`), every other byte as it
+    was; None if it is no envelope of kombu's.
+
+    Where kombu gives a message back it sends it to what stands there (FACTS 5).
+    """
+    try:
+        text = raw.decode()
+        envelope = json.loads(text)
+        info = envelope["properties"]["delivery_info"]
+        new = {**info, "exchange": "", "routing_key": queue}
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+    if info == new:
+        return raw
+    envelope["properties"]["delivery_info"] = new
+    places = list(_values_of(text, info))
+    for start, end in places:
+        changed = text[:start] + json.dumps(new) + text[end:]
+        if len(places) == 1 or json.loads(changed) == envelope:
+            return changed.encode()
+    return json.dumps(envelope).encode()  # its key is written in another way than anybody does
+
+
+_KEY = '"delivery_info"'
+_read_value: Callable[[str, int], tuple[object, int]] = json.JSONDecoder().raw_decode
+
+
+def _values_of(text: str, value: object) -> Iterator[tuple[int, int]]:
+    """Where that value stands behind the key in the text: from, to."""
+    at = text.find(_KEY)
+    while at >= 0:
+        start = at + len(_KEY)
+        while text[start : start + 1] in (" ", ":", "\t", "\n", "\r"):
+            start += 1
+        try:
+            found, end = _read_value(text, start)
+        except ValueError:
+            found, end = None, start
+        if found == value and text[at - 1 : at] != "\\":
+            yield start, end
+        at = text.find(_KEY, at + 1)

@@ -1,0 +1,130 @@
+"""`queue move|purge|restore …`: the runbooks about messages by their short names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_ops.cli.choice import Choice
+from celery_ops.cli.run_command import run_options, wanted
+from celery_ops.cli.start_run import start_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WITHOUT = {"emergency"}
+"""Options of runs that make no sense here: without the broker there are no messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """A parameter of the runbook that has an option of its own."""
+
+    param: str
+    metavar: str
+    help: str
+    required: bool = False
+
+
+_FILTER = _Short("filter", "EXPR", "Only those for which this holds, as task == 'shop.mail'.")
+_LIMIT = _Short("limit", "N", "At most so many, those that are served first.")
+_RATE = _Short("rate", "RATE", "At most so many in which time, as 100/s.")
+_FILE = _Short("file", "FILE", "The file; else one in celery-ops' state directory, told by name.")
+_OTHER = _Short("queue", "QUEUE", "Another queue for them.")
+_AGAIN = _Short("again", "NAME", "Restore once more what was restored before, under that name.")
+_BEHIND = _Short("to", "QUEUE", "Another queue for them, behind the messages that wait there.")
+_TO = _Short("to", "QUEUE", "The queue they go to.", required=True)
+
+
+class MovingCommand(click.Command):
+    """Runs one runbook on its argument, with options for its parameters."""
+
+    def __init__(
+        self, name: str, runbook: str, argument: str, shorts: Sequence[_Short], summary: str
+    ) -> None:
+        self._runbook = runbook
+        self._argument = argument
+        self._shorts = tuple(shorts)
+        options = [
+            click.Option(
+                [f"--{one.param}", f"given_{one.param}"],
+                metavar=one.metavar,
+                help=one.help,
+                required=one.required,
+            )
+            for one in shorts
+        ]
+        params: list[click.Parameter] = [
+            *options,
+            *(option for option in run_options() if option.name not in _WITHOUT),
+            click.Argument(["about"], required=True, metavar=argument.upper()),
+        ]
+        short_help = summary.partition(".")[0] + "."
+        super().__init__(name, params=params, help=summary, short_help=short_help)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Start the run and end with its code."""
+        options: dict[str, Any] = {**ctx.params, **dict.fromkeys(_WITHOUT, False)}
+        given = [f"{self._argument}={options['about']}"]
+        for one in self._shorts:
+            value = options[f"given_{one.param}"]
+            if value is not None:
+                given.append(f"{one.param}={value}")
+        options["params"] = (*given, *options["params"])
+        code = start_run(ctx.ensure_object(Choice), wanted(self._runbook, options))
+        if code:
+            raise click.exceptions.Exit(code)
+
+
+COMMANDS = (
+    MovingCommand(
+        "backup",
+        "backup-queue",
+        "queue",
+        (_FILE,),
+        "Copy what waits in a queue to a file. The messages stay where they are; of a queue that is"
+        " in use the file is no picture of one moment. What workers hold is not in it.",
+    ),
+    MovingCommand(
+        "restore",
+        "restore-queue",
+        "file",
+        (_OTHER, _RATE, _AGAIN),
+        "Put the messages of a backup back, as they were. They are served first; only once, and"
+        " an interrupted restore goes on where it was.",
+    ),
+    MovingCommand(
+        "move",
+        "move-queue",
+        "queue",
+        (_TO, _FILTER, _LIMIT, _RATE),
+        "Move what waits in a queue, or some of it, to another. In their order, while workers and"
+        " producers go on; none is lost and none is in both.",
+    ),
+    MovingCommand(
+        "purge",
+        "purge-queue",
+        "queue",
+        (_FILTER, _FILE),
+        "Destroy what waits in a queue, or some of it. Each message is written to a file before,"
+        " and the command that restores them is told.",
+    ),
+    MovingCommand(
+        "park",
+        "park-queue",
+        "queue",
+        (_FILTER, _LIMIT),
+        "Take what waits in a queue, or some of it, out of the way. It waits where nobody consumes"
+        " until it is unparked.",
+    ),
+    MovingCommand(
+        "unpark",
+        "unpark-queue",
+        "queue",
+        (_BEHIND, _RATE),
+        "Give parked messages back to their queue. All that is parked of the queue, or what is in"
+        " one queue of parked messages.",
+    ),
+)

@@ -1,0 +1,183 @@
+"""Carries messages for a run, portion by portion: at a rate, with progress, and through a broker's
+absence. Whatever is done again goes on where it was, by the ticket it is counted under.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+from celery_ops.config.units import as_duration
+from celery_ops.errors import BrokerUnreachable, InvalidDocument
+from celery_ops.runbook import backups
+from celery_ops.runbook.backups import Header, Writer
+from celery_ops.runbook.failure import StepFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from celery_ops.ports import MessageStore, Transfer, Transferred
+    from celery_ops.runbook.backups import Backup
+    from celery_ops.runbook.stage import Stage
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds without any progress for which a broker that is away is tried again."""
+BETWEEN_TRIES = 2.0
+BETWEEN_WORDS = 2.0
+"""Seconds between two lines of progress."""
+_BURSTS = 5
+"""A rate is kept in portions of so many a second."""
+
+
+def burst(rate: float | None) -> int | None:
+    """The most messages that are moved at once, to keep a rate (a second)."""
+    return None if rate is None else max(1, int(rate / _BURSTS))
+
+
+class Carrier:
+    """One step's way with messages. `of` is about how many there are, `does` what is told of them.
+
+    Between two portions the run can be paused and aborted.
+    """
+
+    def __init__(
+        self, stage: Stage, step: str, does: str, *, of: int = 0, rate: float | None = None
+    ) -> None:
+        self._stage = stage
+        self._step = step
+        self._does = does
+        self._of = of
+        self._rate = rate
+        self._began: tuple[float, int] | None = None
+        self._told_at = stage.clock.monotonic()
+        self._lives = self._told_at
+        """When something was last seen to happen."""
+
+    async def transfer(self, transfer: Transfer) -> int:
+        """Move them; how many have gone under the ticket. Raise StepFailed or Aborted."""
+        store = store_of(self._stage)
+        await self.pace(await self.patiently(lambda: store.counted(transfer.ticket)))
+
+        async def then(portion: Transferred) -> None:
+            await self.pace(portion.done)
+
+        await self.patiently(lambda: self._stage.effects.transfer(transfer, then))
+        return await self.patiently(lambda: store.counted(transfer.ticket))
+
+    async def put(self, backup: Backup, *, queue: str, ticket: str, address: str | None) -> int:
+        """Put the messages of a backup into a queue; how many there are under the ticket."""
+        store, effects = store_of(self._stage), self._stage.effects
+        done = await self.patiently(lambda: store.counted(ticket))
+        await self.pace(done)
+        portions = backup.portions(done, backwards=store.puts_first, most=burst(self._rate))
+        for portion in portions:
+
+            async def send(done: int = done, portion: backups.Portion = portion) -> bool:
+                return await effects.put(
+                    portion, queue=queue, ticket=ticket, done=done, address=address
+                )
+
+            was_put = await self.patiently(send)
+            done += len(portion)
+            if not was_put and await self.patiently(lambda: store.counted(ticket)) != done:
+                raise StepFailed("somebody else restores the same backup at this moment")
+            await self.pace(done)
+        return done
+
+    async def copy(self, queue: str, path: Path, header: Header) -> Backup:
+        """Write a queue to a file, and read that through."""
+        store = store_of(self._stage)
+
+        async def write() -> None:
+            with Writer(path, header) as writer:
+                async with aclosing(store.read(queue)) as portions:
+                    async for portion in portions:
+                        writer.add(portion)
+                        await self.pace(writer.count)
+                writer.seal()
+
+        try:
+            await self.patiently(write)
+        except OSError as error:
+            raise StepFailed(f"{path} cannot be written: {error.strerror or error}") from error
+        return await read_through(path, store)
+
+    async def pace(self, done: int) -> None:
+        """A portion is over: tell of it, let the operator have a word, and keep the rate."""
+        stage = self._stage
+        now = self._lives = stage.clock.monotonic()
+        if now - self._told_at > BETWEEN_WORDS:
+            self._told_at = now
+            of = f" of about {self._of:,}" if self._of > done else ""
+            stage.say(None, f"{done:,}{of} {self._does}", self._step)
+        await stage.safe_point()
+        self._began = self._began or (now, done)
+        if self._rate is not None:
+            since, before = self._began
+            due = since + (done - before) / self._rate
+            await stage.brake.sleep(max(0.0, due - stage.clock.monotonic()))
+            self._lives = stage.clock.monotonic()
+
+    async def patiently(self, do: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and again where the broker went away in the midst of it. Raise StepFailed."""
+        while True:
+            try:
+                return await do()
+            except BrokerUnreachable as error:
+                if self._stage.clock.monotonic() - self._lives > PATIENCE:
+                    says = f"{error.says} (tried again for {as_duration(PATIENCE)})"
+                    raise StepFailed(says) from error
+                self._stage.say(None, f"{error.says} It is tried again.", self._step)
+                await self._stage.brake.sleep(BETWEEN_TRIES)
+
+
+class Noted:
+    """The ids of the messages that a step may have moved, in a file beside the run's journal.
+
+    Each is written before its message goes: what was moved can be found again.
+    """
+
+    def __init__(self, stage: Stage, step: str) -> None:
+        self._path = stage.journal.path.with_suffix(f".{step}.moved")
+        self._file: int | None = None
+
+    def note(self, id_: str | None) -> None:
+        if id_ is None:
+            return
+        if self._file is None:
+            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._file = os.open(self._path, mode, 0o600)
+        os.write(self._file, json.dumps(id_).encode() + b"\n")
+
+    def ids(self) -> frozenset[str]:
+        """All that were noted; a line that a crash has cut is left out."""
+        if not self._path.exists():
+            return frozenset()
+        lines = self._path.read_bytes().split(b"\n")[:-1]
+        return frozenset(json.loads(line) for line in lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def store_of(stage: Stage) -> MessageStore:
+    """Raise StepFailed if messages cannot be moved on this broker."""
+    store = stage.surveyor.broker.store
+    if store is None:
+        raise StepFailed("the messages of this kind of broker cannot be moved here")
+    return store
+
+
+async def read_through(path: Path, store: MessageStore) -> Backup:
+    """A backup that can be put back on this broker; raise StepFailed if it is not whole."""
+    try:
+        return await backups.read(path, kind=store.kind)
+    except InvalidDocument as error:
+        raise StepFailed(str(error)) from error

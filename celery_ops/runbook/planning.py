@@ -1,0 +1,90 @@
+"""Plans a runbook: reads the fleet as it is, and the queues whose messages it is about."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from celery_ops.ports import Question
+from celery_ops.runbook import planner
+from celery_ops.runbook.loader import loads
+from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.planner import Request
+from celery_ops.runbook.schema import RestoreStep
+from celery_ops.runbook.scouting import Scout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from celery_ops.fleet.survey import Surveyor
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.ports import Clock, Hosts
+    from celery_ops.runbook.library import Library
+    from celery_ops.runbook.plan import Plan, Where
+    from celery_ops.runbook.schema import Runbook
+
+SURVEY_TIMEOUT = 3.0
+_EVERYTHING = tuple(question for question in Question if question is not Question.CONF)
+
+
+class Planner:
+    """Reads the fleet as it is now and plans a runbook on it."""
+
+    def __init__(
+        self,
+        *,
+        surveyor: Surveyor,
+        hosts: Hosts,
+        library: Library,
+        where: Where,
+        clock: Clock,
+        operator: str,
+        backups: Path,
+    ) -> None:
+        """`backups` is the directory of backups that are given no name."""
+        self._surveyor = surveyor
+        self._hosts = hosts
+        self._library = library
+        self._where = where
+        self._clock = clock
+        self._operator = operator
+        self._backups = backups
+
+    async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
+        """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
+        broker.
+        """
+        runbook = self._library.get(name)
+        params = parse_params(runbook, given)
+        gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
+        snapshot = await self._survey(runbook)
+        now = self._clock.now()
+        scout = Scout(
+            self._surveyor.broker,
+            snapshot,
+            run=run,
+            context=self._where.context,
+            backups=self._backups,
+        )
+        request = Request(
+            runbook, dict(given), params, gaps, self._where, self._operator, run,
+            await scout.look(runbook, params, now),
+        )  # fmt: skip
+        return planner.build(request, snapshot, self._hosts, now)
+
+    async def _survey(self, runbook: Runbook) -> FleetSnapshot:
+        """One round; a second one where what is planned rests on two."""
+        surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
+        survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
+        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+
+    async def selected(self, plan: Plan) -> frozenset[str]:
+        """The workers that a plan's selectors mean now; nobody where they match nothing."""
+        runbook = loads(plan.source, plan.file)
+        params = parse_params(runbook, plan.params)
+        snapshot = await self._survey(runbook)
+        request = Request(
+            runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
+        )
+        return planner.selected(request, snapshot, self._hosts, self._clock.now())

@@ -1,0 +1,320 @@
+"""Looks, when a plan is made, at what the steps about messages would be done to. Changes nothing.
+
+Of a long queue no more is looked at than can be in a moment: what was counted then is `about`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celery_ops.config.document import shown
+from celery_ops.config.units import counted
+from celery_ops.errors import PreconditionFailed
+from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
+from celery_ops.model import Parked, parked
+from celery_ops.runbook import backups, moves
+from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.moves import Wanted
+from celery_ops.runbook.plan import PlannedMove, PlannedStep
+from celery_ops.runbook.probes import listed
+from celery_ops.runbook.schema import QueueStep, QueueVerb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from celery_ops.fleet.peeking import Look
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.ports import Broker, MessageStore
+    from celery_ops.runbook.schema import Runbook
+
+_NO_STORE = "the messages of this kind of broker can be looked at here, and not be moved"
+_SHOWN_OF_A_QUEUE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Scouted:
+    """What was found out about a step: how it is planned, why it must not be done, and what has to
+    be known before.
+    """
+
+    planned: PlannedStep
+    moves: tuple[PlannedMove, ...] = ()
+    refusals: tuple[str, ...] = ()
+    hazards: tuple[str, ...] = ()
+
+
+class Scout:
+    """For one plan. `backups` is the directory of files that have no name of their own."""
+
+    def __init__(
+        self, broker: Broker, snapshot: FleetSnapshot, *, run: str, context: str, backups: Path
+    ) -> None:
+        self._broker = broker
+        self._snapshot = snapshot
+        self._run = run
+        self._context = context
+        self._backups = backups
+
+    async def look(
+        self, runbook: Runbook, params: Mapping[str, object], now: datetime
+    ) -> dict[str, Scouted]:
+        """By the ids of the steps. Raise UsageError, InvalidDocument or BrokerUnreachable."""
+        found = {}
+        for step in runbook.steps:
+            if isinstance(step, QueueStep) and step.verb in moves.VERBS:
+                wanted = Wanted.of(step, runbook.params, {"params": params})
+                found[step.id] = await self._step(wanted, params, now)
+        return found
+
+    async def _step(self, wanted: Wanted, params: Mapping[str, object], now: datetime) -> Scouted:
+        store = self._broker.store
+        if store is None:
+            return _refused(wanted, _NO_STORE)
+        try:
+            match wanted.verb:
+                case QueueVerb.RESTORE:
+                    found = await self._of_backup(store, wanted)
+                case QueueVerb.UNPARK:
+                    found = await self._of_parked(store, wanted)
+                case _:
+                    found = await self._of_queue(store, wanted, params, now)
+        except PreconditionFailed as error:
+            return _refused(wanted, error.says)
+        done = [
+            action
+            for move in found.moves
+            for action in moves.actions(
+                wanted, move, first=store.puts_first, snapshot=self._snapshot
+            )
+        ]
+        hazards = [*found.hazards, *(self._unconsumed(found) if wanted.to else ())]
+        return Scouted(
+            PlannedStep(wanted.step, wanted.says, actions=tuple(done)),
+            found.moves,
+            tuple(f"step {wanted.step}: {says}" for says in found.refusals),
+            tuple(hazards),
+        )
+
+    # --- of a queue ---
+
+    async def _of_queue(
+        self,
+        store: MessageStore,
+        wanted: Wanted,
+        params: Mapping[str, object],
+        now: datetime,
+    ) -> _Found:
+        queue = wanted.queue
+        refusals = _misdirected(wanted)
+        judge = wanted.judge(params, now)
+        if judge is None:
+            found, surely, hazards = await store.count(queue), True, []
+        else:
+            seen = await look(
+                store,
+                queue,
+                skip=0,
+                limit=MOST_LOOKED_AT,
+                wants=lambda message: _known(judge(message)),
+            )
+            found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
+        if found == 0 and surely:
+            refusals += [f"there is nothing to do: {_nothing(wanted)}"]
+        file = ""
+        if wanted.verb in {QueueVerb.BACKUP, QueueVerb.PURGE}:
+            path = self._file(wanted)
+            file, refusals = str(path), refusals + _unwritable(path)
+        move = PlannedMove(
+            step=wanted.step,
+            queue=queue,
+            messages=found if wanted.limit is None else min(found, wanted.limit),
+            surely=surely or (wanted.limit is not None and found > 2 * wanted.limit),
+            to=wanted.to,
+            parked=str(Parked(queue, self._run, wanted.step))
+            if wanted.verb in {QueueVerb.PARK, QueueVerb.PURGE}
+            else "",
+            file=file,
+        )
+        return _Found((move,), refusals, [*hazards, *self._in_use(wanted)])
+
+    def _in_use(self, wanted: Wanted) -> list[str]:
+        """What else has to be known of the queue they are taken from."""
+        queue = wanted.queue
+        says = []
+        now = next((one for one in self._snapshot.queues if one.name == queue), None)
+        if now is not None and now.unacked:
+            says.append(
+                f"{counted(now.unacked, 'message')} of {queue} {_are(now.unacked)} held by workers"
+                " now: no part of it, and they may come back"
+            )
+        used_by = listed(one.name for one in self._snapshot.consumers_of(queue))
+        if used_by and wanted.verb is QueueVerb.BACKUP:
+            says.append(
+                f"{queue} is in use ({used_by} consume it): the file is no picture of one moment,"
+                " some may be missing or have run"
+            )
+        return says
+
+    def _file(self, wanted: Wanted) -> Path:
+        if wanted.file:
+            return _named(wanted.file)
+        queue = "".join(mark if mark.isalnum() or mark in "-_." else "_" for mark in wanted.queue)
+        name = f"{queue[:_SHOWN_OF_A_QUEUE]}-{self._run}-{wanted.step}.backup"
+        return self._backups.absolute() / name.lstrip(".")
+
+    # --- on the way back ---
+
+    async def _of_parked(self, store: MessageStore, wanted: Wanted) -> _Found:
+        """All that is parked of a queue, or in one queue of parked messages: the newest first,
+        since each goes before those that wait.
+        """
+        named = parked(wanted.queue)
+        reading = await self._broker.queues([wanted.queue] if named else [])
+        places = {one.name: parked(one.name) for one in reading.queues}
+        found = sorted(
+            (place for name, place in places.items() if place and wanted.queue in
+             {name, place.queue}),
+            key=lambda place: (place.run, place.step),
+            reverse=True,
+        )  # fmt: skip
+        going, refusals, hazards = [], [], []
+        for place in found:
+            count = await store.count(str(place))
+            to = wanted.to or place.queue
+            if to == str(place):
+                refusals.append(f"{to} is where they are parked")
+            if count:
+                going.append(PlannedMove(wanted.step, str(place), count, to=to))
+            if to != place.queue:
+                hazards.append(f"parked messages of {place.queue} go to {to}, another queue")
+        if not going:
+            notes = f" ({' '.join(reading.notes)})" if reading.notes else ""
+            refusals.append(f"there is nothing to do: nothing of {wanted.queue} is parked{notes}")
+        return _Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
+
+    async def _of_backup(self, store: MessageStore, wanted: Wanted) -> _Found:
+        path = _named(wanted.file)
+        backup = await backups.read(path, kind=store.kind)
+        ticket = backup.ticket + (f" {wanted.again}" if wanted.again else "")
+        done = await store.counted(ticket)
+        header = backup.header
+        refusals, hazards = [], []
+        if done >= backup.count:
+            again = f"-p again={'NAME' if not wanted.again else 'ANOTHER-NAME'}"
+            refusals.append(
+                f"{path} was restored before, all {counted(backup.count, 'message')} of it;"
+                f" once more, as new messages: {again}"
+                if backup.count
+                else f"there is nothing to do: {path} has no messages"
+            )
+        elif done:
+            hazards.append(f"{done} of the {backup.count} messages of {path} were put back before")
+        if wanted.again and not done:
+            hazards.append(f"{path} is restored once more: its messages may run a second time")
+        if header.copied:
+            hazards.append(
+                f"{path} is a copy: its messages were left in {header.queue}, and those that wait"
+                " there or have run since will be there, or run, twice"
+            )
+        if header.context != self._context:
+            hazards.append(f"{path} was written of the context {shown(header.context)}")
+        queue = wanted.queue or header.queue
+        if queue != header.queue:
+            hazards.append(f"messages of {header.queue} go to {queue}, another queue")
+        move = PlannedMove(
+            step=wanted.step,
+            queue=header.queue,
+            messages=backup.count - done,
+            to=queue,
+            file=str(path),
+            ticket=ticket,
+        )
+        return _Found((move,), refusals, hazards)
+
+    def _unconsumed(self, found: _Found) -> list[str]:
+        """Destinations where they would only wait."""
+        names = dict.fromkeys(move.to for move in found.moves)
+        return [
+            f"nobody is seen to consume {name}: messages wait there until somebody does"
+            for name in names
+            if not self._snapshot.consumers_of(name)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    moves: tuple[PlannedMove, ...]
+    refusals: list[str]
+    hazards: list[str]
+
+
+def _refused(wanted: Wanted, says: str) -> Scouted:
+    planned = PlannedStep(wanted.step, wanted.says)
+    return Scouted(planned, refusals=(f"step {wanted.step}: {says}",))
+
+
+def _misdirected(wanted: Wanted) -> list[str]:
+    if wanted.verb is not QueueVerb.MOVE:
+        return []
+    if not wanted.to:
+        return ["it is not said where they go: -p to=QUEUE"]
+    if wanted.to == wanted.queue:
+        return [f"{wanted.to} is where they are: nothing would move"]
+    if parked(wanted.to) is not None:
+        return [f"{wanted.to} is a queue of parked messages: nobody consumes it"]
+    return []
+
+
+def _named(file: str) -> Path:
+    return Path(file).expanduser().absolute()
+
+
+def _known(truth: Truth) -> bool | None:
+    return None if truth is Truth.UNKNOWN else truth is Truth.HOLDS
+
+
+def _estimate(seen: Look) -> int:
+    """Of all that wait, by the share among those that were looked at."""
+    if not seen.left or not seen.looked_at:
+        return len(seen.wanted)
+    return round(len(seen.wanted) * seen.ready / seen.looked_at)
+
+
+def _of_a_look(seen: Look, wanted: Wanted) -> list[str]:
+    says = []
+    if seen.left:
+        says.append(
+            f"{seen.looked_at:,} of {seen.ready:,} messages of {wanted.queue} were looked at:"
+            " how many are concerned is an estimate"
+        )
+    if seen.unknown:
+        says.append(
+            f"of {counted(seen.unknown, 'message')} of {wanted.queue} it cannot be told whether"
+            f" {'it is' if seen.unknown == 1 else 'they are'} meant: what is not known of them is"
+            " no match, and they stay"
+        )
+    return says
+
+
+def _nothing(wanted: Wanted) -> str:
+    if wanted.filter is None:
+        return f"no message waits in {wanted.queue}"
+    return f"no message that waits in {wanted.queue} matches"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _unwritable(path: Path) -> list[str]:
+    """Why a backup cannot be written there, so that nothing is moved for it."""
+    if path.exists():
+        return [f"{path} exists already: a backup is never written over"]
+    place = next(one for one in path.parents if one.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return []
+    return [f"{path} cannot be written: {place} is not writable"]
