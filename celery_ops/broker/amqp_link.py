@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import select
@@ -43,6 +44,9 @@ Result = TypeVar("Result")
 Connection = Any
 Channel = Any
 """An `amqp.Channel`: py-amqp has no types."""
+
+# py-amqp logs what it ignores, and what it raises as well; what matters of it is in our errors.
+logging.getLogger("amqp").setLevel(logging.CRITICAL + 1)
 
 CONNECT_TIMEOUT = 3.0
 DEADLINE = 4.0

@@ -1,0 +1,140 @@
+"""Records that operators leave for each other on RabbitMQ: a durable queue, a message a record.
+
+A queue can only be read by taking messages out of it, and whoever looks meanwhile would see fewer.
+So whoever reads is its exclusive consumer for these milliseconds: others are refused and try again,
+and nobody takes an empty queue for an empty ledger. What is not acknowledged goes back to its place
+when the channel closes, or the reader dies. A change is one transaction: what is added comes in
+the same step in which what it replaces goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import amqp
+from amqp.exceptions import AccessRefused, NotFound
+
+from celery_ops.broker.refusals import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from celery_ops.broker.amqp_link import Channel, Session
+
+Result = TypeVar("Result")
+
+CLASSIC = {"x-queue-type": "classic"}
+"""Said, since a virtual host may have another default: quorum queues count how often a message was
+delivered, and drop it in the end."""
+PATIENCE = 3.0
+"""Seconds in which who reads a ledger has to come to an end."""
+_SHORTEST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.03
+_READ_WITHIN = 2.0
+"""Seconds until all records have to be delivered."""
+_IN_USE = "exclusive use"
+
+
+class LedgerBusy(Exception):
+    """Somebody else reads it right now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A ledger by the name of its queue. Its methods are work for a link, but for `patiently`."""
+
+    queue: str
+
+    def declare(self, session: Session) -> None:
+        """Make sure that it is there."""
+        with session.channel() as channel:
+            channel.queue_declare(self.queue, durable=True, auto_delete=False, arguments=CLASSIC)
+
+    def read(self, session: Session) -> list[bytes] | None:
+        """All records, the oldest first; None if there never was one. Raise LedgerBusy."""
+        with session.channel() as channel:
+            try:
+                return [_body(message) for message in self._delivered(session, channel)]
+            except NotFound:
+                return None
+
+    def change(
+        self, session: Session, edit: Callable[[list[bytes]], tuple[set[int], bytes | None]]
+    ) -> list[bytes]:
+        """Take some out and add one, or neither. Raise LedgerBusy.
+
+        `edit` is given all records, and tells the indexes of those that go, and what comes.
+        Returns what went.
+        """
+        self.declare(session)
+        with session.channel() as channel:
+            channel.tx_select()
+            messages = self._delivered(session, channel)
+            bodies = [_body(message) for message in messages]
+            going, coming = edit(bodies)
+            if coming is not None:
+                message = amqp.Message(
+                    coming, content_type="application/json", content_encoding="utf-8",
+                    delivery_mode=2,
+                )  # fmt: skip
+                channel.basic_publish(message, exchange="", routing_key=self.queue)
+            for index in going:
+                channel.basic_ack(messages[index].delivery_tag)
+            channel.tx_commit()
+            return [bodies[index] for index in sorted(going)]
+
+    def _delivered(self, session: Session, channel: Channel) -> list[amqp.Message]:
+        """Every message there is, as this channel's own until it is closed."""
+        channel.auto_decode = False
+        messages: list[amqp.Message] = []
+        with _telling_busy():
+            channel.basic_consume(self.queue, exclusive=True, callback=messages.append)
+        until = time.monotonic() + _READ_WITHIN
+        while self._ready(channel):
+            if time.monotonic() > until:
+                raise LedgerBusy
+            session.wait(_LONGEST_PAUSE)
+        # The last deliveries were on their way to the channel when the queue said that it is empty;
+        # the answer to a further question can only come behind them.
+        self._ready(channel)
+        return messages
+
+    def _ready(self, channel: Channel) -> int:
+        return int(channel.queue_declare(self.queue, passive=True).message_count)
+
+
+async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Call again, a moment later, while somebody else reads; raise Refused if that takes long."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await call()
+        except LedgerBusy:
+            if time.monotonic() > until:
+                raise Refused(
+                    "The broker's records of celery-ops are being read by somebody who does not"
+                    " come to an end.",
+                    fix="Is another celery-ops stopped, or its machine suspended? The broker gives"
+                    " it up by itself within half a minute.",
+                ) from None
+        await asyncio.sleep(random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE))  # noqa: S311 - no secret
+
+
+@contextlib.contextmanager
+def _telling_busy() -> Iterator[None]:
+    try:
+        yield
+    except AccessRefused as error:
+        if _IN_USE in str(error):
+            raise LedgerBusy from error
+        raise
+
+
+def _body(message: amqp.Message) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass")
