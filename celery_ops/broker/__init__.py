@@ -6,6 +6,7 @@ they cost more time than `status` has.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import address
@@ -19,21 +20,23 @@ if TYPE_CHECKING:
     from celery_ops.ports import Broker, Clock
 
 _REDIS = {"redis", "rediss", "redis+socket", "redis+unix", "unix"}
-_NOT_YET = {
-    "amqp": "RabbitMQ",
-    "amqps": "RabbitMQ",
-    "pyamqp": "RabbitMQ",
-    "librabbitmq": "RabbitMQ",
-    "sentinel": "Redis Sentinel",
-}
+_RABBIT = {"amqp", "amqps", "pyamqp", "librabbitmq"}
+_NOT_YET = {"sentinel": "Redis Sentinel"}
 _CLUSTER = {"redis+cluster", "rediss+cluster", "redis-cluster"}
 
 
-async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -> Broker:
+async def connect(
+    url: Secret,
+    options: Mapping[str, object],
+    *,
+    clock: Clock,
+    management: Secret | None = None,
+) -> Broker:
     """The broker at a URL; raise UsageError if the URL or an option makes no sense.
 
     `options` are Celery's `broker_transport_options`, and its settings `control_exchange` and
-    `event_exchange`, and `ssl` for `broker_use_ssl`. Nothing is sent yet: the first call
+    `event_exchange`, and `ssl` for `broker_use_ssl`; `management` is the URL of RabbitMQ's
+    management API. Nothing is sent yet: the first call
     connects, so that an app can start before its broker does.
     """
     text = url.reveal()
@@ -49,14 +52,19 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         )
     if scheme in _REDIS:
         return RedisBroker(address.parse(url, options), options, clock=clock)
+    if scheme in _RABBIT:
+        # Not at the top: py-amqp is nothing that those who use Redis should wait for.
+        rabbit = import_module("celery_ops.broker.rabbit")
+        found: Broker = rabbit.connect(url, options, clock=clock, management=management)
+        return found
     if scheme in _CLUSTER:
         raise UsageError(
             "Celery itself has no transport for Redis Cluster, so there can be no fleet on it.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
     if scheme in _NOT_YET:
-        raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet; Redis is.")
+        raise UsageError(f"{_NOT_YET[scheme]} ({scheme}://) is not supported yet.")
     raise UsageError(
         "The scheme of the broker's URL is not supported.",
-        fix="Supported are redis://, rediss:// and redis+socket://.",
+        fix="Supported are redis://, rediss://, redis+socket://, amqp:// and amqps://.",
     )

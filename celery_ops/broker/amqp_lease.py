@@ -21,11 +21,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import amqp
-from amqp.exceptions import ChannelError, ConnectionForced, NotFound, ResourceLocked
+from amqp.exceptions import ConnectionForced, NotFound, ResourceLocked
 
 from celery_ops.broker import records
 from celery_ops.broker.amqp_ledger import CLASSIC
-from celery_ops.broker.amqp_link import DEADLINE, AmqpLink
+from celery_ops.broker.amqp_link import DEADLINE, AmqpLink, body_of, delivered
 from celery_ops.broker.refusals import Lost
 from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost, RecordUnreadable
 from celery_ops.ports import Fence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_link import Channel, Session, Work
+    from celery_ops.broker.amqp_link import Session, Work
     from celery_ops.model import Holder
 
 Result = TypeVar("Result")
@@ -49,7 +49,6 @@ _MUTE = "Somebody holds the lease of this context, and it cannot be read who."
 _SAYS_WITHIN = 2.0
 """Seconds until who has just taken the lease has to have said so."""
 _PAUSE = 0.02
-_NO_ROUTE = 312
 
 
 class RabbitLease:
@@ -94,7 +93,10 @@ class RabbitLease:
         says_until = time.monotonic() + _SAYS_WITHIN
         yields_until: float | None = None
         while not await self._lock(holder, token):
-            who = await self._who()
+            try:
+                who = await self._who()
+            except RecordUnreadable as error:
+                raise LeaseHeld(_UNREADABLE, fix=error.says) from error
             if who is None:
                 if time.monotonic() > says_until:
                     raise LeaseHeld(_MUTE)
@@ -128,23 +130,19 @@ class RabbitLease:
 
     async def holder(self) -> Holder | None:
         """Who holds it now; raise RecordUnreadable."""
-        until = time.monotonic() + _SAYS_WITHIN
-        while await self._is_held():
-            who = await self._who()
-            if who is not None:
-                return who[0]
-            if time.monotonic() > until:
-                raise RecordUnreadable(_MUTE)
-            await asyncio.sleep(_PAUSE)
-        return None
+        said = await self._said()
+        return None if said is None else said[0]
+
+    async def is_held_by(self, holder: Holder) -> bool:
+        """Whether that very lease is there, wherever its run is by now."""
+        return await self._token_of(holder) is not None
 
     async def break_it(self, holder: Holder) -> bool:
         """End the connection of that holder; False if the lease is not its any more."""
-        who = await self._who() if await self._is_held() else None
-        if who is None or not _is_same(who[0], holder):
+        token = await self._token_of(holder)
+        if token is None:
             return False
         until = time.monotonic() + self._patience
-        token = who[1]
         while await self._ring(token):
             now = await self._who()
             if now is not None and now[1] != token:
@@ -194,6 +192,22 @@ class RabbitLease:
         except BrokerFull:  # nothing can be published, and everything read
             return await self._reading.read(lambda session: session.exists(LOCK))
 
+    async def _said(self) -> tuple[Holder, str] | None:
+        """Who holds it now, and the token. Who looks at the same moment has it in hand."""
+        until = time.monotonic() + _SAYS_WITHIN
+        while await self._is_held():
+            who = await self._who()
+            if who is not None:
+                return who
+            if time.monotonic() > until:
+                raise RecordUnreadable(_MUTE)
+            await asyncio.sleep(_PAUSE)
+        return None
+
+    async def _token_of(self, holder: Holder) -> str | None:
+        said = await self._said()
+        return said[1] if said is not None and _is_same(said[0], holder) else None
+
     async def _ring(self, token: str) -> bool:
         """Tell the holder to let go if that is its token; False if nobody holds the lease."""
         return await self._ringing.read(partial(_rung, token=token))
@@ -226,29 +240,13 @@ class RabbitLease:
 
 def _answer(token: str, message: amqp.Message) -> None:
     """In the holder's thread: who knows the token may end its connection."""
-    body = message.body
-    if (body if isinstance(body, bytes) else str(body).encode()) == token.encode():
+    if body_of(message) == token.encode():
         raise ConnectionForced("another operator, or the next executor of this run, has ended it")
 
 
 def _rung(session: Session, *, token: str) -> bool:
     with session.channel() as channel:
         return delivered(channel, amqp.Message(token, delivery_mode=1), routing_key=LOCK)
-
-
-def delivered(
-    channel: Channel, message: amqp.Message, *, exchange: str = "", routing_key: str
-) -> bool:
-    """Publish a message, confirmed by the server; False if it reached no queue."""
-    try:
-        channel.basic_publish_confirm(
-            message, exchange=exchange, routing_key=routing_key, mandatory=True
-        )
-    except ChannelError as error:
-        if getattr(error, "reply_code", 0) != _NO_ROUTE:
-            raise
-        return False
-    return True
 
 
 def _tell(session: Session, *, expires: int, reads: bytes | None, anew: bool = False) -> None:
@@ -279,8 +277,7 @@ def _read_who(session: Session) -> bytes | None:
         if message is None:
             return None
         channel.basic_reject(message.delivery_tag, requeue=True)
-        body = message.body
-        return body if isinstance(body, bytes) else str(body).encode()
+        return body_of(message)
 
 
 def _is_same(holder: Holder, other: Holder) -> bool:

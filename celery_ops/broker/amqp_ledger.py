@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import amqp
 from amqp.exceptions import AccessRefused, NotFound
 
+from celery_ops.broker.amqp_link import body_of
 from celery_ops.broker.refusals import Refused
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Ledger:
         """All records, the oldest first; None if there never was one. Raise LedgerBusy."""
         with session.channel() as channel:
             try:
-                return [_body(message) for message in self._delivered(session, channel)]
+                return [body_of(message) for message in self._delivered(session, channel)]
             except NotFound:
                 return None
 
@@ -75,7 +76,7 @@ class Ledger:
         with session.channel() as channel:
             channel.tx_select()
             messages = self._delivered(session, channel)
-            bodies = [_body(message) for message in messages]
+            bodies = [body_of(message) for message in messages]
             going, coming = edit(bodies)
             if coming is not None:
                 message = amqp.Message(
@@ -133,8 +134,3 @@ def _telling_busy() -> Iterator[None]:
         if _IN_USE in str(error):
             raise LedgerBusy from error
         raise
-
-
-def _body(message: amqp.Message) -> bytes:
-    body = message.body
-    return body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass")

@@ -370,6 +370,43 @@ class AmqpLink:
             _collect(session.connection)
 
 
+def delivered(
+    channel: Channel, message: amqp.Message, *, exchange: str = "", routing_key: str = ""
+) -> bool:
+    """Publish a message, confirmed by the server; False if it reached no queue."""
+    returned: list[object] = []
+
+    def note(*what: object) -> None:
+        returned.append(what)
+
+    channel.events["basic_return"].add(note)
+    try:
+        channel.basic_publish_confirm(
+            message, exchange=exchange, routing_key=routing_key, mandatory=True
+        )
+    finally:
+        channel.events["basic_return"].discard(note)
+    return not returned
+
+
+def body_of(message: amqp.Message) -> bytes:
+    """A message's body, whatever py-amqp has made of it."""
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass")
+
+
+def posted(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None]
+) -> Callable[[Any], None]:
+    """A callback for the thread that calls this one in the event loop, unless that is closed."""
+
+    def post(what: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(callback, what)
+
+    return post
+
+
 def _carry_out(
     call: Callable[[], Result], outcome: asyncio.Future[Result], loop: asyncio.AbstractEventLoop
 ) -> None:

@@ -85,11 +85,13 @@ class RabbitReader:
         taken = await self._link.read(work, deadline=_SECONDS + (skip + count) / _A_SECOND)
         return tuple(stored(one, nature) for one in taken)
 
-    async def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+    async def read(
+        self, queue: str, *, requeue: bool
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         """As the port says. They are held, by the server alone, until the end: else the same ones
         would come again.
         """
-        nature = await self._to_be_read(queue, requeue=False)
+        nature = await self._to_be_read(queue, requeue=requeue)
         if nature is None:
             return
         # What a connection of one life has taken goes back with it, whatever happens here.

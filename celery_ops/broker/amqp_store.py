@@ -45,8 +45,10 @@ class RabbitStore:
     ) -> tuple[StoredMessage, ...]:
         return await self._reader.peek(queue, skip=skip, count=count, requeue=requeue)
 
-    def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
-        return self._reader.read(queue)
+    def read(
+        self, queue: str, *, requeue: bool = False
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+        return self._reader.read(queue, requeue=requeue)
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

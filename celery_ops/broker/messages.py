@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 
 HIGHEST_PRIORITY = 9
+TASK_BODY = json.dumps(
+    [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+).encode()
+"""A task's arguments, of which there are none, and what follows it, which is nothing."""
 _HEARTBEAT_INTERVAL = 2.0
 _KOMBU_TYPED = {"__type__", "__value__"}
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -74,19 +78,9 @@ def control_message(
     exchange: str,
 ) -> str:
     """What is published for one control command. `expires` is in seconds since the epoch."""
-    if destination is not None and not destination:
-        raise ValueError("an empty destination reaches every worker")
-    body = {
-        "method": method,
-        "arguments": dict(arguments),
-        "destination": destination,
-        "pattern": None,
-        "matcher": None,
-        "ticket": reply_to.ticket,
-        "reply_to": {"exchange": reply_to.exchange, "routing_key": reply_to.routing_key},
-    }
+    body = control_body(method, arguments, destination=destination, reply_to=reply_to)
     envelope = {
-        "body": base64.b64encode(json.dumps(body).encode()).decode(),
+        "body": base64.b64encode(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {"clock": clock, "expires": expires},
@@ -101,21 +95,48 @@ def control_message(
     return json.dumps(envelope)
 
 
+def control_body(
+    method: str,
+    arguments: Mapping[str, object],
+    *,
+    destination: Sequence[str] | None,
+    reply_to: ReplyTo,
+) -> bytes:
+    """The command itself, as it is inside of a message."""
+    if destination is not None and not destination:
+        raise ValueError("an empty destination reaches every worker")
+    body = {
+        "method": method,
+        "arguments": dict(arguments),
+        "destination": destination,
+        "pattern": None,
+        "matcher": None,
+        "ticket": reply_to.ticket,
+        "reply_to": {"exchange": reply_to.exchange, "routing_key": reply_to.routing_key},
+    }
+    return json.dumps(body).encode()
+
+
 def read_reply(raw: bytes, at: datetime) -> tuple[str, Reply] | None:
-    """(ticket, reply) of what a worker pushed; None for what is not a reply.
+    """(ticket, reply) of what a worker pushed; None for what is not a reply."""
+    envelope = _json_object(raw)
+    headers = None if envelope is None else envelope.get("headers")
+    if envelope is None or not isinstance(headers, dict):
+        return None
+    return reply_of(headers, str(envelope.get("content-type")), _body(envelope), at)
+
+
+def reply_of(
+    headers: Mapping[str, object], content_type: str, body: bytes | None, at: datetime
+) -> tuple[str, Reply] | None:
+    """(ticket, reply) of a message; None for what is not a reply.
 
     A body that is not JSON is not loaded. A pickled one tells its node without being loaded; of
     other types the node is not known and is empty.
     """
-    envelope = _json_object(raw)
-    if envelope is None:
+    ticket = headers.get("ticket")
+    if not isinstance(ticket, str):
         return None
-    headers = envelope.get("headers")
-    if not isinstance(headers, dict) or not isinstance(headers.get("ticket"), str):
-        return None
-    ticket = str(headers["ticket"])
-    content_type = str(envelope.get("content-type"))
-    body = _body(envelope)
     if content_type != "application/json" or body is None or headers.get("compression"):
         node = _node_of_pickle(body) if content_type == "application/x-python-serialize" else ""
         return ticket, Reply(node, at, unreadable=content_type)
@@ -125,9 +146,14 @@ def read_reply(raw: bytes, at: datetime) -> tuple[str, Reply] | None:
 def read_heartbeat(raw: bytes) -> Heartbeat | None:
     """A `worker-online`, `-heartbeat` or `-offline` event; None for anything else."""
     envelope = _json_object(raw)
-    if envelope is None or envelope.get("content-type") != "application/json":
+    if envelope is None:
         return None
-    event = _json_object(_body(envelope) or b"")
+    return heartbeat_of(str(envelope.get("content-type")), _body(envelope) or b"")
+
+
+def heartbeat_of(content_type: str, body: bytes) -> Heartbeat | None:
+    """The same of a message's body."""
+    event = _json_object(body) if content_type == "application/json" else None
     if event is None:
         return None
     kind, node = event.get("type"), event.get("hostname")
@@ -191,11 +217,29 @@ def given_back(raw: bytes) -> tuple[bytes, int] | None:
 def task_message(message: TaskMessage) -> bytes:
     """A task as Celery sends it (protocol 2), without arguments, and straight to one queue.
 
-    Source: `celery.app.amqp.AMQP.as_task_v2`. All of it follows from `message`: nothing is left to
-    chance or to the moment.
+    All of it follows from `message`: nothing is left to chance or to the moment.
     """
-    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    headers: dict[str, object] = {
+    envelope = {
+        "body": base64.b64encode(TASK_BODY).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": task_headers(message),
+        "properties": {
+            "correlation_id": message.id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": message.queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": message.id,
+        },
+    }
+    return json.dumps(envelope).encode()
+
+
+def task_headers(message: TaskMessage) -> dict[str, object]:
+    """The headers of a task's message. Source: `celery.app.amqp.AMQP.as_task_v2`."""
+    return {
         "lang": "py",
         "task": message.task,
         "id": message.id,
@@ -216,31 +260,19 @@ def task_message(message: TaskMessage) -> bytes:
         "stamped_headers": None,
         "stamps": {},
     }
-    envelope = {
-        "body": base64.b64encode(json.dumps([[], {}, embedded]).encode()).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": headers,
-        "properties": {
-            "correlation_id": message.id,
-            "reply_to": "",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": message.queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": message.id,
-        },
-    }
-    return json.dumps(envelope).encode()
 
 
 def read_task_events(raw: bytes, task: str) -> tuple[TaskNews, ...]:
     """What a message of events tells of the task with that id; of thousands, hardly any does."""
     envelope = _json_object(raw)
-    if envelope is None or envelope.get("content-type") != "application/json":
+    if envelope is None:
         return ()
-    body = _body(envelope) or b""
-    if task.encode() not in body:
+    return task_news_of(str(envelope.get("content-type")), _body(envelope) or b"", task)
+
+
+def task_news_of(content_type: str, body: bytes, task: str) -> tuple[TaskNews, ...]:
+    """The same of a message's body."""
+    if content_type != "application/json" or task.encode() not in body:
         return ()
     try:
         events = json.loads(body)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import heartbeats, names, records, scripts
 from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
 from celery_ops.broker.mailbox import Mailbox
+from celery_ops.broker.questions import ARGUMENTS
 from celery_ops.broker.restoring import Restorer
 from celery_ops.broker.sizes import QueueSizes
 from celery_ops.broker.store import RedisStore
 from celery_ops.broker.tasks import Tasks
 from celery_ops.broker.wire import Wire
 from celery_ops.errors import LeaseLost, RecordUnreadable
-from celery_ops.ports import Question, Round
+from celery_ops.ports import Round
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Followed,
         GivenBack,
         Order,
+        Question,
         QueuesReading,
         Reply,
     )
@@ -50,15 +52,6 @@ if TYPE_CHECKING:
 RUNS_KEPT = 500
 REPLY_EXPIRY = 60.0
 """Seconds after which nothing is left of a client that was killed."""
-
-_ARGUMENTS: Mapping[Question, Mapping[str, object]] = {
-    # Arguments as shortened text: works for those that are not JSON, and bounds the reply.
-    Question.ACTIVE: {"safe": True},
-    # `flush_every` is an attribute of tasks of celery-batches.
-    Question.REGISTERED: {
-        "taskinfoitems": ["rate_limit", "acks_late", "flush_every", "ignore_result"]
-    },
-}
 
 
 class RedisBroker:
@@ -122,7 +115,7 @@ class RedisBroker:
     ) -> Round:
         asked_at = self._clock.now()
         wanted = tuple(dict.fromkeys(questions))
-        calls = [(question.value, _ARGUMENTS.get(question, {})) for question in wanted]
+        calls = [(question.value, ARGUMENTS.get(question, {})) for question in wanted]
         over = await self._mailbox.round(calls, to=to, timeout=timeout, known=known)
         return Round(
             asked_at=asked_at,

@@ -17,12 +17,16 @@ So when it has become quiet before everybody answered, the round looks closer:
 What was found is remembered for as long as the number of listeners stays the same, so the next
 round ends with its last reply again.
 
+Where the broker does not count listeners (RabbitMQ tells only that there are none), the names are
+all there is: those that are bound, if that can be told, and `known`.
+
 A directed round expects each target once, and goes on listening for a moment: two processes under
 one name both answer. Pure: time is handed in, in seconds on any monotonic clock.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 ROLL_CALL = "ping"
 _SHORTEST_QUIET = 0.03
 _LONGEST_QUIET = 0.25
+_QUIET_AMONG_STRANGERS = 0.3
 _SHORTEST_GRACE = 0.02
 _LONGEST_GRACE = 0.2
 _REMEMBERED = 30.0
@@ -122,11 +127,14 @@ class Round:
         memory: Memory,
         started: float,
         timeout: float,
+        is_counted: bool = True,
     ) -> None:
+        """`is_counted`: the broker tells how many listeners a question reaches."""
         self.asked = {ticket: Asked(method) for ticket, method in questions.items()}
         self.targets = None if targets is None else frozenset(targets)
         self.complete = False
         self._known = frozenset(known) if targets is None else self.targets or frozenset()
+        self._is_counted = is_counted
         self._memory = memory
         self._started = started
         self._deadline = started + timeout
@@ -156,8 +164,10 @@ class Round:
     def tickets(self) -> tuple[str, ...]:
         return (*self.asked, *((self._roll_ticket,) if self._roll_ticket else ()))
 
-    def published(self, listeners: Mapping[str, int], now: float) -> None:
-        """Questions, or the roll call, are out: how many listeners each ticket reached."""
+    def published(self, listeners: Mapping[str, int | None], now: float) -> None:
+        """Questions, or the roll call, are out: how many listeners each ticket reached; None where
+        that is not told.
+        """
         for ticket, count in listeners.items():
             question = self._roll if ticket == self._roll_ticket else self.asked[ticket]
             if question is not None:
@@ -289,7 +299,14 @@ class Round:
         return self._everybody_answered() or self._candidates is None or not self._awaited()
 
     def _quiet(self) -> float:
-        """As long a silence as half of what the replies took to come means that no more will."""
+        """As long a silence as half of what the replies took to come means that no more will.
+
+        Where nobody counts and nobody is known, it takes longer; and without any reply it never
+        does: the question has reached somebody.
+        """
+        if not self._is_counted and not self._known:
+            has_begun = any(question.replies for question in self.asked.values())
+            return _QUIET_AMONG_STRANGERS if has_begun else math.inf
         return _within(_SHORTEST_QUIET, (self._last_reply_at - self._started) / 2, _LONGEST_QUIET)
 
     def _grace(self) -> float:

@@ -59,7 +59,9 @@ async def opened(
     if passphrases is None:
         passphrases = Passphrases(terminal.ask_passphrase if asks else None)
     clock = clock or SystemClock()
-    broker = await connect(context.broker, broker_options(context), clock=clock)
+    broker = await connect(
+        context.broker, broker_options(context), clock=clock, management=context.management
+    )
     if without_broker:
         broker = NoBroker(broker, emergency.lock(broker), clock)
     results = results_at(context.results)

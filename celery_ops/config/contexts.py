@@ -110,6 +110,8 @@ class Context:
     broker: Secret
     broker_options: Mapping[str, object] = field(default_factory=dict, repr=False)
     """kombu's transport options. Not shown: a sentinel's password stands here."""
+    management: Secret | None = None
+    """The URL of RabbitMQ's management API."""
     results: Secret | None = None
     app: str | None = None
     scope: tuple[str, ...] = ()
@@ -282,6 +284,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         name=name,
         broker=broker,
         broker_options=values.get(layout.BROKER_OPTIONS) or {},
+        management=values.get(layout.MANAGEMENT),
         results=values.get(layout.RESULTS),
         app=values.get(layout.APP),
         scope=values.get_or(layout.SCOPE, ()),

@@ -123,6 +123,12 @@ BROKER = Key(
     "broker", SecretText(), "Any kombu URL; ${NAME} is an environment variable", required=True
 )
 BROKER_OPTIONS = Key("broker_options", Options(), "kombu's transport options, as the workers have")
+MANAGEMENT = Key(
+    "management",
+    SecretText(),
+    "RabbitMQ's management API, for what AMQP does not tell: http://user:password@host:15672;"
+    " without a user it is the broker's own",
+)
 RESULTS = Key("results", SecretText(), "The result backend's URL, for results and tracebacks")
 APP = Key("app", Text(), "module:app, for what needs the code itself: schedules, routes")
 SCOPE = Key("scope", ListOf(Text(), least=1), "Globs of the node names that are ours")
@@ -142,6 +148,7 @@ CONTEXT = Record(
     (
         BROKER,
         BROKER_OPTIONS,
+        MANAGEMENT,
         RESULTS,
         APP,
         SCOPE,

@@ -80,7 +80,7 @@ class RawClient:
 
     def waiting(self, queue: str, *, taking: bool = False) -> list[RawMessage]:
         """All of them, in the order in which they are served; held until `close`, or taken."""
-        found = []
+        found: list[RawMessage] = []
         get = b"\x00\x00" + _short(queue) + bytes([taking])
         while True:
             self._send(1, (60, 70), get)
@@ -101,7 +101,9 @@ class RawClient:
             body += part
         return RawMessage(head[12:], body)
 
-    def _call(self, channel: int, method: tuple[int, int], payload: bytes, answer: tuple[int, int]) -> bytes:
+    def _call(
+        self, channel: int, method: tuple[int, int], payload: bytes, answer: tuple[int, int]
+    ) -> bytes:
         self._send(channel, method, payload)
         return self._expect(answer)
 

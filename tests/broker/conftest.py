@@ -1,4 +1,4 @@
-"""A Redis broker of ours, and nodes that answer when the test tells them to."""
+"""Brokers of ours, and nodes that answer when the test tells them to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from redis.asyncio import Redis
 
-from celery_ops.broker import address
+from celery_ops.broker import address, amqp_address
+from celery_ops.broker.rabbit import RabbitBroker
 from celery_ops.broker.redis import RedisBroker
 from celery_ops.config.secret import Secret
 from celery_ops.fleet.clock import SystemClock
@@ -50,6 +51,36 @@ async def make_broker() -> AsyncIterator[MakeBroker]:
             clock=SystemClock(),
             lease_ttl=lease_ttl,
             reply_expiry=reply_expiry,
+        )
+        made.append(broker)
+        return broker
+
+    yield make
+    for broker in made:
+        await broker.close()
+
+
+class MakeRabbit(Protocol):
+    """The same for RabbitMQ; `management` is the URL of its API."""
+
+    def __call__(
+        self, url: str, *, management: str = "", lease_ttl: float = 15.0, **options: object
+    ) -> RabbitBroker: ...
+
+
+@pytest.fixture
+async def make_rabbit() -> AsyncIterator[MakeRabbit]:
+    made: list[RabbitBroker] = []
+
+    def make(
+        url: str, *, management: str = "", lease_ttl: float = 15.0, **options: object
+    ) -> RabbitBroker:
+        broker = RabbitBroker(
+            amqp_address.parse(Secret(url), options),
+            options,
+            clock=SystemClock(),
+            management=Secret(management) if management else None,
+            lease_ttl=lease_ttl,
         )
         made.append(broker)
         return broker

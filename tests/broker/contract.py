@@ -1,9 +1,11 @@
 """What every `Broker` has to do, real or stand-in.
 
-A subclass gives four fixtures: `broker`; `rival`, another operator's client of the same broker (it
-may be the same object where one is shared); `nodes`, the names of at least two workers that answer;
-and `abandon`, which leaves a message in a queue's name as a killed worker does and tells its task's
-id.
+A subclass gives three fixtures: `broker`; `rival`, another operator's client of the same broker (it
+may be the same object where one is shared); and `nodes`, the names of at least two workers that
+answer. Where a queue has to be declared before a task can be sent there, it gives `unconsumed` too.
+
+`HoldingContract` is for brokers that keep what a dead worker held: `abandon` leaves a message in a
+queue's name as a killed worker does and tells its task's id.
 """
 
 from __future__ import annotations
@@ -81,8 +83,20 @@ async def sizes(broker: Broker, queue: str) -> tuple[int, int | None]:
     return found.ready, found.unacked
 
 
+async def waiting(broker: Broker, queue: str) -> int:
+    """Ready messages of a queue of which nobody holds any, as far as the broker tells."""
+    ready, held = await sizes(broker, queue)
+    assert held in {0, None}
+    return ready
+
+
 class BrokerContract:
     """Tests that hold for every broker."""
+
+    @pytest.fixture
+    def unconsumed(self) -> str:
+        """The name of an empty queue that nobody consumes."""
+        return PING.queue
 
     async def test_everybody_answers_a_question(self, broker: Broker, nodes: list[str]) -> None:
         asked = await broker.ask([Question.PING, Question.STATS], to=None, timeout=10.0)
@@ -272,6 +286,38 @@ class BrokerContract:
             await broker.clear_taken(TAKEN, fence=NOBODY)
         assert await broker.taken() == (TAKEN,)
 
+    @pytest.mark.usefixtures("unconsumed")
+    async def test_a_task_that_is_sent_waits_behind_all_others(
+        self, broker: Broker, rival: Broker
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        first, second = (replace(PING, id=id_) for id_ in ("id-1", "id-2"))
+        for message in (first, second):
+            await broker.send(message, fence=fence)
+        assert await waiting(broker, PING.queue) == 2
+        ahead = [await rival.ahead_of(one) for one in (first, second)]
+        assert ahead in ([0, 1], [None, None]), "told, or said to be unknown"
+        assert await broker.ahead_of(replace(PING, id="id-3")) is None
+
+    @pytest.mark.usefixtures("unconsumed")
+    async def test_no_task_is_sent_without_the_lease(self, broker: Broker) -> None:
+        with pytest.raises(LeaseLost):
+            await broker.send(PING, fence=NOBODY)
+        assert await waiting(broker, PING.queue) == 0
+        assert await broker.ahead_of(PING) is None
+
+    @pytest.mark.usefixtures("unconsumed")
+    async def test_of_a_task_that_nobody_runs_nothing_is_heard(self, broker: Broker) -> None:
+        fence = await broker.lease.acquire(ANN)
+        async with broker.follow(PING.id) as followed:
+            await broker.send(PING, fence=fence)
+            assert await followed.news(0.1) == ()
+            assert await followed.news(0.0) == ()
+
+
+class HoldingContract(BrokerContract):
+    """Tests for brokers where a message stays with a dead worker until somebody gives it back."""
+
     async def test_held_messages_go_back_to_the_queue_they_came_from(
         self, broker: Broker, abandon: Callable[[str], str]
     ) -> None:
@@ -307,27 +353,3 @@ class BrokerContract:
         with pytest.raises(LeaseLost):
             await broker.restore(messages, fence=NOBODY)
         assert await sizes(broker, "left") == (0, 1)
-
-    async def test_a_task_that_is_sent_waits_behind_all_others(
-        self, broker: Broker, rival: Broker
-    ) -> None:
-        fence = await broker.lease.acquire(ANN)
-        first, second = (replace(PING, id=id_) for id_ in ("id-1", "id-2"))
-        for message in (first, second):
-            await broker.send(message, fence=fence)
-        assert await sizes(broker, PING.queue) == (2, 0)
-        assert [await rival.ahead_of(one) for one in (first, second)] == [0, 1]
-        assert await broker.ahead_of(replace(PING, id="id-3")) is None
-
-    async def test_no_task_is_sent_without_the_lease(self, broker: Broker) -> None:
-        with pytest.raises(LeaseLost):
-            await broker.send(PING, fence=NOBODY)
-        assert await sizes(broker, PING.queue) == (0, 0)
-        assert await broker.ahead_of(PING) is None
-
-    async def test_of_a_task_that_nobody_runs_nothing_is_heard(self, broker: Broker) -> None:
-        fence = await broker.lease.acquire(ANN)
-        async with broker.follow(PING.id) as followed:
-            await broker.send(PING, fence=fence)
-            assert await followed.news(0.1) == ()
-            assert await followed.news(0.0) == ()

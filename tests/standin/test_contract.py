@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.broker.contract import BrokerContract
+from tests.broker.contract import HoldingContract
+from tests.broker.moving_contract import MovingContract
 from tests.broker.reading_contract import ReadingContract
 from tests.standin.broker import StandinBroker
 from tests.standin.clock import VirtualClock
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class TestStandinBroker(BrokerContract, ReadingContract):
+class TestStandinBroker(HoldingContract, ReadingContract, MovingContract):
     @pytest.fixture
     def nodes(self) -> list[str]:
         return ["w1@lab", "w2@lab"]
