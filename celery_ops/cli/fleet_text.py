@@ -8,7 +8,7 @@ from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
-from celery_ops.model import HostFacts, Level, ServiceState, WorkerState
+from celery_ops.model import HostFacts, Level, ServiceState, WorkerState, parked
 from celery_ops.tui.text import UNKNOWN, age, number, safe
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ def _queue_table(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 
 def _queue_row(queue: Queue) -> tuple[str, ...]:
-    return (queue.name, number(queue.ready), number(queue.unacked), number(queue.consumers))
+    consumers = number(queue.consumers) if parked(queue.name) is None else "parked"
+    return (queue.name, number(queue.ready), number(queue.unacked), consumers)
 
 
 def _joined(blocks: Sequence[Sequence[str]]) -> list[str]:

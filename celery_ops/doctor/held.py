@@ -1,4 +1,4 @@
-"""Rules about messages that workers hold, or held before they died."""
+"""Rules about messages that workers hold, or held before they died, and about parked ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.doctor.rules import Found, rule
-from celery_ops.model import Level
+from celery_ops.model import Level, parked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +84,19 @@ def _by_itself(snapshot: FleetSnapshot) -> str:
 def _moment(at: datetime, now: datetime) -> str:
     day = "" if abs((now - at).total_seconds()) < _A_DAY else f"{at:%Y-%m-%d} "
     return f"{day}{at:%H:%M:%S} UTC"
+
+
+@rule("parked-messages", Level.INFO, source="README.md")
+def _parked_messages(snapshot: FleetSnapshot) -> Iterator[Found]:
+    """A run took them out of the way; nothing consumes them until somebody gives them back."""
+    for queue in snapshot.queues:
+        place = parked(queue.name)
+        if place is not None and queue.ready:
+            yield Found(
+                _cut(place.queue),
+                f"{counted(queue.ready, 'message')} parked by the run {place.run}",
+                f"celery-ops queue unpark {shlex.quote(queue.name)} gives them back",
+            )
 
 
 def _cut(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
 from celery_ops.doctor.words import count, cut, status_of, time
-from celery_ops.model import Finding, Level, ServiceState, WorkerState
+from celery_ops.model import Finding, Level, ServiceState, WorkerState, parked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,7 +117,7 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
     A silent worker may be busy and come back to its queues: nothing is claimed of those.
     """
     for queue in snapshot.queues:
-        if queue.consumers != 0 or not queue.ready:
+        if queue.consumers != 0 or not queue.ready or parked(queue.name) is not None:
             continue
         silent = [
             cut(worker.name)

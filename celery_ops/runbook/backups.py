@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Portion = tuple[StoredMessage, ...]
 
 VERSION = 1
+_BEGINNING = b'{"celery_ops": "backup"'
 PORTION = 500
 """Messages that are read, and put back, at once."""
 _BYTES_A_PORTION = 512 * 1024
@@ -245,6 +246,8 @@ def _header(path: Path, line: bytes, kind: str | None) -> Header:
         begin = msgspec.json.decode(line, type=_Begin)
     except msgspec.DecodeError:
         begin = _Begin("", 0)
+    if not line.endswith(b"\n") and line.startswith(_BEGINNING):
+        raise _wrong(path, 1, "the backup was cut off in this line")
     if begin.celery_ops != "backup":
         raise _wrong(path, 1, "this is no backup of a queue: its first line does not say so")
     if begin.version != VERSION:

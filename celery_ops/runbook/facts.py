@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.model import WorkerState
+from celery_ops.model import WorkerState, parked
 from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
         conflicts=sum(worker.state is WorkerState.CONFLICT for worker in workers),
         unsupervised=sum(worker.service is None for worker in workers),
         left_drained=_left_drained(snapshot),
-        ready=_total(queue.ready for queue in snapshot.queues),
+        ready=_total(queue.ready for queue in snapshot.queues if parked(queue.name) is None),
         unacked=_total(queue.unacked for queue in snapshot.queues),
         orphans=_orphans(snapshot),
         complete=snapshot.complete,

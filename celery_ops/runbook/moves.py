@@ -134,16 +134,18 @@ def actions(
         case QueueVerb.PARK:
             return (park,)
         case QueueVerb.MOVE:
-            undo = f"those that are not consumed by then go back, {where}"
+            there = as_it_is(move.to, snapshot)
             return (
-                act(f"move {about(move)} to {move.to}, addressed to it, in their order", undo),
-                act(as_it_is(move.to, snapshot), undo, move.to),
+                act(
+                    f"move {about(move)} to {move.to}, addressed to it, in their order ({there})",
+                    f"those that are not consumed by then go back, {where}",
+                ),
             )
         case QueueVerb.PURGE:
             undo = f"they are put back from the file, {where}"
             return (
                 park,
-                act(f"copy them to {move.file}, and read that through", None, move.parked),
+                act(f"copy them to {move.file}, and read that through", undo, move.parked),
                 act(f"destroy {move.parked}", undo, move.parked),
             )
         case QueueVerb.RESTORE:

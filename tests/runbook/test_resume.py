@@ -61,10 +61,14 @@ async def killed(operation: Operation, path: Path, line: int, when: str) -> bool
 
 
 async def died(
-    operation: Operation, path: Path, opened: Callable[[Path, Clock], MortalJournal]
+    operation: Operation,
+    path: Path,
+    opened: Callable[[Path, Clock], MortalJournal],
+    *,
+    undo: bool = False,
 ) -> bool:
     """Execute a run until the journal that was opened lets it die; False: it ended before."""
-    executor, held = operation.begin(path, opened)
+    executor, held = operation.begin(path, opened, undo=undo)
     before = asyncio.all_tasks()
     running = asyncio.ensure_future(executor.execute())
     dying = asyncio.ensure_future(held.dead.wait())
