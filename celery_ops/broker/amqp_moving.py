@@ -139,12 +139,12 @@ class RabbitMover:
             )
         return nature
 
-    async def _destination(self, queue: str) -> _Destination:
+    async def _destination(self, queue: str) -> Destination:
         """Raise PreconditionFailed where a message could be refused, or push another one out."""
         nature = await self._reader.nature(queue)
         if nature is None:
             if parked(queue) is not None:
-                return _Destination(queue)
+                return Destination(queue)
             raise PreconditionFailed(
                 f"There is no queue {queue!r}.",
                 fix="On RabbitMQ it is there as soon as a worker consumes it, or as somebody"
@@ -157,7 +157,7 @@ class RabbitMover:
                 f"{queue!r} holds a limited number of bytes (x-max-length-bytes): what is moved"
                 " there could be refused, or push others out."
             )
-        return _Destination(queue, most_messages=nature.most_messages)
+        return Destination(queue, most_messages=nature.most_messages)
 
     def _choose(
         self, taken: Sequence[Taken], source: Nature, transfer: Transfer, left: int | None
@@ -188,7 +188,7 @@ class RabbitMover:
 
 
 @dataclass(frozen=True, slots=True)
-class _Destination:
+class Destination:
     queue: str
     most_messages: int | None = None
 
@@ -210,15 +210,13 @@ class _Destination:
             channel.queue_declare(self.queue, durable=True, auto_delete=False, arguments=CLASSIC)
 
 
-class _Transaction:
+class Transaction:
     """A channel whose changes come at once, with a ticket's count. Work for the lease's connection.
 
     Raise LedgerBusy if another one counts under that ticket.
     """
 
-    def __init__(
-        self, session: Session, to: _Destination, ticket: str, *, source: str = ""
-    ) -> None:
+    def __init__(self, session: Session, to: Destination, ticket: str, *, source: str = "") -> None:
         if session.blocked:
             raise blocked(session.address)
         self._to = to
@@ -295,11 +293,11 @@ class _Way:
     """
 
     transfer: Transfer
-    to: _Destination
+    to: Destination
     is_classic: bool
     done: int = 0
     _length: int = 0
-    _transaction: _Transaction | None = field(default=None, repr=False)
+    _transaction: Transaction | None = field(default=None, repr=False)
 
     @property
     def most(self) -> int:
@@ -319,7 +317,7 @@ class _Way:
         """Raise LedgerBusy if another one counts under its ticket."""
         size = session.size(self.transfer.queue)
         self._length = 0 if size is None else size[0]
-        opened = _Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
+        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
         self._transaction = opened
         self.done = opened.done
 
@@ -347,7 +345,7 @@ class _Way:
             self._transaction.close()
 
     @property
-    def _open(self) -> _Transaction:
+    def _open(self) -> Transaction:
         if self._transaction is None:
             raise RuntimeError("it is not open")
         return self._transaction
@@ -359,10 +357,10 @@ class _Way:
 
 
 def _put(
-    session: Session, *, contents: Sequence[Content], to: _Destination, ticket: str, done: int
+    session: Session, *, contents: Sequence[Content], to: Destination, ticket: str, done: int
 ) -> bool:
     """Work for the lease's connection."""
-    transaction = _Transaction(session, to, ticket)
+    transaction = Transaction(session, to, ticket)
     try:
         if transaction.done != done:
             return False

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amqp import spec
-from amqp.exceptions import AccessRefused, ResourceLocked
-
-from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from celery_ops.broker.amqp_content import Content
@@ -44,10 +41,7 @@ class Taker:
         self._bytes = 0
 
     def take(self, most: int, *, most_bytes: int = BYTES_AT_A_TIME) -> list[Taken]:
-        """The next ones; fewer than `most` if they are large, none if there is none.
-
-        Raise PreconditionFailed where a consumer has the queue for itself.
-        """
+        """The next ones; fewer than `most` if they are large, none if there is none."""
         taken: list[Taken] = []
         size = 0
         while len(taken) < most and size < most_bytes:
@@ -70,17 +64,11 @@ class Taker:
 
     def _some(self, count: int) -> list[Taken]:
         channel = self._channel
-        try:
-            for _ in range(count):
-                channel.send_method(spec.Basic.Get, _GET, (0, self._queue, False))
-            answers = [
-                channel.wait([spec.Basic.GetOk, spec.Basic.GetEmpty], returns_tuple=True)
-                for _ in range(count)
-            ]
-        except (AccessRefused, ResourceLocked) as error:
-            raise PreconditionFailed(
-                f"The queue {self._queue!r} is for one consumer alone, which has it now.",
-                fix="End that consumer first.",
-            ) from error
+        for _ in range(count):
+            channel.send_method(spec.Basic.Get, _GET, (0, self._queue, False))
+        answers = [
+            channel.wait([spec.Basic.GetOk, spec.Basic.GetEmpty], returns_tuple=True)
+            for _ in range(count)
+        ]
         # An answer that there is none has one part only.
         return [Taken(answer[0], answer[1], answer[5]) for answer in answers if len(answer) > 1]

@@ -34,7 +34,7 @@ def is_even(message: StoredMessage) -> bool:
     return int((message.id or "id-1").removeprefix("id-")) % 2 == 0
 
 
-async def main(url: str, what: str, *rest: str) -> None:
+async def main(url: str, what: str, raws: list[bytes]) -> None:
     broker = RabbitBroker(
         amqp_address.parse(Secret(url), {}), {}, clock=SystemClock(), management=None
     )
@@ -42,7 +42,7 @@ async def main(url: str, what: str, *rest: str) -> None:
     sys.stdout.write("begun\n")
     sys.stdout.flush()
     if what == "put":
-        await put(broker, fence, Path(*rest).read_bytes().splitlines())
+        await put(broker, fence, raws)
     else:
         choose = is_even if what == "even" else None
         transfer = Transfer(TICKET, FROM, TO, choose=choose, address=TO, portion=A_PORTION)
@@ -61,4 +61,7 @@ async def put(broker: RabbitBroker, fence: Fence, raws: list[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    place, act, *files = sys.argv[1:]
+    asyncio.run(
+        main(place, act, [line for file in files for line in Path(file).read_bytes().splitlines()])
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _END = b"\xce"
 _AT_ONCE = 100
+_A_FRAME = 100_000
 _GET_EMPTY, _GET_OK = (60, 72), (60, 71)
 
 
@@ -34,14 +35,11 @@ class RawClient:
     def __init__(self, port: int, vhost: str = "/") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._buffer = b""
-        self._socket.sendall(b"AMQP\x00\x00\x09\x01")
-        self._expect((10, 10))
-        login = b"\x00guest\x00guest"
-        start_ok = _table() + _short("PLAIN") + _long(login) + _short("en_US")
-        self._call(0, (10, 11), start_ok, (10, 30))
-        self._send(0, (10, 31), struct.pack(">HIH", 16, 131_072, 0))
-        self._call(0, (10, 40), _short(vhost) + b"\x00\x00", (10, 41))
-        self._call(1, (20, 10), b"\x00", (20, 11))
+        try:
+            self._log_in(vhost)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -74,8 +72,8 @@ class RawClient:
             frames += _frame(_METHOD, 1, struct.pack(">HH", 60, 40) + publish)
             head = struct.pack(">HHQ", 60, 0, len(message.body)) + message.properties
             frames += _frame(_HEADER, 1, head)
-            if message.body:
-                frames += _frame(_BODY, 1, message.body)
+            for start in range(0, len(message.body), _A_FRAME):
+                frames += _frame(_BODY, 1, message.body[start : start + _A_FRAME])
         self._socket.sendall(frames)
         self._call(1, (90, 20), b"", (90, 21))
 
@@ -94,6 +92,16 @@ class RawClient:
                     assert method == _GET_EMPTY, method
             if len(found) < before + _AT_ONCE:
                 return found
+
+    def _log_in(self, vhost: str) -> None:
+        self._socket.sendall(b"AMQP\x00\x00\x09\x01")
+        self._expect((10, 10))
+        login = b"\x00guest\x00guest"
+        start_ok = _table() + _short("PLAIN") + _long(login) + _short("en_US")
+        self._call(0, (10, 11), start_ok, (10, 30))
+        self._send(0, (10, 31), struct.pack(">HIH", 16, 131_072, 0))
+        self._call(0, (10, 40), _short(vhost) + b"\x00\x00", (10, 41))
+        self._call(1, (20, 10), b"\x00", (20, 11))
 
     def _content(self) -> RawMessage:
         kind, head = self._read_frame()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,9 +59,8 @@ class Place:
         return sorted(found, key=repr) == sorted(wanted, key=repr)
 
 
-def killed_until_done(place: Place, what: tuple[str, ...], check: Callable[[], None]) -> int:
-    """Start it again and again, and kill it; how often it was killed before it came to its end."""
-    rng = random.Random()
+def killed_until_done(place: Place, what: tuple[str, ...], check: Callable[[], None]) -> None:
+    """Start it again and again, and kill it, until it comes to its end."""
     kills = 0
     while True:
         argv = [sys.executable, "-m", "tests.broker.amqp_mover", place.url, *what]
@@ -69,11 +68,11 @@ def killed_until_done(place: Place, what: tuple[str, ...], check: Callable[[], N
             assert child.stdout is not None
             assert child.stdout.readline() == b"begun\n"
             if kills < KILLS:
-                time.sleep(rng.uniform(0, LONGEST_LIFE))
+                time.sleep(SystemRandom().uniform(0, LONGEST_LIFE))
                 child.kill()
             code = child.wait()
         if code == 0:
-            return kills
+            return
         assert code == -signal.SIGKILL
         kills += 1
         check()
@@ -100,14 +99,13 @@ def test_what_is_moved_is_in_one_queue_or_the_other(
         if queues == "classic":  # a look would wear the others out
             wait_until(lambda: place.all_are_there(sent), what="all messages")
 
-    kills = killed_until_done(place, (what,), check)
+    killed_until_done(place, (what,), check)
     first, second = place.both()
     if queues == "quorum":  # it writes the headers of its messages anew
         assert (ids(first), ids(second)) == ([], ids(sent))
         return
     assert second == (sent if what == "all" else sent[::2])
     assert first == ([] if what == "all" else sent[1::2])
-    print(f"killed {kills} times")  # noqa: T201 - for who asks for more of them
 
 
 def test_what_is_put_is_there_once(
@@ -122,6 +120,5 @@ def test_what_is_put_is_there_once(
         _, there = place.both()
         assert there == sent[: len(there)]
 
-    kills = killed_until_done(place, ("put", str(file)), check)
-    print(f"killed {kills} times")  # noqa: T201 - for who asks for more of them
+    killed_until_done(place, ("put", str(file)), check)
     assert place.both() == ([], sent)
