@@ -20,11 +20,12 @@ _SCALARS = frozenset("StIlLbBsui")
 
 def stored(encoded: bytes, body: bytes, *, redelivered: bool, top_priority: int) -> StoredMessage:
     """The message with these properties. `top_priority` is the highest that its queue knows."""
+    kept = len(encoded) + len(body)
     try:
         properties: Properties = amqp_raw.read_properties(encoded)
     except Unreadable:
         raw = amqp_raw.written(encoded, body)
-        return envelopes.told(raw, 0, headers={}, body=None, redelivered=redelivered)
+        return envelopes.told(raw, 0, headers={}, body=None, redelivered=redelivered, kept=kept)
     headers = _headers(properties)
     compression = headers.get("compression")
     return envelopes.told(
@@ -39,6 +40,7 @@ def stored(encoded: bytes, body: bytes, *, redelivered: bool, top_priority: int)
         correlation_id=properties.get("correlation_id"),
         timestamp=properties.get("timestamp"),
         redelivered=redelivered,
+        kept=kept,
     )
 
 

@@ -72,7 +72,7 @@ class RabbitMover:
         self, transfer: Transfer, *, fence: Fence
     ) -> AsyncGenerator[Transferred, None]:
         """As the port says, but for `first`: they go behind those that wait there."""
-        source = await self._source(transfer)
+        source = await self._source(transfer.queue)
         to = await self._destination(transfer.to)
         if source is None:
             await self._under(fence, lambda _: None)
@@ -126,17 +126,10 @@ class RabbitMover:
     async def _under(self, fence: Fence, work: Work[Result]) -> Result:
         return await self._lease.under(fence, work, deadline=_DEADLINE)
 
-    async def _source(self, transfer: Transfer) -> Nature | None:
-        nature = await self._reader.nature(transfer.queue)
+    async def _source(self, queue: str) -> Nature | None:
+        nature = await self._reader.nature(queue)
         if nature is not None and nature.kind == "stream":
-            raise PreconditionFailed(f"{transfer.queue!r} is a stream: nothing can be taken out.")
-        if nature is not None and nature.kind != "classic" and transfer.choose is not None:
-            raise PreconditionFailed(
-                f"{transfer.queue!r} is a quorum queue, or it cannot be told that it is none: some"
-                " of its messages cannot be chosen, since those that are not would be given back,"
-                " and it counts that as a delivery that failed (x-delivery-limit).",
-                fix="Move or park all of them; from where they go then, some can be chosen.",
-            )
+            raise PreconditionFailed(f"{queue!r} is a stream: nothing can be taken out of it.")
         return nature
 
     async def _destination(self, queue: str) -> Destination:
@@ -173,6 +166,13 @@ class RabbitMover:
                 continue
             if transfer.choose is None or transfer.choose(stored(one, source)):
                 going.append(one)
+            elif source.kind != "classic":
+                raise PreconditionFailed(
+                    f"Some messages of {transfer.queue!r} cannot be chosen: it is a quorum queue,"
+                    " or it cannot be told that it is none, and counts a message that is given"
+                    " back as a delivery that failed (x-delivery-limit).",
+                    fix="Move or park all of them; from where they go then, some can be chosen.",
+                )
         return going, looked_at
 
     def _content(self, message: StoredMessage) -> Content:

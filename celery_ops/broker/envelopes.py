@@ -49,6 +49,7 @@ def told(
     redelivered: bool | None,
     correlation_id: object = None,
     timestamp: object = None,
+    kept: int | None = None,
 ) -> StoredMessage:
     """A message with what its headers say, however its broker keeps them."""
     # As Celery tells them apart (`celery.worker.consumer.Consumer.create_task_handler`).
@@ -68,6 +69,7 @@ def told(
         args=_text(headers.get("argsrepr")),
         kwargs=_text(headers.get("kwargsrepr")),
         body=body,
+        kept=kept,
     )
 
 
