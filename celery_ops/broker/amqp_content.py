@@ -13,7 +13,6 @@ import struct
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
-import amqp
 from amqp import spec
 from amqp.exceptions import AMQPError, UnexpectedFrame
 from amqp.method_framing import frame_handler as plain_handler
@@ -30,53 +29,67 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _WITH_CONTENT: frozenset[Method] = frozenset(
     {spec.Basic.Return, spec.Basic.Deliver, spec.Basic.GetOk}
 )
-_CLASS, _SIZE = ">H", ">Q"
+_SIZE = ">Q"
 _UNREADABLE = (AMQPError, struct.error, ArithmeticError, LookupError, OSError, ValueError)
 """What py-amqp raises for properties that it cannot read."""
 _SIZE_AT, _PROPERTIES_AT = 4, 12
 
 
-class Content(amqp.Message):  # type: ignore[misc]  # py-amqp has no types
-    """A message; `encoded` are its properties, flags first, as the protocol writes them.
+class Content:
+    """A message, as py-amqp's channels know one; its body is always bytes.
 
-    Its `properties` can be read; what is set there is not published.
+    `encoded` are its properties, flags first, as the protocol writes them, and what is published;
+    `properties` are the same, to be read.
     """
 
-    def __init__(self, encoded: bytes = b"\x00\x00", body: bytes = b"", **frame: object) -> None:
-        self._read: dict[str, object] | None = None
-        super().__init__(body, **frame)
+    def __init__(
+        self, encoded: bytes = b"\x00\x00", body: bytes = b"", *, frame_method: Method = (0, 0)
+    ) -> None:
         self.encoded = encoded
+        self.body = body
+        self.frame_method = frame_method
+        self.frame_args = b""
+        self.channel: object = None
+        self.delivery_info: dict[str, object] = {}
+        """Where it was delivered to and from, once it is."""
+        self._parts: list[bytes] = []
+        self._missing = 0
 
     @property
     def properties(self) -> dict[str, object]:
         """As py-amqp reads them; none if it cannot."""
-        if self._read is not None:
-            return self._read
         found: dict[str, object] = {}
         with contextlib.suppress(*_UNREADABLE):
             found, _ = decode_properties_basic(self.encoded, 0)
-        self._read = found
         return found
 
-    @properties.setter
-    def properties(self, properties: dict[str, object]) -> None:
-        self._read = properties or None
+    @property
+    def delivery_tag(self) -> object:
+        return self.delivery_info.get("delivery_tag")
 
     @property
     def size(self) -> int:
         """In bytes, without its frames."""
         return len(self.encoded) + len(self.body)
 
-    def inbound_header(self, buf: bytes, offset: int = 0) -> int:
-        (self.body_size,) = unpack_from(_SIZE, buf, offset + _SIZE_AT)
-        self.encoded = bytes(buf[offset + _PROPERTIES_AT :])
-        self.ready = not self.body_size
-        return len(buf)
+    def begin(self, head: bytes) -> bool:
+        """Read the frame that follows its method; whether it is whole by that."""
+        (self._missing,) = unpack_from(_SIZE, head, _SIZE_AT)
+        self.encoded = bytes(head[_PROPERTIES_AT:])
+        return not self._missing
 
-    def inbound_body(self, buf: bytes) -> None:
-        super().inbound_body(bytes(buf))
+    def go_on(self, part: bytes) -> bool:
+        """Read a part of the body; whether it is whole by that."""
+        self._parts.append(bytes(part))
+        self._missing -= len(part)
+        if self._missing > 0:
+            return False
+        self.body = b"".join(self._parts)
+        self._parts.clear()
+        return True
 
     def _serialize_properties(self) -> bytes:
+        """What py-amqp asks of what it publishes."""
         return self.encoded
 
 
@@ -93,18 +106,15 @@ def frame_handler(connection: Connection, callback: Callable[..., None]) -> Call
             if method not in _WITH_CONTENT:
                 return plain(frame)
             connection.bytes_recv += 1  # what py-amqp tells a silent server by
-            parts[channel] = Content(frame_method=method, frame_args=buf)
+            parts[channel] = begun = Content(frame_method=method)
+            begun.frame_args = buf
             return False
         if content is None or kind not in {_METHOD, _HEADER, _BODY}:
             return plain(frame)
         connection.bytes_recv += 1
         if kind == _METHOD:
             raise UnexpectedFrame("a method came where the rest of a message was expected")
-        if kind == _HEADER:
-            content.inbound_header(buf)
-        else:
-            content.inbound_body(buf)
-        if not content.ready:
+        if not (content.begin(buf) if kind == _HEADER else content.go_on(buf)):
             return False
         del parts[channel]
         callback(channel, content.frame_method, content.frame_args, content)
