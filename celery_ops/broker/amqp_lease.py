@@ -49,6 +49,8 @@ _MUTE = "Somebody holds the lease of this context, and it cannot be read who."
 _SAYS_WITHIN = 2.0
 """Seconds until who has just taken the lease has to have said so."""
 _PAUSE = 0.02
+_EXPIRES = 60_000
+"""Milliseconds after which nothing is left to be read of a holder that was killed."""
 
 
 class RabbitLease:
@@ -92,7 +94,8 @@ class RabbitLease:
         token = secrets.token_hex(16)
         says_until = time.monotonic() + _SAYS_WITHIN
         yields_until: float | None = None
-        while not await self._lock(holder, token):
+        # Asked first: the server logs each attempt to declare another's queue as an error.
+        while await self._is_held() or not await self._lock(holder, token):
             try:
                 who = await self._who()
             except RecordUnreadable as error:
@@ -116,7 +119,7 @@ class RabbitLease:
     async def renew(self, fence: Fence, holder: Holder | None = None) -> None:
         reads = None if holder is None else records.encode_lease(holder, fence.token).encode()
         try:
-            await self.under(fence, partial(_tell, expires=self._expires, reads=reads))
+            await self.under(fence, partial(_tell, reads=reads))
         except Lost as error:
             raise LeaseLost(_LOST) from error
 
@@ -171,7 +174,7 @@ class RabbitLease:
             except ResourceLocked:
                 return False
             channel.basic_consume(LOCK, no_ack=True, callback=partial(_answer, token))
-            _tell(session, expires=self._expires, reads=reads, anew=True)
+            _tell(session, reads=reads, anew=True)
             self._prepare(session)
             return True
 
@@ -220,11 +223,6 @@ class RabbitLease:
         return records.decode_lease(body), str(json.loads(body)["token"])
 
     @property
-    def _expires(self) -> int:
-        """Milliseconds after which nothing is left to be read of a holder that was killed."""
-        return round(self._ttl * 4000)
-
-    @property
     def _patience(self) -> float:
         """Seconds after which the broker has given up a connection that is not heard of."""
         return self._ttl / _BEATS_A_TTL * 3
@@ -249,13 +247,13 @@ def _rung(session: Session, *, token: str) -> bool:
         return delivered(channel, amqp.Message(token, delivery_mode=1), routing_key=LOCK)
 
 
-def _tell(session: Session, *, expires: int, reads: bytes | None, anew: bool = False) -> None:
+def _tell(session: Session, *, reads: bytes | None, anew: bool = False) -> None:
     """Say who holds the lease, for as long as it is prolonged."""
-    arguments = {**CLASSIC, "x-max-length": 1, "x-expires": expires}
+    arguments = {**CLASSIC, "x-max-length": 1, "x-expires": _EXPIRES}
     with session.channel() as channel:
-        channel.queue_declare(WHO, durable=False, auto_delete=False, arguments=arguments)
         if anew:
-            channel.queue_purge(WHO)
+            channel.queue_delete(WHO)  # of a holder that was killed, perhaps of another version
+        channel.queue_declare(WHO, durable=False, auto_delete=False, arguments=arguments)
         if reads is not None:
             delivered(channel, amqp.Message(reads, delivery_mode=1), routing_key=WHO)
 

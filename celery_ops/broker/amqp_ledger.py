@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -35,7 +35,8 @@ delivered, and drop it in the end."""
 PATIENCE = 3.0
 """Seconds in which who reads a ledger has to come to an end."""
 _SHORTEST_PAUSE = 0.005
-_LONGEST_PAUSE = 0.03
+_MORE_MILLISECONDS = 25
+"""Up to so many, by chance: so that two who read in step get out of it."""
 _READ_WITHIN = 2.0
 """Seconds until all records have to be delivered."""
 _IN_USE = "exclusive use"
@@ -99,7 +100,7 @@ class Ledger:
         while self._ready(channel):
             if time.monotonic() > until:
                 raise LedgerBusy
-            session.wait(_LONGEST_PAUSE)
+            session.wait(_SHORTEST_PAUSE)
         # The last deliveries were on their way to the channel when the queue said that it is empty;
         # the answer to a further question can only come behind them.
         self._ready(channel)
@@ -123,7 +124,7 @@ async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
                     fix="Is another celery-ops stopped, or its machine suspended? The broker gives"
                     " it up by itself within half a minute.",
                 ) from None
-        await asyncio.sleep(random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE))  # noqa: S311 - no secret
+        await asyncio.sleep(_SHORTEST_PAUSE + secrets.randbelow(_MORE_MILLISECONDS) / 1000)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ from celery_ops.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
 
     from celery_ops.broker.amqp_address import AmqpAddress
 
@@ -407,18 +409,43 @@ def posted(
     return post
 
 
+class _Settling:
+    """Hands what is raised within it to who awaits the outcome; a loop that is closed is left
+    alone.
+    """
+
+    def __init__(self, outcome: asyncio.Future[Result], loop: asyncio.AbstractEventLoop) -> None:
+        self._outcome: asyncio.Future[Any] = outcome
+        self._loop = loop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is not None:
+            self._post(partial(self._outcome.set_exception, error))
+        return True
+
+    def returned(self, value: object) -> None:
+        self._post(partial(self._outcome.set_result, value))
+
+    def _post(self, settle: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_unless_done, self._outcome, settle)
+
+
 def _carry_out(
     call: Callable[[], Result], outcome: asyncio.Future[Result], loop: asyncio.AbstractEventLoop
 ) -> None:
-    """Do a job, unless nobody waits for it any more; a loop that is closed is left alone."""
-    if outcome.cancelled():
-        return
-    try:
-        settle = partial(outcome.set_result, call())
-    except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
-        settle = partial(outcome.set_exception, error)
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(_unless_done, outcome, settle)
+    """Do a job, unless nobody waits for it any more."""
+    if not outcome.cancelled():
+        with _Settling(outcome, loop) as settling:
+            settling.returned(call())
 
 
 def _unless_done(outcome: asyncio.Future[Result], settle: Callable[[], None]) -> None:

@@ -1,13 +1,14 @@
 """How many messages wait in each queue of RabbitMQ, and, where that is told, how many are held.
 
-A passive declare tells what is ready at that very moment; nothing else does without taking messages
-out. How many are held by workers, and which queues there are that nobody named, only the management
-API tells, some seconds late. Nothing tells which messages are held: the broker gives them back by
-itself as soon as their consumer is gone.
+A passive declare tells what is ready at that very moment, and how many consume it; nothing else
+does without taking messages out. How many messages workers hold, and which queues there are that
+nobody named, only the management API tells, some seconds late. Nothing tells which messages are
+held: the broker gives them back by itself as soon as their consumer is gone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,22 @@ MOST_DECLARED = 1_000
 """So many queues are asked for themselves; those beyond are as old as the API's counters."""
 _DEADLINE = 10.0
 _NO_MANAGEMENT = (
-    "RabbitMQ tells how many messages workers hold, and which queues nobody consumes, only by its"
-    " management API: name it in the context (management: http://user:password@host:15672)."
+    "What workers hold, and queues that nobody consumes: RabbitMQ tells that only by its management"
+    " API (management: http://user:password@host:15672 in the context)."
 )
-_LATE = "How many messages workers hold is as the management API counted it, some seconds ago."
+_LATE = (
+    "How many messages workers hold right now: unacked is as RabbitMQ's management API counted it,"
+    " some seconds ago."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What a passive declare told."""
+
+    ready: int
+    consumers: int
+    exists: bool = True
 
 
 class RabbitSizes:
@@ -53,16 +66,22 @@ class RabbitSizes:
         declared = sorted(known) + [name for name in others if name not in set(known)]
         declared = declared[:MOST_DECLARED]
         at = self._clock.now()
-        ready = await self._link.read(partial(_ready, declared), deadline=_DEADLINE)
-        queues = [self._reading(name, ready.get(name), counted) for name in {*declared, *others}]
+        sizes = await self._link.read(partial(_sizes, declared), deadline=_DEADLINE)
+        queues = [
+            _reading(name, sizes.get(name), counted.get(name)) for name in {*declared, *others}
+        ]
         delayed = sum(one.ready or 0 for one in counted.values() if is_delayed(one.name))
         if delayed:
-            notes += (f"{delayed} messages wait in celery_delayed_* until their time has come.",)
+            says = (
+                f"For which queues the {delayed} messages in celery_delayed_* are, until their time"
+            )
+            notes += (f"{says} has come.",)
         return QueuesReading(
             at=at,
             queues=tuple(sorted((one for one in queues if one), key=lambda one: one.name)),
             unacked=None,
             notes=notes,
+            keeps_held=False,
         )
 
     async def _counted(self) -> tuple[Mapping[str, CountedQueue], tuple[str, ...]]:
@@ -72,32 +91,33 @@ class RabbitSizes:
         try:
             found = await self._management.queues()
         except BrokerUnreachable as error:
-            return {}, (f"How many messages workers hold is not known: {error.says}",)
+            return {}, (f"What workers hold, and queues that nobody consumes: {error.says}",)
         return {one.name: one for one in found}, (_LATE,)
 
-    def _reading(
-        self, name: str, ready: int | None, counted: Mapping[str, CountedQueue]
-    ) -> QueueReading | None:
-        """None for one that was there when the API counted it, and cannot be told of."""
-        by_api = counted.get(name)
-        if ready is None:
-            ready = by_api.ready if by_api is not None else None
-        if ready is None:
-            return None
-        return QueueReading(name, ready, by_api.unacked if by_api is not None else None)
+
+def _reading(name: str, size: _Size | None, counted: CountedQueue | None) -> QueueReading | None:
+    """None for one of which nothing can be told any more."""
+    if size is not None and not size.exists:
+        return QueueReading(name, 0, 0, consumers=0)
+    unacked = counted.unacked if counted is not None else None
+    if size is not None:
+        return QueueReading(name, size.ready, unacked, consumers=size.consumers)
+    if counted is None or counted.ready is None:
+        return None
+    return QueueReading(name, counted.ready, unacked, consumers=counted.consumers)
 
 
-def _ready(queues: Sequence[str], session: Session) -> dict[str, int]:
-    """In the link's thread: what is ready in each; one that does not exist holds nothing, and one
-    that belongs to another connection is left out.
-    """
+def _sizes(queues: Sequence[str], session: Session) -> dict[str, _Size]:
+    """In the link's thread. One that belongs to another connection is left out."""
     found = {}
     with session.channel() as channel:
         for queue in queues:
             try:
-                found[queue] = int(channel.queue_declare(queue, passive=True).message_count)
+                answer = channel.queue_declare(queue, passive=True)
             except NotFound:  # py-amqp has opened the channel anew
-                found[queue] = 0
+                found[queue] = _Size(0, 0, exists=False)
             except ResourceLocked:
                 continue
+            else:
+                found[queue] = _Size(int(answer.message_count), int(answer.consumer_count))
     return found

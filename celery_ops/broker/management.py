@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 4.0
 _MOST_BYTES = 64 * 1024 * 1024
-_COLUMNS = "name,messages_ready,messages_unacknowledged,exclusive,type"
+_COLUMNS = "name,messages_ready,messages_unacknowledged,consumers,exclusive"
 _DEFAULT_PORTS = {"http": 15672, "https": 15671}
 
 
@@ -37,6 +37,7 @@ class CountedQueue:
     name: str
     ready: int | None
     unacked: int | None
+    consumers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class Management:
     """The API of one broker, for one virtual host. Every method may raise BrokerUnreachable."""
 
     def __init__(self, url: Secret, address: AmqpAddress) -> None:
-        """`url` is `http(s)://[user:password@]host[:port]`; who is not named is as in `address`.
-
-        Raise UsageError.
+        """`url` is `http(s)://[user:password@]host[:port]`; without a user it is that of `address`,
+        and its authority vouches for this server, too. Raise UsageError.
         """
         self._place = _parsed(url, address)
         self._vhost = quote(address.vhost, safe="")
+        self._authority = address.tls.ca_certs if address.tls is not None else None
 
     def __str__(self) -> str:
         return f"{self._place.scheme}://{self._place.host}:{self._place.port}"
@@ -71,6 +72,7 @@ class Management:
                 entry["name"],
                 _whole(entry.get("messages_ready")),
                 _whole(entry.get("messages_unacknowledged")),
+                _whole(entry.get("consumers")),
             )
             for entry in entries
             if isinstance(entry, dict)
@@ -143,7 +145,11 @@ class Management:
     def _connection(self) -> HTTPConnection:
         place = self._place
         if place.scheme == "https":
-            context = ssl.create_default_context()
+            try:
+                context = ssl.create_default_context(cafile=self._authority)
+            except OSError as error:
+                says = f"The file ca_certs of the broker cannot be used: {error.strerror}"
+                raise BrokerUnreachable(says) from error
             return HTTPSConnection(place.host, place.port, timeout=DEADLINE, context=context)
         return HTTPConnection(place.host, place.port, timeout=DEADLINE)
 

@@ -52,6 +52,8 @@ class Suspects:
 
     def after(self, reading: QueuesReading, nodes: Iterable[KnownNode]) -> Suspects | None:
         """As they are after a round of everybody; None while the held messages are not known."""
+        if not reading.keeps_held:
+            return Suspects()
         if reading.unacked is None:
             return None
         # Of a silent node's older answer nothing is known to be true any more.

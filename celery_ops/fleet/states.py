@@ -177,12 +177,14 @@ def _queues(
     queues = []
     for name in sorted(found.keys() | consumers.keys() | doubled):
         size = found.get(name)
+        told = consumers[name] if everybody_told and name not in doubled else None
+        counted = size.consumers if size is not None else None
         queues.append(
             Queue(
                 name=name,
                 ready=size.ready if size is not None else None,
                 unacked=size.unacked if size is not None else None,
-                consumers=consumers[name] if everybody_told and name not in doubled else None,
+                consumers=told if counted is None else counted,
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
                 orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],

@@ -10,8 +10,9 @@ from datetime import datetime
 class Queue:
     """A named queue with all its priority steps.
 
-    `ready` waits in the broker, `unacked` is held by workers; `consumers` counts the workers that
-    consume it, None while a known worker has not said what it consumes.
+    `ready` waits in the broker, `unacked` is held by workers; `consumers` is how many the broker
+    counts or, where it does not, the workers that consume it; None while a known worker has not
+    said what it consumes.
     """
 
     name: str

@@ -82,12 +82,16 @@ class GivenBack(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueReading:
-    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart."""
+    """One queue's size as the broker tells it. `unacked` is None where it cannot be told apart.
+
+    `consumers` is how many the broker counts, whoever they are; None where it does not count.
+    """
 
     name: str
     ready: int
     unacked: int | None
     by_priority: tuple[tuple[int, int], ...] = ()
+    consumers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,10 @@ class QueuesReading:
     at: datetime
     queues: tuple[QueueReading, ...]
     unacked: tuple[Unacked, ...] | None = None
-    """Every held message, or None above the cap."""
+    """Every held message, or None where that is not told, or above the cap."""
     notes: tuple[str, ...] = ()
+    keeps_held: bool = True
+    """What a consumer held stays held when it dies; False: the broker gives it back by itself."""
 
 
 class Followed(Protocol):

@@ -96,7 +96,6 @@ def test_broker_use_ssl_turns_tls_on() -> None:
         ("redis+socket://h/run/r.sock", "three slashes"),
         ("redis://:hun@a;redis://:ter2@b", "Several brokers"),
         ("redis+cluster://h", "no transport for Redis Cluster"),
-        ("amqp://ann:hun@h//", "RabbitMQ (amqp://) is not supported yet"),
         ("sentinel://h:26379", "Redis Sentinel (sentinel://) is not supported yet"),
         ("sqs://", "not supported"),
     ],

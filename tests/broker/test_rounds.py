@@ -16,7 +16,7 @@ class Play:
     def __init__(
         self,
         *methods: str,
-        listeners: int,
+        listeners: int | None,
         memory: Memory | None = None,
         to: tuple[str, ...] | None = None,
         known: tuple[str, ...] = (),
@@ -31,6 +31,7 @@ class Play:
             memory=memory or Memory(),
             started=self.now,
             timeout=timeout,
+            is_counted=listeners is not None,
         )
         self.round.published(dict.fromkeys(methods, listeners), self.now)
 
@@ -272,3 +273,44 @@ def test_a_round_says_when_to_look_again() -> None:
     play.wait(0.1)
     play.look_closer("a@x", "frozen@x", listeners=2)
     assert play.round.look_again_at() == 110.0
+
+
+def test_where_nobody_counts_and_nobody_is_known_a_silence_ends_a_round() -> None:
+    play = Play("stats", "active", listeners=None)
+    assert play.reply("stats", "a@x", "b@x") is Next.REPLIES
+    assert play.reply("active", "a@x", "b@x") is Next.REPLIES
+    assert play.wait(0.25) is Next.REPLIES
+    assert play.wait(0.1) is Next.NAMES
+    assert play.look_closer() is Next.OVER
+    assert play.round.complete
+    assert play.round.expected is None
+
+
+def test_where_nobody_counts_the_first_reply_is_waited_for_until_the_deadline() -> None:
+    play = Play("stats", listeners=None, timeout=1.0)
+    assert play.wait(0.9) is Next.REPLIES
+    assert play.round.look_again_at() == play.now + 0.1
+    assert play.wait(0.2) is Next.OVER
+    assert not play.round.complete
+
+
+def test_where_nobody_counts_those_who_are_known_end_a_round() -> None:
+    play = Play("stats", listeners=None, known=("a@x", "b@x"))
+    assert play.reply("stats", "a@x", "b@x") is Next.REPLIES
+    assert play.wait(0.04) is Next.NAMES
+    assert play.look_closer() is Next.OVER
+    assert play.round.complete
+
+
+def test_where_nobody_counts_a_known_name_that_is_silent_is_waited_for() -> None:
+    play = Play("stats", listeners=None, known=("a@x", "frozen@x"), timeout=1.0)
+    play.reply("stats", "a@x")
+    assert play.wait(0.1) is Next.NAMES
+    play.round.look_closer(())
+    assert play.round.wants_roll_call
+    play.round.call_roll("roll")
+    play.round.published({"roll": None}, play.now)
+    assert play.reply("roll", "a@x") is Next.REPLIES
+    assert play.wait(0.5) is Next.REPLIES
+    assert play.wait(0.5) is Next.OVER
+    assert not play.round.complete

@@ -5,9 +5,11 @@ Like `nodes`, for what real workers do not do on demand. All share one connectio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +56,13 @@ class AmqpNodes:
         self._connection = connection(url)
         self._channel: Any = self._connection.channel()
         self._channel.exchange_declare(exchange, "fanout", durable=False, auto_delete=False)
+        self._asked: deque[tuple[Node, int, amqp.Message]] = deque()
         for number, node in enumerate(nodes):
             queue = f"{node.name}.{exchange}"
             self._channel.queue_declare(queue, exclusive=True, auto_delete=True)
             self._channel.queue_bind(queue, exchange)
             self._channel.basic_consume(
-                queue, no_ack=True, callback=partial(self._answer, node, 10_000 + number)
+                queue, no_ack=True, callback=partial(self._note, node, 10_000 + number)
             )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="simulated nodes", daemon=True)
@@ -72,10 +75,15 @@ class AmqpNodes:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 self._connection.drain_events(timeout=_TICK)
-            except TimeoutError:
-                continue
+            while self._asked:
+                self._answer(*self._asked.popleft())
+
+    def _note(self, node: Node, pid: int, message: amqp.Message) -> None:
+        # Not answered right here: py-amqp reads on while it publishes, and the later question would
+        # be answered first.
+        self._asked.append((node, pid, message))
 
     def _answer(self, node: Node, pid: int, message: amqp.Message) -> None:
         asked = json.loads(message.body)

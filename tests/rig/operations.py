@@ -116,7 +116,8 @@ class Operations:
         self.redis: Redis = server.client()
         self.poller = Poller(self.redis)
         self._operators = Operators(PIECES)
-        _write_config(self.config, server, rig, programs)
+        settings = {"broker": self.url, **self.settings}
+        _write_config(self.config, settings, rig, programs)
         # Not above: where supervisor is missing, its rig skips the test and says why.
         transport: Any = importlib.import_module("supervisor.xmlrpc").SupervisorTransport
         self._transport = transport(None, None, rig.server)
@@ -126,6 +127,11 @@ class Operations:
     @property
     def url(self) -> str:
         return broker_url(self.server)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What the context says beside its broker's URL and its services."""
+        return {}
 
     def config_with(self, name: str, server: str) -> Path:
         """A configuration beside the usual one that finds supervisord somewhere else."""
@@ -282,7 +288,9 @@ def broker_url(server: RedisServer) -> str:
     return f"redis://ops:{quote(PASSWORD, safe='')}@{server.address}:{server.port}/0"
 
 
-def _write_config(path: Path, server: RedisServer, rig: Rig, programs: Sequence[Program]) -> None:
+def _write_config(
+    path: Path, settings: Mapping[str, str], rig: Rig, programs: Sequence[Program]
+) -> None:
     where = f"server: {json.dumps(rig.server)}"
     claimed: set[str] = set()
     services = []
@@ -295,7 +303,7 @@ def _write_config(path: Path, server: RedisServer, rig: Rig, programs: Sequence[
         f"default: {CONTEXT}",
         "contexts:",
         f"  {CONTEXT}:",
-        f"    broker: {json.dumps(broker_url(server))}",
+        *(f"    {key}: {json.dumps(value)}" for key, value in settings.items()),
         "    services:",
         *(f"      - {service}" for service in services),
     ]

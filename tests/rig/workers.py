@@ -15,12 +15,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import NotFound, ResourceLocked
 from celery import Celery
 from redis import Redis
 
 from tests.rig import end, wait_until
+from tests.rig.amqp_nodes import connection
 from tests.rig.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
@@ -144,8 +147,8 @@ class Worker:
 class Fleet:
     """Workers on one broker. `conf` are settings of Celery's, for all of them.
 
-    `broker` and `counts` are URLs; `counts` names another database of the same server, where tasks
-    are counted.
+    `broker` and `counts` are URLs; `counts` names another database of the same server, or another
+    server, where tasks are counted.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class Fleet:
         (directory / "rigapp.py").write_text(_APPLICATION)
         (directory / "faults").mkdir(exist_ok=True)
         self._directory = directory
+        self._broker = broker
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
         self._app = Celery("rig-client", broker=broker, set_as_current=False)
@@ -188,6 +192,10 @@ class Fleet:
         for worker in started:
             worker.wait_until_ready()
         # A worker says that it is ready just before it subscribes: for control, and for gossip.
+        if not self._broker.startswith("redis"):
+            for name in names:
+                wait_until(partial(self._has_mailbox, name), what=f"the mailbox of {name}")
+            return started
         each = 1 if "--without-gossip" in arguments else 2
         wait_until(
             lambda: self._subscribers() >= listening + each * len(started), what="subscriptions"
@@ -239,7 +247,7 @@ class Fleet:
         return self._count("end")
 
     def whereabouts(self, queues: Iterable[str]) -> Whereabouts:
-        """Where the messages of these queues are now."""
+        """Where the messages of these queues are now, on a broker of Redis."""
         with Redis.from_url(str(self._settings["broker"]), protocol=2) as broker:
             return Whereabouts(broker, queues)
 
@@ -268,6 +276,17 @@ class Fleet:
         worker = Worker(name, process, log)
         self.workers.append(worker)
         return worker
+
+    def _has_mailbox(self, name: str) -> bool:
+        """Whether a worker on RabbitMQ listens for control messages."""
+        with connection(self._broker) as made:
+            try:
+                made.channel().queue_declare(f"{name}.celery.pidbox", passive=True)
+            except NotFound:
+                return False
+            except ResourceLocked:  # it is the worker's own
+                return True
+        return True
 
     def _subscribers(self) -> int:
         clients: Any = self._counts.client_list()
