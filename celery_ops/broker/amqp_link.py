@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import amqp
 from amqp.exceptions import AMQPError, ChannelError, NotFound
 
+from celery_ops.broker.amqp_content import frame_handler
 from celery_ops.broker.amqp_refusals import blocked, is_refused_queue, refusal, silent
 from celery_ops.broker.refusals import Lost
 from celery_ops.errors import BrokerUnreachable
@@ -339,6 +340,7 @@ class AmqpLink:
             virtual_host=address.vhost,
             connect_timeout=CONNECT_TIMEOUT,
             heartbeat=max(1, round(self._heartbeat)),
+            frame_handler=frame_handler,
             client_properties={"product": "celery-ops", "connection_name": self._name},
             ssl=tls
             and {

@@ -29,24 +29,47 @@ def stored(raw: bytes, priority: int) -> StoredMessage:
     envelope = _object(raw)
     properties = _mapping(envelope.get("properties"))
     headers = _mapping(envelope.get("headers"))
-    body = _body(envelope, properties, headers)
+    return told(
+        raw,
+        priority,
+        headers=headers,
+        body=_body(envelope, properties, headers),
+        correlation_id=properties.get("correlation_id"),
+        timestamp=properties.get("timestamp"),
+        redelivered=_redelivered(properties, headers) if envelope else None,
+    )
+
+
+def told(
+    raw: bytes,
+    priority: int,
+    *,
+    headers: Mapping[str, object],
+    body: Body | None,
+    redelivered: bool | None,
+    correlation_id: object = None,
+    timestamp: object = None,
+    kept: int | None = None,
+) -> StoredMessage:
+    """A message with what its headers say, however its broker keeps them."""
     # As Celery tells them apart (`celery.worker.consumer.Consumer.create_task_handler`).
     says = headers if "task" in headers else _protocol_1(body)
     id_ = _text(says.get("id"))
     return StoredMessage(
         raw=raw,
         priority=priority,
-        id=_text(properties.get("correlation_id")) if id_ is None else id_,
+        id=_text(correlation_id) if id_ is None else id_,
         task=_text(says.get("task")),
         retries=_count(says.get("retries")),
         eta=_moment(says.get("eta")),
         expires=_moment(says.get("expires")),
         origin=_text(headers.get("origin")),
-        redelivered=_redelivered(properties, headers) if envelope else None,
-        sent_at=_stamp(properties.get("timestamp")),
+        redelivered=redelivered,
+        sent_at=_stamp(timestamp),
         args=_text(headers.get("argsrepr")),
         kwargs=_text(headers.get("kwargsrepr")),
         body=body,
+        kept=kept,
     )
 
 

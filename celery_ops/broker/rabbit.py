@@ -19,6 +19,7 @@ from celery_ops.broker.amqp_ledger import Ledger, patiently
 from celery_ops.broker.amqp_link import AmqpLink, delivered
 from celery_ops.broker.amqp_mailbox import RabbitMailbox
 from celery_ops.broker.amqp_sizes import RabbitSizes
+from celery_ops.broker.amqp_store import RabbitStore
 from celery_ops.broker.management import Management
 from celery_ops.broker.questions import ARGUMENTS
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed, RecordUnreadable
@@ -90,6 +91,7 @@ class RabbitBroker:
             self._asking, self._lease, self._names, clock, bound=self.nodes
         )
         self._sizes = RabbitSizes(self._reading, self._names, self._management, clock)
+        self._messages = RabbitStore(address, self._lease)
         self._nothing_taken_until = 0.0
 
     @property
@@ -107,6 +109,14 @@ class RabbitBroker:
     @property
     def lease(self) -> RabbitLease:
         return self._lease
+
+    @property
+    def messages(self) -> RabbitStore:
+        return self._messages
+
+    @property
+    def store(self) -> RabbitStore:
+        return self._messages
 
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
         return amqp_events.heartbeats(self._address, self._names)
@@ -244,7 +254,7 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """Leave nothing: everything of ours goes with its connection."""
-        for part in (self._lease, self._asking, self._reading):
+        for part in (self._lease, self._messages, self._asking, self._reading):
             await part.close()
 
     async def _change_taken(

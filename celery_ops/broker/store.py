@@ -32,10 +32,20 @@ class RedisStore:
     async def count(self, queue: str) -> int:
         return await self._reader.count(queue)
 
-    async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
+    @property
+    def marks(self) -> bool:
+        return False
+
+    async def peek(
+        self, queue: str, *, skip: int, count: int, requeue: bool = False
+    ) -> tuple[StoredMessage, ...]:
+        del requeue  # a look wears nothing out here
         return await self._reader.peek(queue, skip=skip, count=count)
 
-    def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+    def read(
+        self, queue: str, *, requeue: bool = False
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+        del requeue
         return self._reader.read(queue)
 
     def search(

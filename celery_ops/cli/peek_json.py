@@ -28,6 +28,7 @@ def peeked(found: Peeked, *, by_task: bool) -> Json:
         "looked_at": look.looked_at,
         "filter": found.filter,
         "unknown": look.unknown,
+        "marked": look.marked,
     }
     if by_task:
         return document | {"tasks": [_task(group) for group in grouped(look)]}

@@ -41,7 +41,7 @@ class Peeked:
 def peeked(found: Peeked, *, by_task: bool, width: int) -> list[str]:
     """Head, what was looked at, the messages or their tasks."""
     head = f"{found.context}  {masked(found.broker)}  {found.at:%Y-%m-%d %H:%M:%S} UTC"
-    lines = [safe(head), *(safe(line) for line in _said(found))]
+    lines = [safe(head), *(safe(line) for line in [*_said(found), *_marks(found)])]
     if not found.look.wanted:
         return lines
     rows = _tasks(found.look, width) if by_task else _messages(found, width)
@@ -74,6 +74,19 @@ def _said(found: Peeked) -> list[str]:
         on = look.skipped + look.looked_at
         lines.append(f"{look.left:,} were not looked at; --skip {on} goes on there.")
     return lines
+
+
+def _marks(found: Peeked) -> list[str]:
+    """What the look itself has done to them."""
+    marked = found.look.marked
+    if not marked:
+        return []
+    if marked == 1:
+        return ["It was taken out and given back to its place: RabbitMQ marks it as redelivered."]
+    return [
+        f"{marked:,} messages were taken out and given back to their places: RabbitMQ marks them as"
+        " redelivered."
+    ]
 
 
 # --- messages -----------------------------------------------------------------------------------

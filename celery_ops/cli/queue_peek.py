@@ -46,6 +46,11 @@ _LISTED = 10
 )
 @click.option("--filter", "where", metavar="EXPR", help="Only those for which this holds.")
 @click.option("--by-task", is_flag=True, help="Count them by their tasks.")
+@click.option(
+    "--requeue",
+    is_flag=True,
+    help="Look into a quorum queue of RabbitMQ too: it counts a look as a failed delivery.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def peek(
@@ -56,6 +61,7 @@ def peek(
     where: str | None,
     *,
     by_task: bool,
+    requeue: bool,
     as_json: bool,
 ) -> None:
     """What waits in the queue NAME, the message that is served next first.
@@ -70,6 +76,11 @@ def peek(
     It can name id, task, retries, eta, age, origin, priority and redelivered. A message that it
     cannot judge, since something is not known of it, is not shown, but counted.
 
+    On RabbitMQ there is one way to look at a message: to take it out and to give it back. It goes
+    back to its place, is marked as redelivered from then on, and who consumes meanwhile is served
+    what comes after it. A quorum queue drops a message after some of that, so there it has to be
+    asked for with --requeue.
+
     Arguments are shortened. The values of names like password, token, secret, authorization or card
     are shown as ***, and of those that `mask` in celery-ops.yaml lists. What has no name cannot be
     masked: a password as a positional argument is shown. Bodies that are not JSON (pickle, yaml,
@@ -78,18 +89,19 @@ def peek(
     \b
     --json:
       {"context", "broker", "at", "queue", "ready", "skipped", "looked_at", "filter", "unknown",
-       "messages": [{"place", "id", "task", "args", "kwargs", "closed", "retries", "eta",
+       "marked", "messages": [{"place", "id", "task", "args", "kwargs", "closed", "retries", "eta",
                      "expires", "age", "origin", "priority", "redelivered", "size",
                      "content_type", "compression"}]}
       with --by-task in place of "messages":
        "tasks": [{"task", "count", "retried", "eta", "size"}]
-      "ready" is all that waits, "unknown" how many the filter could not judge, "closed" why
-      arguments are not shown, "age" in seconds, "size" in bytes. What is not known is null.
+      "ready" is all that waits, "unknown" how many the filter could not judge, "marked" how many
+      bear a mark of this look (RabbitMQ), "closed" why arguments are not shown, "age" in seconds,
+      "size" in bytes. What is not known is null.
     """
     chosen = context.resolve(ctx.ensure_object(Choice)).context
     wanted = None if where is None else _filter(where)
     limit = limit or (MOST_LOOKED_AT if by_task else SHOWN)
-    found = run(_peeked(chosen, name, limit=limit, skip=skip, wanted=wanted))
+    found = run(_peeked(chosen, name, limit=limit, skip=skip, wanted=wanted, requeue=requeue))
     if as_json:
         click.echo(page(peek_json.peeked(found, by_task=by_task)))
     else:
@@ -98,13 +110,21 @@ def peek(
 
 
 async def _peeked(
-    context: Context, name: str, *, limit: int, skip: int, wanted: Filter | None
+    context: Context,
+    name: str,
+    *,
+    limit: int,
+    skip: int,
+    wanted: Filter | None,
+    requeue: bool,
 ) -> Peeked:
     clock = SystemClock()
     async with connected(context, clock) as broker:
         at = clock.now()
         wants = None if wanted is None else wanted.at(at)
-        found = await look(broker.messages, name, skip=skip, limit=limit, wants=wants)
+        found = await look(
+            broker.messages, name, skip=skip, limit=limit, wants=wants, requeue=requeue
+        )
         note = "" if found.ready else await _why_empty(broker, name)
     return Peeked(
         context=context.name,

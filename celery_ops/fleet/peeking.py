@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from celery_ops.model import StoredMessage
     from celery_ops.ports import MessageReading
@@ -38,6 +39,8 @@ class Look:
     looked_at: int
     wanted: tuple[Placed, ...]
     unknown: int = 0
+    marked: int = 0
+    """So many bear a mark of it: they were taken out and given back (`MessageReading.marks`)."""
 
     @property
     def left(self) -> int:
@@ -65,32 +68,69 @@ async def look(
     skip: int,
     limit: int,
     wants: Callable[[StoredMessage], bool | None] | None = None,
+    requeue: bool = False,
 ) -> Look:
     """The next messages, at most `limit`; with `wants`, those of a bounded number that it wants.
 
     `wants` tells None where it cannot tell. What is taken or comes meanwhile moves the others: one
-    may be missed or seen twice then. Raise BrokerUnreachable and PreconditionFailed.
+    may be missed or seen twice then. `requeue` as in `MessageReading`. Raise BrokerUnreachable and
+    PreconditionFailed.
     """
     ready = await store.count(queue)
     wanted: list[Placed] = []
     looked_at = unknown = size = 0
     most = limit if wants is None else MOST_LOOKED_AT
-    while len(wanted) < limit and looked_at < most and size < MOST_BYTES:
-        count = min(_AT_A_TIME, most - looked_at)
-        some = await store.peek(queue, skip=skip + looked_at, count=count)
-        for message in some:
-            looked_at += 1
-            size += message.size
-            verdict = True if wants is None else wants(message)
-            unknown += verdict is None
-            if verdict:
-                wanted.append(Placed(skip + looked_at, message))
-                if len(wanted) == limit:
-                    break
+    come = _marking if store.marks and wants is not None else _peeking
+    taken = 0
+    async with aclosing(come(store, queue, skip, most, requeue=requeue)) as portions:
+        async for some in portions:
+            taken += len(some)
+            for message in some:
+                looked_at += 1
+                size += message.size
+                verdict = True if wants is None else wants(message)
+                unknown += verdict is None
+                if verdict:
+                    wanted.append(Placed(skip + looked_at, message))
+                    if len(wanted) == limit:
+                        break
+            if len(wanted) == limit or looked_at >= most or size >= MOST_BYTES:
+                break
+    return Look(
+        max(ready, skip + looked_at if looked_at else 0),  # some came while we looked
+        skip,
+        looked_at,
+        tuple(wanted),
+        unknown,
+        marked=min(skip, ready) + taken if store.marks else 0,
+    )
+
+
+async def _peeking(
+    store: MessageReading, queue: str, skip: int, most: int, *, requeue: bool
+) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+    """No more of them than are looked at."""
+    while most > 0:
+        count = min(_AT_A_TIME, most)
+        some = await store.peek(queue, skip=skip, count=count, requeue=requeue)
+        yield some
         if len(some) < count:
-            break
-    ready = max(ready, skip + looked_at if looked_at else 0)  # some came while we looked
-    return Look(ready, skip, looked_at, tuple(wanted), unknown)
+            return
+        skip, most = skip + count, most - count
+
+
+async def _marking(
+    store: MessageReading, queue: str, skip: int, most: int, *, requeue: bool
+) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+    """Each of them taken out once."""
+    async with aclosing(store.read(queue, requeue=requeue)) as portions:
+        async for portion in portions:
+            passed = min(skip, len(portion))
+            some = portion[passed : passed + most]
+            yield some
+            skip, most = skip - passed, most - len(some)
+            if most <= 0:
+                return
 
 
 def by_task(found: Look) -> tuple[TaskGroup, ...]:

@@ -45,10 +45,13 @@ class StoredMessage:
     body: Body | None = field(default=None, repr=False)
     """None where there is none that could be read."""
 
+    kept: int | None = None
+    """Bytes that the broker keeps of it, where these are not what `raw` is."""
+
     @property
     def size(self) -> int:
         """In bytes, as the broker keeps it."""
-        return len(self.raw)
+        return len(self.raw) if self.kept is None else self.kept
 
     def age(self, now: datetime) -> float | None:
         """Seconds that it has been known to wait."""

@@ -58,6 +58,11 @@ class MessageReading(Protocol):
         """What `StoredMessage.raw` is written in: only a broker of that kind can take it back."""
         ...
 
+    @property
+    def marks(self) -> bool:
+        """Whether each look marks a message as redelivered, as it is taken out and given back."""
+        ...
+
     async def count(self, queue: str) -> int:
         """How many wait there; 0 if there is no such queue.
 
@@ -65,16 +70,22 @@ class MessageReading(Protocol):
         """
         ...
 
-    async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
-        """Those that are served next, the next one first. Reads no more than it returns.
+    async def peek(
+        self, queue: str, *, skip: int, count: int, requeue: bool = False
+    ) -> tuple[StoredMessage, ...]:
+        """Those that are served next, the next one first. Reads no more than it returns, and, where
+        a look `marks`, those that are skipped.
 
-        Raise PreconditionFailed where looking would change the messages, or where that name is of
-        something else than a queue.
+        Raise PreconditionFailed where that name is of something else than a queue, and, unless
+        `requeue` asks for it, where looks wear a message out (quorum queues).
         """
         ...
 
-    def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
-        """All of them, in the order in which they would be served, in portions.
+    def read(
+        self, queue: str, *, requeue: bool = False
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+        """All of them, in the order in which they would be served, in portions; otherwise as
+        `peek`.
 
         Exact for a queue that nobody uses meanwhile. Close it (`contextlib.aclosing`).
         """

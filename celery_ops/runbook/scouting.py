@@ -124,6 +124,8 @@ class Scout:
             found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
         if found == 0 and surely:
             refusals += [f"there is nothing to do: {_nothing(wanted)}"]
+        if store.marks and found and (judge is not None or wanted.verb is QueueVerb.BACKUP):
+            hazards = [*hazards, _marking(wanted)]
         file = ""
         if wanted.verb in {QueueVerb.BACKUP, QueueVerb.PURGE}:
             path = self._file(wanted)
@@ -282,6 +284,13 @@ def _estimate(seen: Look) -> int:
     if not seen.left or not seen.looked_at:
         return len(seen.wanted)
     return round(len(seen.wanted) * seen.ready / seen.looked_at)
+
+
+def _marking(wanted: Wanted) -> str:
+    return (
+        f"to be read, the messages of {wanted.queue} are taken out and given back to their places:"
+        " those that stay there are marked as redelivered, and wait until all is read"
+    )
 
 
 def _of_a_look(seen: Look, wanted: Wanted) -> list[str]:

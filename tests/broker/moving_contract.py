@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from celery_ops.model import StoredMessage
     from celery_ops.ports import Broker, Fence, MessageStore
 
-FROM, TO = PING.queue, "elsewhere"
+ELSEWHERE = "elsewhere"
+FROM, TO = PING.queue, ELSEWHERE
 ASIDE = str(Parked(FROM, "r-1", "1"))
 SENT = [f"id-{number}" for number in range(10)]
 EVEN = SENT[::2]
@@ -42,6 +43,11 @@ def store_of(broker: Broker) -> MessageStore:
 async def messages(broker: Broker, queue: str) -> list[StoredMessage]:
     async with aclosing(broker.messages.read(queue)) as portions:
         return [message async for portion in portions for message in portion]
+
+
+async def raws(broker: Broker, queue: str) -> list[bytes]:
+    """They alone: a look may mark a message as redelivered."""
+    return [message.raw for message in await messages(broker, queue)]
 
 
 async def ids(broker: Broker, queue: str) -> list[str | None]:
@@ -99,17 +105,16 @@ class MovingContract:
     async def test_what_is_parked_is_as_it_was_and_goes_back_to_be_served_first(
         self, broker: Broker, fence: Fence
     ) -> None:
-        before = await messages(broker, FROM)
+        before = await raws(broker, FROM)
         await move(broker, Transfer(TICKET, FROM, ASIDE), fence)
-        assert await messages(broker, ASIDE) == before
+        assert await raws(broker, ASIDE) == before
         await broker.send(replace(PING, id="later"), fence=fence)
         await move(broker, Transfer(f"{TICKET} back", ASIDE, FROM, first=True), fence)
-        found = await messages(broker, FROM)
-        if store_of(broker).puts_first:
-            assert found[:10] == before
-            assert found[10].id == "later"
-        else:
-            assert found[1:] == before
+        found = await raws(broker, FROM)
+        assert (found[:10] if store_of(broker).puts_first else found[1:]) == before
+        assert (await ids(broker, FROM)).index("later") == (
+            10 if store_of(broker).puts_first else 0
+        )
 
     async def test_each_is_asked_for_once(self, broker: Broker, fence: Fence) -> None:
         asked: list[str | None] = []
@@ -152,7 +157,7 @@ class MovingContract:
             await store.drop(ASIDE, fence=NOBODY)
         with pytest.raises(LeaseLost):
             await store.forget(TICKET, fence=NOBODY)
-        assert await messages(broker, FROM) == stored
+        assert await raws(broker, FROM) == [message.raw for message in stored]
         assert await ids(broker, ASIDE) == []
         assert await store.counted("b") == 0
 
@@ -171,7 +176,7 @@ class MovingContract:
         assert await store.counted("b") == 5
         assert await put(parts[1], 5)
         assert not await put(parts[1], 5)
-        assert await messages(broker, FROM) == stored
+        assert await raws(broker, FROM) == [message.raw for message in stored]
 
     async def test_what_is_put_is_served_before_the_others_or_behind_them(
         self, broker: Broker, fence: Fence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.broker.contract import ANN, PING, sizes
+from tests.broker.contract import ANN, PING, waiting
 
 if TYPE_CHECKING:
     from celery_ops.ports import Broker
@@ -50,8 +50,10 @@ class ReadingContract:
 
     async def test_looking_takes_nothing(self, broker: Broker, sent: list[str]) -> None:
         before = await broker.messages.peek(PING.queue, skip=0, count=100)
-        assert await sizes(broker, PING.queue) == (len(sent), 0)
-        assert await broker.messages.peek(PING.queue, skip=0, count=100) == before
+        assert await waiting(broker, PING.queue) == len(sent)
+        after = await broker.messages.peek(PING.queue, skip=0, count=100)
+        assert [message.raw for message in after] == [message.raw for message in before]
+        assert {message.redelivered for message in after} == {broker.messages.marks}
 
     async def test_they_are_counted(self, broker: Broker, sent: list[str]) -> None:
         assert await broker.messages.count(PING.queue) == len(sent)
@@ -64,14 +66,14 @@ class ReadingContract:
                 assert portion
                 found += [message.id for message in portion]
         assert found == sent
-        assert await sizes(broker, PING.queue) == (len(sent), 0)
+        assert await waiting(broker, PING.queue) == len(sent)
 
     async def test_reading_can_be_given_up(self, broker: Broker, sent: list[str]) -> None:
         async with aclosing(broker.messages.read(PING.queue)) as portions:
             async for portion in portions:
                 assert portion[0].id == sent[0]
                 break
-        assert await sizes(broker, PING.queue) == (len(sent), 0)
+        assert await waiting(broker, PING.queue) == len(sent)
 
     async def test_a_queue_that_nobody_ever_used_is_empty(self, broker: Broker) -> None:
         assert await broker.messages.peek("never-used", skip=0, count=10) == ()

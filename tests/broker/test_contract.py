@@ -8,7 +8,7 @@ import pytest
 
 from tests.broker.contract import PING, BrokerContract, HoldingContract
 from tests.broker.held import hold
-from tests.broker.moving_contract import MovingContract
+from tests.broker.moving_contract import ELSEWHERE, MovingContract
 from tests.broker.reading_contract import ReadingContract
 from tests.rig.amqp_nodes import AmqpNodes, declare
 from tests.rig.nodes import Node, SimulatedNodes
@@ -109,3 +109,13 @@ class TestRabbitWithItsManagement(TestRabbit):
     @pytest.fixture
     def broker(self, rabbit: str, make_rabbit: MakeRabbit, shared_rabbit: RabbitServer) -> Broker:
         return make_rabbit(rabbit, management=shared_rabbit.management)
+
+
+class TestMessagesOfRabbit(ReadingContract, MovingContract):
+    """What waits in the queues of a real RabbitMQ, which have to be declared."""
+
+    @pytest.fixture
+    def broker(self, rabbit: str, make_rabbit: MakeRabbit) -> Broker:
+        for queue in (PING.queue, ELSEWHERE):
+            declare(rabbit, queue)
+        return make_rabbit(rabbit)

@@ -33,10 +33,20 @@ class StandinStore:
     async def count(self, queue: str) -> int:
         return len(self._waiting(queue))
 
-    async def peek(self, queue: str, *, skip: int, count: int) -> tuple[StoredMessage, ...]:
+    @property
+    def marks(self) -> bool:
+        return False
+
+    async def peek(
+        self, queue: str, *, skip: int, count: int, requeue: bool = False
+    ) -> tuple[StoredMessage, ...]:
+        del requeue
         return tuple(map(self._stored, self._waiting(queue)[skip : skip + count]))
 
-    async def read(self, queue: str) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+    async def read(
+        self, queue: str, *, requeue: bool = False
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+        del requeue
         waiting = self._waiting(queue)
         for start in range(0, len(waiting), _A_PORTION):
             yield tuple(map(self._stored, waiting[start : start + _A_PORTION]))

@@ -1,0 +1,383 @@
+"""Moves the messages that wait in a queue on RabbitMQ, each in one transaction with its count.
+
+A transaction publishes a portion to the other queue, acknowledges it in its own, and replaces the
+count; the server carries it out as a whole or not at all, however our end of the connection fares.
+It goes over the connection that holds the lease: with that connection all of it is over, and what
+was taken and not yet committed is back in its place.
+
+Messages that are not chosen are held until the end, since they would be served again: until then
+nobody else is served with them, and from then on they are marked as redelivered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from amqp.exceptions import AMQPError, NotFound
+from amqp.exceptions import PreconditionFailed as Refusal
+
+from celery_ops.broker import amqp_counts, amqp_messages, amqp_raw
+from celery_ops.broker.amqp_content import Content
+from celery_ops.broker.amqp_counts import Count, publish
+from celery_ops.broker.amqp_ledger import CLASSIC, patiently
+from celery_ops.broker.amqp_link import DEADLINE
+from celery_ops.broker.amqp_raw import Unreadable
+from celery_ops.broker.amqp_reading import stored
+from celery_ops.broker.amqp_refusals import blocked
+from celery_ops.broker.amqp_taking import Taker
+from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
+from celery_ops.model import parked
+from celery_ops.ports import Transferred
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from typing import Protocol
+
+    from celery_ops.broker.amqp_link import Channel, Session, Work
+    from celery_ops.broker.amqp_natures import Nature
+    from celery_ops.broker.amqp_reading import RabbitReader
+    from celery_ops.broker.amqp_taking import Taken
+    from celery_ops.model import StoredMessage
+    from celery_ops.ports import Fence, Transfer
+
+    class Holding(Protocol):
+        """A lease whose connection can be used."""
+
+        async def under(
+            self, fence: Fence, work: Work[Result], *, deadline: float = DEADLINE
+        ) -> Result: ...
+
+
+Result = TypeVar("Result")
+
+PORTION = 500
+"""Messages in one transaction."""
+_FIRST_PORTION = 50
+_DEADLINE = 20.0
+"""Seconds a transaction may take: the lease is not renewed meanwhile."""
+
+
+class RabbitMover:
+    """Implements what `ports.MessageStore` has beyond reading. `username` is who publishes."""
+
+    def __init__(self, lease: Holding, reader: RabbitReader, *, username: str) -> None:
+        self._lease = lease
+        self._reader = reader
+        self._username = username
+
+    async def transfer(
+        self, transfer: Transfer, *, fence: Fence
+    ) -> AsyncGenerator[Transferred, None]:
+        """As the port says, but for `first`: they go behind those that wait there."""
+        source = await self._source(transfer.queue)
+        to = await self._destination(transfer.to)
+        if source is None:
+            await self._under(fence, lambda _: None)
+            return
+        way = _Way(transfer, to, source.kind == "classic")
+        seen = 0
+        portion = min(_FIRST_PORTION, way.most)
+        try:
+            await patiently(lambda: self._under(fence, way.open))
+            while not way.is_over(seen):
+                taken = await self._under(fence, partial(way.take, most=portion, seen=seen))
+                if not taken:
+                    return
+                going, looked_at = self._choose(taken, source, transfer, way.left)
+                await self._under(fence, partial(way.carry, going=going))
+                seen += looked_at
+                yield Transferred(way.done, seen)
+                portion = way.most
+        finally:
+            with contextlib.suppress(BrokerUnreachable, LeaseLost):
+                await self._under(fence, way.close)
+
+    async def put(
+        self,
+        messages: Sequence[StoredMessage],
+        *,
+        queue: str,
+        ticket: str,
+        done: int,
+        fence: Fence,
+    ) -> bool:
+        """As the port says, behind those that wait there."""
+        to = await self._destination(queue)
+        contents = [self._content(message) for message in messages]
+        work = partial(_put, contents=contents, to=to, ticket=ticket, done=done)
+        return await patiently(lambda: self._under(fence, work))
+
+    async def counted(self, ticket: str) -> int:
+        work = partial(amqp_counts.counted, ticket=ticket)
+        return await patiently(lambda: self._reader.ask(work))
+
+    async def forget(self, ticket: str, *, fence: Fence) -> None:
+        await self._under(fence, partial(_delete, queue=amqp_counts.queue_of(ticket)))
+
+    async def drop(self, queue: str, *, fence: Fence) -> int:
+        """As the port says."""
+        if parked(queue) is None:
+            raise ValueError(f"{queue!r} is no queue of parked messages")
+        return await self._under(fence, partial(_delete, queue=queue))
+
+    async def _under(self, fence: Fence, work: Work[Result]) -> Result:
+        return await self._lease.under(fence, work, deadline=_DEADLINE)
+
+    async def _source(self, queue: str) -> Nature | None:
+        nature = await self._reader.nature(queue)
+        if nature is not None and nature.kind == "stream":
+            raise PreconditionFailed(f"{queue!r} is a stream: nothing can be taken out of it.")
+        return nature
+
+    async def _destination(self, queue: str) -> Destination:
+        """Raise PreconditionFailed where a message could be refused, or push another one out."""
+        nature = await self._reader.nature(queue)
+        if nature is None:
+            if parked(queue) is not None:
+                return Destination(queue)
+            raise PreconditionFailed(
+                f"There is no queue {queue!r}.",
+                fix="On RabbitMQ it is there as soon as a worker consumes it, or as somebody"
+                " declares it.",
+            )
+        if nature.kind == "stream":
+            raise PreconditionFailed(f"{queue!r} is a stream, where nothing is moved to.")
+        if nature.most_bytes is not None:
+            raise PreconditionFailed(
+                f"{queue!r} holds a limited number of bytes (x-max-length-bytes): what is moved"
+                " there could be refused, or push others out."
+            )
+        return Destination(queue, most_messages=nature.most_messages)
+
+    def _choose(
+        self, taken: Sequence[Taken], source: Nature, transfer: Transfer, left: int | None
+    ) -> tuple[list[Taken], int]:
+        """Those that go, and how many were looked at for them."""
+        going: list[Taken] = []
+        looked_at = 0
+        for one in taken:
+            if left is not None and len(going) >= left:
+                break
+            looked_at += 1
+            if amqp_messages.hindrance(one.content.encoded, self._username) is not None:
+                continue
+            if transfer.choose is None or transfer.choose(stored(one, source)):
+                going.append(one)
+            elif source.kind != "classic":
+                raise PreconditionFailed(
+                    f"Some messages of {transfer.queue!r} cannot be chosen: it is a quorum queue,"
+                    " or it cannot be told that it is none, and counts a message that is given"
+                    " back as a delivery that failed (x-delivery-limit).",
+                    fix="Move or park all of them; from where they go then, some can be chosen.",
+                )
+        return going, looked_at
+
+    def _content(self, message: StoredMessage) -> Content:
+        named = f"a message ({message.id or 'without an id'})"
+        try:
+            encoded, body = amqp_raw.read(message.raw)
+        except Unreadable as error:
+            raise PreconditionFailed(f"{named} cannot be put into RabbitMQ: {error}") from error
+        why = amqp_messages.hindrance(encoded, self._username)
+        if why is not None:
+            raise PreconditionFailed(f"{named} cannot be put back as it is: {why}")
+        return Content(encoded, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    queue: str
+    most_messages: int | None = None
+
+    def check_room(self, channel: Channel, count: int) -> None:
+        """Raise PreconditionFailed if it is gone, or so many would push others out."""
+        try:
+            ready = int(channel.queue_declare(self.queue, passive=True).message_count)
+        except NotFound as error:
+            raise _gone(self.queue) from error
+        if self.most_messages is not None and ready + count > self.most_messages:
+            raise PreconditionFailed(
+                f"{self.queue!r} holds at most {self.most_messages} messages (x-max-length), and"
+                f" {ready} wait there: {count} more could be refused, or push others out."
+            )
+
+    def declare(self, channel: Channel) -> None:
+        """Make sure that a queue for parked messages is there."""
+        if parked(self.queue) is not None:
+            channel.queue_declare(self.queue, durable=True, auto_delete=False, arguments=CLASSIC)
+
+
+class Transaction:
+    """A channel whose changes come at once, with a ticket's count. Work for the lease's connection.
+
+    Raise LedgerBusy if another one counts under that ticket.
+    """
+
+    def __init__(self, session: Session, to: Destination, ticket: str, *, source: str = "") -> None:
+        if session.blocked:
+            raise blocked(session.address)
+        self._to = to
+        self._returned: list[Content] = []
+        self.channel: Channel = session.connection.channel()
+        self._taker = Taker(self.channel, source)
+        try:
+            self.channel.auto_decode = False
+            self.channel.events["basic_return"].add(self._note_returned)
+            to.declare(self.channel)
+            self.channel.tx_select()
+            self._count = Count(session, self.channel, ticket)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def done(self) -> int:
+        return self._count.value
+
+    def take(self, most: int) -> list[Taken]:
+        """The next messages of the source."""
+        return self._taker.take(most)
+
+    def commit(
+        self, contents: Sequence[Content], tags: Sequence[int] = (), *, back_to: str | None = None
+    ) -> None:
+        """Publish these, acknowledge those, and count them.
+
+        Raise PreconditionFailed if there is no room for them, or the queue is gone; what was
+        acknowledged for that is in `back_to` then, and not counted.
+        """
+        before = self.done
+        self._to.check_room(self.channel, len(contents))
+        for content in contents:
+            publish(self.channel, content, self._to.queue)
+        for tag in tags:
+            self.channel.basic_ack(tag)
+        self._end(before + len(contents))
+        if self._returned:
+            returned, self._returned = self._returned, []
+            for content in returned if back_to is not None else ():
+                publish(self.channel, content, back_to or "")
+            self._end(before + len(contents) - len(returned))
+            raise _gone(self._to.queue)
+
+    def close(self) -> None:
+        """What was taken and not acknowledged goes back."""
+        with contextlib.suppress(AMQPError, OSError):
+            self.channel.close()
+
+    def _end(self, count: int) -> None:
+        self._count.change(count)
+        try:
+            self.channel.tx_commit()
+        except Refusal as error:
+            raise PreconditionFailed(
+                f"{self._to.queue!r} has refused messages of ours, as a policy or a limit wants it:"
+                " those are lost.",
+                fix="Lift the limit (x-overflow: reject-publish), and restore a backup.",
+            ) from error
+        self._count.settle()
+
+    def _note_returned(self, error: Exception, exchange: str, key: str, content: Content) -> None:
+        del error, exchange
+        if key == self._to.queue:
+            self._returned.append(content)
+
+
+@dataclass(slots=True)
+class _Way:
+    """The way of a transfer's messages, on a channel of the lease's connection; its methods are
+    work for that.
+    """
+
+    transfer: Transfer
+    to: Destination
+    is_classic: bool
+    done: int = 0
+    _length: int = 0
+    _transaction: Transaction | None = field(default=None, repr=False)
+
+    @property
+    def most(self) -> int:
+        """Messages in one transaction."""
+        return min(PORTION, self.transfer.portion or PORTION)
+
+    @property
+    def left(self) -> int | None:
+        """How many more may go; None: any number."""
+        limit = self.transfer.limit
+        return None if limit is None else max(0, limit - self.done)
+
+    def is_over(self, seen: int) -> bool:
+        return seen >= self._length or self.left == 0
+
+    def open(self, session: Session) -> None:
+        """Raise LedgerBusy if another one counts under its ticket."""
+        size = session.size(self.transfer.queue)
+        self._length = 0 if size is None else size[0]
+        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
+        self._transaction = opened
+        self.done = opened.done
+
+    def take(self, session: Session, *, most: int, seen: int) -> list[Taken]:
+        """The next ones, of those that were there at the beginning."""
+        del session
+        most = min(most, self._length - seen)
+        if self.transfer.choose is None and self.left is not None:
+            most = min(most, self.left)
+        return self._open.take(most)
+
+    def carry(self, session: Session, *, going: Sequence[Taken]) -> None:
+        """Move those, in one transaction."""
+        del session
+        if going:
+            contents = [self._as_published(one.content) for one in going]
+            tags = [one.tag for one in going]
+            self._open.commit(contents, tags, back_to=self.transfer.queue)
+            self.done = self._open.done
+
+    def close(self, session: Session) -> None:
+        """Give back what was taken and not moved."""
+        del session
+        if self._transaction is not None:
+            self._transaction.close()
+
+    @property
+    def _open(self) -> Transaction:
+        if self._transaction is None:
+            raise RuntimeError("it is not open")
+        return self._transaction
+
+    def _as_published(self, content: Content) -> Content:
+        if self.is_classic:
+            return content
+        return Content(amqp_messages.as_published(content.encoded), content.body)
+
+
+def _put(
+    session: Session, *, contents: Sequence[Content], to: Destination, ticket: str, done: int
+) -> bool:
+    """Work for the lease's connection."""
+    transaction = Transaction(session, to, ticket)
+    try:
+        if transaction.done != done:
+            return False
+        if contents:
+            transaction.commit(contents)
+        return True
+    finally:
+        transaction.close()
+
+
+def _delete(session: Session, *, queue: str) -> int:
+    """Work for the lease's connection: how many messages waited there."""
+    with session.channel() as channel:
+        return int(channel.queue_delete(queue) or 0)
+
+
+def _gone(queue: str) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"The queue {queue!r} is not there any more; what was to go there was put back."
+    )

@@ -1,0 +1,185 @@
+"""Looks at the messages that wait in a queue on RabbitMQ: takes them, and gives them back.
+
+There is no other way. They go back to their places, and are marked as redelivered from then on; who
+consumes meanwhile is served what comes after them. A quorum queue counts it as a delivery that
+failed, and drops a message after some of these: there it has to be asked for by name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from amqp.exceptions import ResourceLocked
+
+from celery_ops.broker import amqp_messages, amqp_natures
+from celery_ops.broker.amqp_link import AmqpLink
+from celery_ops.broker.amqp_natures import Nature
+from celery_ops.broker.amqp_taking import Taker
+from celery_ops.errors import PreconditionFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from celery_ops.broker.amqp_address import AmqpAddress
+    from celery_ops.broker.amqp_link import Channel, Session, Work
+    from celery_ops.broker.amqp_taking import Taken
+    from celery_ops.model import StoredMessage
+
+Result = TypeVar("Result")
+
+MOST_TAKEN = 20_000
+"""Messages that one look takes out, with those that it passes over."""
+_PORTION = 500
+_SECONDS = 4.0
+_A_SECOND = 500
+"""So many messages a second are taken out at the least."""
+_IF_MEANT = "If that is meant, ask for it by name: --requeue."
+
+
+class RabbitReader:
+    """Implements `ports.MessageReading` on one RabbitMQ."""
+
+    def __init__(self, address: AmqpAddress) -> None:
+        self._address = address
+        self._link = AmqpLink(address, "looks at messages")
+        self._natures: dict[str, Nature] = {}
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def nature(self, queue: str) -> Nature | None:
+        """None if there is no such queue; raise PreconditionFailed if it is another connection's.
+
+        Kept while the queue is there: to ask anew can leave errors in the server's log.
+        """
+        if await self._size(queue) is None:
+            self._natures.pop(queue, None)
+            return None
+        known = self._natures.get(queue)
+        found = known or await self._link.read(partial(amqp_natures.nature, queue=queue))
+        if found is not None:
+            self._natures[queue] = found
+        return found
+
+    async def ask(self, work: Work[Result]) -> Result:
+        """Call work that changes nothing on the connection that looks."""
+        return await self._link.read(work)
+
+    async def count(self, queue: str) -> int:
+        return await self._size(queue) or 0
+
+    async def peek(
+        self, queue: str, *, skip: int, count: int, requeue: bool
+    ) -> tuple[StoredMessage, ...]:
+        """As the port says; all of them are given back before it returns."""
+        nature = await self._to_be_read(queue, requeue=requeue)
+        if nature is None or count <= 0:
+            return ()
+        if skip + count > MOST_TAKEN:
+            raise PreconditionFailed(
+                f"To look behind {skip} messages all of them have to be taken out and given back"
+                f" on RabbitMQ: at most {MOST_TAKEN:,} at once."
+            )
+        work = partial(_peeked, queue=queue, skip=skip, count=count)
+        taken = await self._link.read(work, deadline=_SECONDS + (skip + count) / _A_SECOND)
+        return tuple(stored(one, nature) for one in taken)
+
+    async def read(
+        self, queue: str, *, requeue: bool
+    ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+        """As the port says. They are held, by the server alone, until the end: else the same ones
+        would come again.
+        """
+        nature = await self._to_be_read(queue, requeue=requeue)
+        if nature is None:
+            return
+        # What a connection of one life has taken goes back with it, whatever happens here.
+        link = AmqpLink(self._address, "reads a queue", one_life=True)
+        try:
+            left = await self.count(queue)
+            taker = await link.write(partial(_taker, queue=queue))
+            while left > 0:
+                most = min(_PORTION, left)
+                taken = await link.write(partial(_take, taker=taker, most=most))
+                if not taken:
+                    return
+                left -= len(taken)
+                yield tuple(stored(one, nature) for one in taken)
+        finally:
+            await link.close()
+
+    async def _size(self, queue: str) -> int | None:
+        size = await self._link.read(partial(_size, queue=queue))
+        return None if size is None else size[0]
+
+    async def _to_be_read(self, queue: str, *, requeue: bool) -> Nature | None:
+        """Raise PreconditionFailed where messages cannot be looked at, or only at a price."""
+        nature = await self.nature(queue)
+        if nature is None:
+            return None
+        if nature.kind == "stream":
+            raise PreconditionFailed(f"{queue!r} is a stream: its messages cannot be taken out.")
+        if nature.kind == "quorum" and not requeue:
+            raise PreconditionFailed(
+                f"{queue!r} is a quorum queue: it counts each look at a message as a delivery that"
+                " failed, and drops the message after some of them (x-delivery-limit).",
+                fix=_IF_MEANT,
+            )
+        if nature.kind is None and not requeue:
+            raise PreconditionFailed(
+                f"It cannot be told whether {queue!r} is a quorum queue, where each look at a"
+                " message counts as a delivery that failed.",
+                fix=_IF_MEANT,
+            )
+        return nature
+
+
+def _size(session: Session, *, queue: str) -> tuple[int, int] | None:
+    try:
+        return session.size(queue)
+    except ResourceLocked as error:
+        raise PreconditionFailed(
+            f"{queue!r} belongs to one connection alone (exclusive), and is no queue of tasks."
+        ) from error
+
+
+def _peeked(session: Session, *, queue: str, skip: int, count: int) -> list[Taken]:
+    """Closing the channel gives them back."""
+    with session.channel() as channel:
+        channel.auto_decode = False
+        taker = Taker(channel, queue)
+        _all(taker, skip)
+        return _all(taker, count)
+
+
+def _all(taker: Taker, count: int) -> list[Taken]:
+    """So many, however large they are, if they are there."""
+    taken: list[Taken] = []
+    while len(taken) < count:
+        some = taker.take(count - len(taken))
+        if not some:
+            break
+        taken += some
+    return taken
+
+
+def _taker(session: Session, *, queue: str) -> Taker:
+    channel: Channel = session.connection.channel()
+    channel.auto_decode = False
+    return Taker(channel, queue)
+
+
+def _take(session: Session, *, taker: Taker, most: int) -> list[Taken]:
+    del session
+    return taker.take(most)
+
+
+def stored(taken: Taken, nature: Nature) -> StoredMessage:
+    """The message, as it was published to its queue."""
+    encoded, body = taken.content.encoded, taken.content.body
+    if nature.kind != "classic":
+        encoded = amqp_messages.as_published(encoded)
+    return amqp_messages.stored(
+        encoded, body, redelivered=taken.redelivered, top_priority=nature.top_priority
+    )
