@@ -142,9 +142,11 @@ def confirmation(plan: Plan) -> list[Line]:
     questions = [one.question for one in plan.confirmations] or [f"Run {plan.runbook}?"]
     found += [line((question, Tone.STRONG)) for question in questions]
     found.append(Line())
-    if "queue" in plan.params:
-        found.append(line("queue ", (str(plan.params["queue"]), Tone.STRONG)))
-    found.append(line(", ".join(target.name for target in plan.targets) or "no worker"))
+    names = ", ".join(target.name for target in plan.targets)
+    if queue := plan.params.get("queue"):
+        found.append(line("queue ", (str(queue), Tone.STRONG)))
+    if names or not queue:
+        found.append(line(names or "no worker"))
     warnings = (*plan.hazards, *plan.irreversible)
     if warnings:
         found.append(Line())

@@ -22,12 +22,20 @@ if TYPE_CHECKING:
     from celery_ops.tui.messages import ChangeAsked
 
 
+_FREE = {ParamType.TEXT, ParamType.INTEGER}
+"""Others say how carefully: that is what the runbook's own values are for."""
+
+
 def untold(params: Iterable[Param], asked: ChangeAsked) -> tuple[Param, ...]:
-    """What to ask for: what has to be told, then what can be and is no matter of how carefully."""
-    free = {ParamType.TEXT, ParamType.INTEGER}
-    open_ = [one for one in params if one.name not in asked.given]
-    needed = [one for one in open_ if one.default is None]
-    return (*needed, *(one for one in open_ if one.default is not None and one.type in free))
+    """What to ask for: what has to be told, and beside it what else can be.
+
+    Nothing where all can stay as it is; but which messages are meant is always asked for.
+    """
+    left = [one for one in params if one.name not in asked.given]
+    needed = [one for one in left if one.default is None]
+    if not needed and all(one.name != "filter" for one in left):
+        return ()
+    return (*needed, *(one for one in left if one.default is not None and one.type in _FREE))
 
 
 class ParamsScreen(ModalScreen["dict[str, str] | None"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_ops.fleet import waiting
-from celery_ops.tui import rates, workers
+from celery_ops.tui import queues, rates, workers
 from celery_ops.tui.depths import POINTS, SECONDS, sparkline
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.text import FRESH, NOTHING, UNKNOWN, Tone, age, counted, number
@@ -127,7 +127,7 @@ def _depth(queue: Queue, picture: Picture, at: datetime) -> Line:
 def _consumers(queue: Queue, shown: FleetSnapshot) -> Line:
     consuming = shown.consumers_of(queue.name)
     if queue.consumers == 0:
-        return _field("consumers", ("none", Tone.BAD if queue.ready else Tone.WARN))
+        return _field("consumers", queues.consumers_cell(queue))
     parts: list[str | tuple[str, Tone]] = []
     if queue.consumers is None:
         parts.append((f"{UNKNOWN} not every worker has told  ", Tone.WARN))

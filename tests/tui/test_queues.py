@@ -307,3 +307,14 @@ async def test_a_scrollbar_hides_nothing_of_a_text(length: int) -> None:
         await there.settle()
         shown = [part for row in there.text.split("\n")[3:-1] for part in row.split()]
         assert {part.strip(SCROLLBAR) for part in shown} - {""} == {word}
+
+
+async def test_nothing_is_asked_for_that_can_stay_as_it_is(tmp_path: Path) -> None:
+    desk = PaperDesk(plan_made=standins.plan())
+    shelf = standins.library(tmp_path, "resume-queue")
+    file = tmp_path / "resume-queue.yaml"
+    told = '  queue: {type: text, help: Which}\n  run: {type: text, default: "", help: Whose}\n'
+    file.write_text(file.read_text().replace("  queue: {type: text, help: Which one}\n", told))
+    async with opened(desk=desk, library=shelf) as there:
+        await there.press("3", "U")
+        assert desk.planned == [("resume-queue", {"queue": "bulk"})]
