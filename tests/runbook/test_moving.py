@@ -188,6 +188,32 @@ async def test_what_is_purged_can_be_restored_once_and_once_more_by_name(
     assert "-p again=ANOTHER-NAME" in again
 
 
+async def test_a_backup_goes_into_another_queue_that_is_named_and_is_addressed_to_it(
+    operation: Operation, tmp_path: Path
+) -> None:
+    before = ids(operation, "mail")
+    file = str(tmp_path / "kept")
+    await run(operation, "purge-queue", queue="mail", file=file)
+    plan = await operation.plan("restore-queue", file=file, queue="other", rate="10/s")
+    assert "messages of mail go to other, another queue" in plan.hazards
+    assert (await operation.execute(plan)).ending is Ending.DONE
+    assert waiting(operation) == {"other": [(id_, "other") for id_ in before]}
+
+
+async def test_another_file_than_the_one_that_was_planned_is_not_restored(
+    operation: Operation, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    await run(operation, "backup-queue", queue="mail", file=str(first))
+    await run(operation, "backup-queue", queue="mail", file=str(second))
+    before = waiting(operation)
+    plan = await operation.plan("restore-queue", file=str(first))
+    second.rename(first)
+    ran = await operation.execute(plan)
+    assert "is another backup than the one that was planned" in ran.end.says
+    assert waiting(operation) == before
+
+
 async def test_only_what_was_parked_is_destroyed(operation: Operation) -> None:
     before = waiting(operation)["mail"]
     await run(operation, "purge-queue", queue="mail", filter="task == 'app.odd'")
