@@ -5,11 +5,13 @@ end. So a walk over a list begins on the right, and finds its place again before
 last message that it passed. What was read is compared again in the script that moves it.
 
 Where much was passed over, each portion costs more: Redis looks at all that lies between the
-portion and the nearer end of the list (0.16 µs a message).
+portion and the nearer end of the list, whatever the portion's size. What else keeps the server for
+long makes portions smaller.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Callable
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 
 PORTION = 500
 """Messages in one script: it keeps the server from everything else."""
+_LEAST = 100
+_SLOW, _QUICK = 0.008, 0.003
+"""Seconds: a portion of messages that are picked is halved above the one, doubled below the other.
+"""
+_A_MESSAGE_PASSED = 0.16e-6
+"""Seconds, of any portion."""
 _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
 _SLACK = 64
@@ -136,6 +144,7 @@ class _Way:
         self._from = names.key(transfer.queue, step)
         self._to = names.key(transfer.to, step)
         self._most = min(PORTION, transfer.portion or PORTION)
+        self._size = self._most
         self._judged: dict[bytes, bytes | None] = {}
         # A value that no producer can have pushed: whoever sees it sees the inside of a script.
         self._nothing = f"celery-ops: moved {secrets.token_hex(16)}"
@@ -181,7 +190,8 @@ class _Way:
                 seen += choice.looked
                 self._judged.clear()
             yield Transferred(done, seen)
-            portion = _next_portion(window.raws, self._most)
+            self._size = min(self._size, self._most)
+            portion = _next_portion(window.raws, self._size)
 
     def _choose(self, window: _Window, left: int | None) -> _Choice:
         choice = _Choice([], [], 0)
@@ -244,9 +254,17 @@ class _Way:
         near = min(window.passed, _SLACK)
         looked = len(window.raws) + near
         words = [word for move in choice.moves for word in move]
-        return await self._move(
+        clock = asyncio.get_running_loop()
+        began = clock.time()
+        picked = await self._move(
             moving_scripts.PICK, window.passed - near, looked, self._nothing, *words
         )
+        took = clock.time() - began - window.passed * _A_MESSAGE_PASSED
+        if took > _SLOW:
+            self._size = max(_LEAST, self._size // 2)
+        elif took < _QUICK:
+            self._size = 2 * self._size
+        return picked
 
     async def _move(self, script: str, *words: Word) -> tuple[int, int]:
         """The count under the ticket, and how many were moved now."""

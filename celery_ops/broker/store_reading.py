@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _BYTES_AT_A_TIME = 1024 * 1024
 """A reply of more keeps the server from everything else for too long."""
-_FIRST_PORTION = 50
+_FIRST_PORTION = 20
+"""Of messages of whose size nothing is known yet."""
 _LARGEST_PORTION = 1_000
 
 

@@ -8,7 +8,6 @@ from celery_ops.cli.fleet_json import moment
 from celery_ops.config.secret import masked
 from celery_ops.fleet.contents import contents
 from celery_ops.fleet.peeking import by_task as grouped
-from celery_ops.runbook.facts import message_facts
 
 if TYPE_CHECKING:
     from celery_ops.cli.fleet_json import Json
@@ -38,21 +37,21 @@ def peeked(found: Peeked, *, by_task: bool) -> Json:
 
 def _message(placed: Placed, found: Peeked) -> Json:
     message = placed.message
-    facts, inside = message_facts(message, found.at), contents(message, found.masks)
+    inside = contents(message, found.masks)
     return {
         "place": placed.place,
-        "id": facts.id,
-        "task": facts.task,
+        "id": message.id,
+        "task": message.task,
         "args": inside.args,
         "kwargs": inside.kwargs,
         "closed": inside.closed or None,
-        "retries": facts.retries,
-        "eta": moment(facts.eta),
+        "retries": message.retries,
+        "eta": moment(message.eta),
         "expires": moment(message.expires),
-        "age": facts.age,
-        "origin": facts.origin,
-        "priority": facts.priority,
-        "redelivered": facts.redelivered,
+        "age": message.age(found.at),
+        "origin": message.origin,
+        "priority": message.priority,
+        "redelivered": message.redelivered,
         "size": message.size,
         "content_type": None if message.body is None else message.body.content_type,
         "compression": None if message.body is None else message.body.compression,

@@ -129,8 +129,11 @@ def _fields(found: Peeked, id_cells: int) -> tuple[_Field, ...]:
         _Field(Column("arguments", gives=True), lambda one: str(contents(one, found.masks))),
         _Field(Column("body", optional=True), _body),
         _Field(Column("prio", right=True, optional=True), lambda one: _unless_zero(one.priority)),
-        _Field(Column("again", optional=True), lambda one: "again" if one.redelivered else ""),
-        _Field(Column("age", right=True, optional=True), lambda one: _age(one, at)),
+        _Field(Column("redelivered", optional=True), lambda one: "yes" if one.redelivered else ""),
+        _Field(
+            Column("age", right=True, optional=True),
+            lambda one: "" if one.sent_at is None else age_of(one.sent_at, at),
+        ),
         _Field(Column("size", right=True, optional=True), lambda one: as_size(one.size)),
         _Field(Column("origin", gives=True, optional=True), lambda one: one.origin or ""),
     )
@@ -154,10 +157,6 @@ def _expires(message: StoredMessage, now: datetime) -> str:
     if message.expires is None:
         return ""
     return "expired" if message.expires <= now else moment(message.expires, now)
-
-
-def _age(message: StoredMessage, now: datetime) -> str:
-    return "" if message.sent_at is None else age_of(message.sent_at, now)
 
 
 def _unless_zero(value: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import click
@@ -13,22 +14,16 @@ from celery_ops.cli.connected import connected
 from celery_ops.cli.fleet_json import page
 from celery_ops.cli.peek_text import Peeked
 from celery_ops.cli.text import width_of_terminal
-from celery_ops.config.document import Place, did_you_mean, shown
+from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import UsageError
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.fleet.masking import Masks
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
-from celery_ops.runbook.expressions import InvalidExpression, Truth, condition
-from celery_ops.runbook.facts import scope_of_message
-from celery_ops.runbook.names import names_of_messages
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from celery_ops.cli.peek_filter import Filter
     from celery_ops.config.contexts import Context
-    from celery_ops.model import StoredMessage
     from celery_ops.ports import Broker
-    from celery_ops.runbook.expressions import Condition
 
 SHOWN = 20
 _LISTED = 10
@@ -104,7 +99,7 @@ def peek(
       "size" in bytes. What is not known is null.
     """
     chosen = context.resolve(ctx.ensure_object(Choice)).context
-    wanted = None if where is None else _condition(where)
+    wanted = None if where is None else _filter(where)
     limit = limit or (MOST_LOOKED_AT if by_task else SHOWN)
     found = run(_peeked(chosen, name, limit=limit, skip=skip, wanted=wanted, requeue=requeue))
     if as_json:
@@ -120,14 +115,13 @@ async def _peeked(
     *,
     limit: int,
     skip: int,
-    wanted: Condition | None,
+    wanted: Filter | None,
     requeue: bool,
 ) -> Peeked:
     clock = SystemClock()
     async with connected(context, clock) as broker:
         at = clock.now()
-        judge = None if wanted is None else _Judge(wanted, at)
-        wants = None if judge is None else judge.wants
+        wants = None if wanted is None else wanted.at(at)
         found = await look(
             broker.messages, name, skip=skip, limit=limit, wants=wants, requeue=requeue
         )
@@ -140,31 +134,15 @@ async def _peeked(
         look=found,
         masks=Masks(context.mask),
         filter=None if wanted is None else wanted.source,
-        not_known=() if judge is None else tuple(judge.not_known),
+        not_known=() if wanted is None else tuple(wanted.not_known),
         note=note,
     )
 
 
-def _condition(source: str) -> Condition:
-    try:
-        return condition(source, Place("--filter", 1, 1), names_of_messages(()))
-    except InvalidExpression as error:
-        marks = "".join(f"\n  {source}\n  {' ' * one.offset}^ {one.says}" for one in error.faults)
-        raise UsageError(f"The filter cannot be used:{marks}") from error
-
-
-class _Judge:
-    """A filter, and the names of it that were not known of some message."""
-
-    def __init__(self, wanted: Condition, now: datetime) -> None:
-        self._wanted = wanted
-        self._now = now
-        self.not_known: dict[str, None] = {}
-
-    def wants(self, message: StoredMessage) -> bool | None:
-        verdict = self._wanted.evaluate(scope_of_message(message, self._now))
-        self.not_known |= dict.fromkeys(verdict.unknown)
-        return None if verdict.truth is Truth.UNKNOWN else verdict.holds
+def _filter(source: str) -> Filter:
+    # The language of runbooks takes longer to import than a look takes.
+    found: Filter = importlib.import_module("celery_ops.cli.peek_filter").Filter(source)
+    return found
 
 
 async def _why_empty(broker: Broker, name: str) -> str:

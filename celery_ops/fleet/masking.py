@@ -13,12 +13,8 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import MASK, masked
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _WORDS = frozenset(
     {"auth", "authentication", "bearer", "card", "cards", "cookie", "cookies", "creditcard"}
@@ -28,16 +24,17 @@ _WORDS = frozenset(
 """Hidden where they are a whole word of a key: `cardNumber`, `card-number`, but not `discard`."""
 _PARTS = ("passw", "secret", "token", "credential", "authoriz", "apikey", "accesskey", "privatekey")
 """Hidden wherever they stand in a key, written together or apart: `x-api-key`."""
-_LONGEST_KEY = 100
+_LONGEST_KEY = 1_000
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
 
 _NAMED = re.compile(
     # 'key': …   "key" = …   \"key\": …
-    r"""(?P<quote>\\*['"])(?P<quoted>[^'"\\]{1,100})(?P=quote)\s{0,10}[:=]\s{0,10}"""
-    # ('key', …)   ['key', …]
-    r"""|[(\[]\s{0,10}(?P<first>\\*['"])(?P<paired>[^'"\\]{1,100})(?P=first)\s{0,10},\s{0,10}"""
+    r"""(?P<quote>\\*['"])(?P<quoted>[^'"\\=]{1,100})(?P=quote)\s{0,10}[:=]\s{0,10}"""
+    # ('key', …)   ['key', …]   '--key', …
+    r"""|(?:[(\[]\s{0,10}(?P<first>\\*['"])(?P<paired>[^'"\\=]{1,100})(?P=first)"""
+    r"""|(?P<dashed>\\*['"])(?P<option>-[\w.-]{1,100})(?P=dashed))\s{0,10},\s{0,10}"""
     # key=…   key: …
-    r"""|(?<![\w.-])(?P<bare>[^\W\d][\w.-]{0,99})\s{0,10}[:=]\s{0,10}"""
+    r"""|(?<!\w)(?P<bare>[^\W\d][\w.-]{0,99})\s{0,10}[:=]\s{0,10}"""
 )
 _QUOTE = re.compile(r"""\\*['"]""")
 _OPENING = re.compile(r"""[bBuUrRfF]{0,2}(?P<quote>\\*['"])""")
@@ -47,10 +44,7 @@ _ENDS_BARE = frozenset(",;&)]}>'\"\n")
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Which keys' values are hidden: those of a list of our own, and by `more`, globs in any case.
-
-    Raise nothing, whatever the keys are.
-    """
+    """Which keys' values are hidden: those of our own lists, and by `more`, globs in any case."""
 
     more: tuple[str, ...] = ()
     _globs: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
@@ -77,15 +71,11 @@ class Masks:
         while (found := _NAMED.search(text, position)) is not None:
             parts.append(text[position : found.end()])
             position = found.end()
-            key = found["quoted"] or found["paired"] or found["bare"]
+            key = found["quoted"] or found["paired"] or found["option"] or found["bare"]
             if self.hide(key):
                 parts.append(MASK)
                 position = _end_of_value(text, position)
         return masked("".join([*parts, text[position:]]))
-
-    def names(self) -> Sequence[str]:
-        """What is hidden, for people."""
-        return sorted({*_WORDS, *_PARTS, *self.more})
 
 
 def _end_of_value(text: str, start: int) -> int:
@@ -100,10 +90,18 @@ def _end_of_value(text: str, start: int) -> int:
 
 
 def _end_of_string(text: str, start: int, quote: str) -> int:
-    """A quote with more backslashes before it than the opening one is part of the string."""
+    """A quote behind more backslashes than the opening one is part of the string, or its end behind
+    a backslash: which of them, only who wrote it could tell. In doubt all of the rest goes.
+    """
+    level = len(quote)
     for found in _QUOTE.finditer(text, start):
-        if found[0][-1] == quote[-1] and len(found[0]) <= len(quote):
+        if found[0][-1] != quote[-1]:
+            continue
+        deeper = len(found[0]) - level
+        if deeper <= 0:
             return found.end()
+        if deeper % (2 * level) != level:
+            break
     return len(text)
 
 

@@ -96,7 +96,8 @@ async def look(
                         break
             if len(wanted) == limit or looked_at >= most or size >= MOST_BYTES:
                 break
-    return Look(max(ready, looked_at), skip, looked_at, tuple(wanted), unknown, min(marked, ready))
+    ready = max(ready, skip + looked_at if looked_at else 0)  # some came while we looked
+    return Look(ready, skip, looked_at, tuple(wanted), unknown, min(marked, ready))
 
 
 async def _peeking(

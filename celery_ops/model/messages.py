@@ -52,3 +52,7 @@ class StoredMessage:
     def size(self) -> int:
         """In bytes, as the broker keeps it."""
         return len(self.raw) if self.kept is None else self.kept
+
+    def age(self, now: datetime) -> float | None:
+        """Seconds that it has been known to wait."""
+        return None if self.sent_at is None else max(0.0, (now - self.sent_at).total_seconds())

@@ -86,7 +86,7 @@ class Backup:
         """
         left = self.count - done
         starts = list(self.places)
-        ends = [number for _, number in starts[1:]] + [self.count]
+        ends = [number for _, number in (*starts[1:], (0, self.count))] if starts else []
         spans = [(at, begin, end) for (at, begin), end in zip(starts, ends, strict=True)]
         with self.path.open("rb") as file:
             for at, begin, end in reversed(spans) if backwards else spans:
@@ -181,18 +181,19 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-async def read(path: Path, *, kind: str | None = None) -> Backup:
+async def read(path: Path, *, kind: str | None = None, portion: int = PORTION) -> Backup:
     """Read all of a backup through. Raise InvalidDocument, naming the line, if it is not whole or,
-    with a `kind`, of another kind of broker.
+    with a `kind`, of another kind of broker. `portion`: the most messages that are put back at
+    once.
     """
     try:
         with path.open("rb") as file:
-            return await _read(path, file, kind)
+            return await _read(path, file, kind, portion)
     except OSError as error:
         raise _wrong(path, 0, f"cannot be read: {error.strerror}") from error
 
 
-async def _read(path: Path, file: BinaryIO, kind: str | None) -> Backup:
+async def _read(path: Path, file: BinaryIO, kind: str | None, portion: int) -> Backup:
     begin = file.readline()
     header = _header(path, begin, kind)
     total = hashlib.sha256(begin)
@@ -210,7 +211,7 @@ async def _read(path: Path, file: BinaryIO, kind: str | None) -> Backup:
             raise _wrong(path, number, "the backup was cut off in this line")
         if _message(line) is None:
             raise _wrong(path, number, "this line is no message: the backup was changed")
-        if not places or in_portion >= PORTION or size + len(line) > _BYTES_A_PORTION:
+        if not places or in_portion >= portion or size + len(line) > _BYTES_A_PORTION:
             places.append((at, count))
             in_portion = size = 0
             await asyncio.sleep(0)  # others have their turn: a lease must be renewed meanwhile

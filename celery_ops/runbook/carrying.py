@@ -58,21 +58,28 @@ class Carrier:
         self._lives = self._told_at
         """When something was last seen to happen."""
 
+    async def counted(self, ticket: str) -> int:
+        """How many have gone under it."""
+        return await self.patiently(lambda: store_of(self._stage).counted(ticket))
+
+    async def size(self, queue: str) -> int:
+        """How many wait there."""
+        return await self.patiently(lambda: store_of(self._stage).count(queue))
+
     async def transfer(self, transfer: Transfer) -> int:
         """Move them; how many have gone under the ticket. Raise StepFailed or Aborted."""
-        store = store_of(self._stage)
-        await self.pace(await self.patiently(lambda: store.counted(transfer.ticket)))
+        await self.pace(await self.counted(transfer.ticket))
 
         async def then(portion: Transferred) -> None:
             await self.pace(portion.done)
 
         await self.patiently(lambda: self._stage.effects.transfer(transfer, then))
-        return await self.patiently(lambda: store.counted(transfer.ticket))
+        return await self.counted(transfer.ticket)
 
     async def put(self, backup: Backup, *, queue: str, ticket: str, address: str | None) -> int:
         """Put the messages of a backup into a queue; how many there are under the ticket."""
         store, effects = store_of(self._stage), self._stage.effects
-        done = await self.patiently(lambda: store.counted(ticket))
+        done = await self.counted(ticket)
         await self.pace(done)
         portions = backup.portions(done, backwards=store.puts_first, most=burst(self._rate))
         for portion in portions:
@@ -84,7 +91,7 @@ class Carrier:
 
             was_put = await self.patiently(send)
             done += len(portion)
-            if not was_put and await self.patiently(lambda: store.counted(ticket)) != done:
+            if not was_put and await self.counted(ticket) != done:
                 raise StepFailed("somebody else restores the same backup at this moment")
             await self.pace(done)
         return done

@@ -167,13 +167,12 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
 
 def message_facts(message: StoredMessage, now: datetime) -> MessageFacts:
     """What conditions see of a message that waits."""
-    sent_at = message.sent_at
     return MessageFacts(
         id=message.id,
         task=message.task,
         retries=message.retries,
         eta=message.eta,
-        age=None if sent_at is None else max(0.0, (now - sent_at).total_seconds()),
+        age=message.age(now),
         origin=message.origin,
         priority=message.priority,
         redelivered=message.redelivered,

@@ -42,7 +42,7 @@ class Moving:
         self._stage = stage
         self._wanted = Wanted.of(step, params, {"params": stage.params})
         self._store = store_of(stage)
-        self._unknown = 0
+        self._unknown = self._meant = 0
 
     async def go(self) -> str:
         """Do it and say what came of it. Raise StepFailed."""
@@ -69,9 +69,10 @@ class Moving:
         )
 
     async def _copied(self, move: PlannedMove) -> str:
-        before = await self._store.count(move.queue)
+        carrier = self._carrier(move, "")
+        before = await carrier.size(move.queue)
         backup = await self._written(move, move.queue)
-        after = await self._store.count(move.queue)
+        after = await carrier.size(move.queue)
         return (
             f"{counted(backup.count, 'message')} of {move.queue} copied to {move.file}"
             f" ({before} waited there before, {after} after; what workers held is not among them)"
@@ -112,8 +113,10 @@ class Moving:
 
     async def _moved(self, move: PlannedMove) -> str:
         noted = Noted(self._stage, move.step)
+        carrier = self._carrier(move, "moved")
+        before = await carrier.counted(ticket(self._stage, move.step))
         try:
-            done = await self._carrier(move, "moved").transfer(
+            done = await carrier.transfer(
                 Transfer(
                     ticket=ticket(self._stage, move.step),
                     queue=move.queue,
@@ -124,27 +127,35 @@ class Moving:
                     portion=burst(self._wanted.rate),
                 )
             )
+        except OSError as error:
+            says = f"what moves cannot be noted beside the journal: {error.strerror or error}"
+            raise StepFailed(says) from error
         finally:
             noted.close()
-        left = await self._store.count(move.queue)
-        return (
-            f"{counted(done, 'message')} of {move.queue} moved to {move.to}{self._rest()};"
-            f" {left} wait in {move.queue} now"
-        )
+        left = await carrier.size(move.queue)
+        says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{self._rest()}"
+        stayed = self._meant - (done - before)
+        if stayed > 0:
+            says += f"; {stayed} more did not go: consumed meanwhile, or no messages of Celery's"
+        return f"{says}; {left} wait in {move.queue} now"
 
     async def _purge(self, move: PlannedMove) -> str:
         """First out of the way, then to the disk, and only then destroyed: just those."""
         await self._park(move)
         is_begun = self._stage.recall.peek(move.step, move.parked) is not None
-        if not is_begun and not await self._store.count(move.parked):
+        if not is_begun and not await self._carrier(move, "").size(move.parked):
             return f"nothing was left to be purged in {move.queue}"
-        await self._act(
-            move.parked,
-            "backup",
-            f"copy what is parked to {move.file}",
-            expect="the file is whole, as its checksum says",
-            do=lambda: self._secured(move),
-        )
+        try:
+            await self._act(
+                move.parked,
+                "backup",
+                f"copy what is parked to {move.file}",
+                expect="the file is whole, as its checksum says",
+                do=lambda: self._secured(move),
+            )
+        except StepFailed as failed:
+            await _take_back(self._stage, QueueVerb.PARK, move)
+            raise StepFailed(f"{failed.says}; the messages are back in {move.queue}") from failed
         says = await self._act(
             move.parked,
             "purge",
@@ -162,7 +173,7 @@ class Moving:
 
     async def _destroyed(self, move: PlannedMove) -> str:
         backup = await read_through(Path(move.file), self._store)
-        there = await self._store.count(move.parked)
+        there = await self._carrier(move, "").size(move.parked)
         if there not in {0, backup.count}:  # none: it was done before
             raise StepFailed(
                 f"{move.parked} has {there} messages and {move.file} {backup.count}:"
@@ -193,7 +204,7 @@ class Moving:
             ticket=move.ticket,
             address=None if move.to == move.queue else move.to,
         )
-        there = await self._store.count(move.to)
+        there = await self._carrier(move, "").size(move.to)
         return (
             f"{counted(done, 'message')} of {move.file} put into {move.to}; {there} wait there now"
         )
@@ -266,6 +277,7 @@ class Moving:
             self._unknown += truth is Truth.UNKNOWN
             if truth is not Truth.HOLDS:
                 return False
+            self._meant += 1
             if noted is not None:
                 noted.note(message.id)
             return True
@@ -385,7 +397,12 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
     store = stage.surveyor.broker.store
     left: list[Owed] = []
     for move in stage.plan.moves if store is not None else ():
-        for place in (move.parked, _place_of_undo(stage, move) if move.to else ""):
+        places = (
+            move.parked,
+            _place_of_undo(stage, move) if move.to else "",
+            move.queue if parked(move.queue) else "",
+        )
+        for place in places:
             there = await store.count(place) if store is not None and place else 0
             if there:
                 mend = f"celery-ops queue unpark {shlex.quote(place)}"

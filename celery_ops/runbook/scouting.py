@@ -91,7 +91,7 @@ class Scout:
                 wanted, move, first=store.puts_first, snapshot=self._snapshot
             )
         ]
-        hazards = [*found.hazards, *(self._unconsumed(found) if wanted.to else ())]
+        hazards = [*found.hazards, *self._unconsumed(found)]
         return Scouted(
             PlannedStep(wanted.step, wanted.says, actions=tuple(done)),
             found.moves,
@@ -239,7 +239,7 @@ class Scout:
 
     def _unconsumed(self, found: _Found) -> list[str]:
         """Destinations where they would only wait."""
-        names = dict.fromkeys(move.to for move in found.moves)
+        names = dict.fromkeys(move.to for move in found.moves if move.to)
         return [
             f"nobody is seen to consume {name}: messages wait there until somebody does"
             for name in names

@@ -60,6 +60,11 @@ async def test_it_knows_nothing_and_reaches_nobody(broker: NoBroker) -> None:
     assert not await broker.break_lease(ANN, RUN)
 
 
+def test_no_message_can_be_looked_at(broker: NoBroker) -> None:
+    with pytest.raises(BrokerUnreachable, match="without a broker"):
+        _ = broker.messages
+
+
 async def test_what_is_taken_is_known_to_the_run_alone(broker: NoBroker) -> None:
     fence = await broker.lease.acquire(ANN)
     await broker.take(TAKEN, fence=fence)

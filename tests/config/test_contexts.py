@@ -58,6 +58,7 @@ contexts:
     accept_pickle: true
     control_exchange: other
     event_exchange: otherev
+    mask: [iban, "patient*"]
     ssh: {user: deploy, jump: bastion.example.com, known_hosts: ~/.ssh/known_hosts, sudo: true}
     hosts:
       web1: {address: 10.0.0.11}
@@ -116,6 +117,7 @@ def test_everything_the_design_writes_is_read(tmp_path: Path) -> None:
     }
     assert (context.protected, context.read_only, context.accept_pickle) == (True, False, True)
     assert (context.control_exchange, context.event_exchange) == ("other", "otherev")
+    assert context.mask == ("iban", "patient*")
     assert context.release == SymlinkRelease("/srv/app/current", "/srv/app/releases")
     assert context.probe == Probe("myproject.ping", ("default",), 20.0)
     assert context.directory == tmp_path
@@ -205,6 +207,8 @@ def test_hosts_of_a_service_may_be_globs(tmp_path: Path) -> None:
         ("release: {symlink: {current: a}}", "symlink of release of context a needs the key"),
         ("release: {commands: {current: a, activate: [b]}}", "must be a list, not 'a'"),
         ("probe: {task: a}", "probe of context a needs the key 'queues'"),
+        ("mask: iban", "mask of context a must be a list, not 'iban'"),
+        ("mask: []", "mask of context a is empty"),
         ("broker_options: [a]", "broker_options of context a must be a mapping, not a list"),
         ("broker_options: {a: '${b'}", "write a variable as ${NAME}"),
     ],
@@ -245,7 +249,7 @@ def test_a_variable_that_is_not_set_has_a_place(tmp_path: Path) -> None:
         (4, "CELERY_BROKER_URL is not set"),
         (5, "SENTINEL is not set"),
         (6, "CELERY_RESULT_BACKEND is not set"),
-        (22, "SUPERVISOR is not set"),
+        (23, "SUPERVISOR is not set"),
     ]
 
 

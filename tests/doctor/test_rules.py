@@ -17,6 +17,7 @@ from celery_ops.model import (
     Host,
     Incarnation,
     Level,
+    Parked,
     Queue,
     Reading,
     Service,
@@ -91,6 +92,19 @@ def test_a_queue_with_messages_and_no_consumer_is_an_error() -> None:
     assert finding.level is Level.ERROR
     assert finding.subject == "mail"
     assert finding.says == "12 messages, no consumer"
+
+
+def test_parked_messages_are_told_of_and_are_no_queue_without_a_consumer() -> None:
+    queue = Queue(str(Parked("mail", "20261126-031200-abcd", "2")), 12, 0, 0)
+    assert found(fleet(queues=(queue,)), "queue-without-consumer") == ()
+    (finding,) = found(fleet(queues=(queue,)), "parked-messages")
+    assert (finding.subject, finding.level) == ("mail", Level.INFO)
+    assert finding.says == "12 messages parked by the run 20261126-031200-abcd"
+    assert finding.fix == (
+        "celery-ops queue unpark celery-ops.parked.mail.20261126-031200-abcd-2 gives them back"
+    )
+    empty = Queue(queue.name, 0, 0, 0)
+    assert found(fleet(queues=(empty,)), "parked-messages") == ()
 
 
 @pytest.mark.parametrize(

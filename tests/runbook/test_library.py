@@ -35,14 +35,20 @@ def write(directory: Path, file: str, name: str, summary: str = "Mine.") -> Path
 def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
     library = Library(None)
     assert library.names() == (
+        "backup-queue",
         "drain-worker",
+        "move-queue",
+        "park-queue",
+        "purge-queue",
         "restore-orphans",
+        "restore-queue",
         "resume-worker",
         "rolling-restart",
         "start-beat",
         "start-worker",
         "stop-beat",
         "stop-worker",
+        "unpark-queue",
     )
     for entry in library.entries():
         assert entry.problems == ()

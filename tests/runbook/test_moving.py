@@ -188,11 +188,70 @@ async def test_what_is_purged_can_be_restored_once_and_once_more_by_name(
     assert "-p again=ANOTHER-NAME" in again
 
 
+async def test_a_backup_goes_into_another_queue_that_is_named_and_is_addressed_to_it(
+    operation: Operation, tmp_path: Path
+) -> None:
+    before = ids(operation, "mail")
+    file = str(tmp_path / "kept")
+    await run(operation, "purge-queue", queue="mail", file=file)
+    plan = await operation.plan("restore-queue", file=file, queue="other", rate="10/s")
+    assert "messages of mail go to other, another queue" in plan.hazards
+    assert (await operation.execute(plan)).ending is Ending.DONE
+    assert waiting(operation) == {"other": [(id_, "other") for id_ in before]}
+
+
+async def test_another_file_than_the_one_that_was_planned_is_not_restored(
+    operation: Operation, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    await run(operation, "backup-queue", queue="mail", file=str(first))
+    await run(operation, "backup-queue", queue="mail", file=str(second))
+    before = waiting(operation)
+    plan = await operation.plan("restore-queue", file=str(first))
+    second.rename(first)
+    ran = await operation.execute(plan)
+    assert "is another backup than the one that was planned" in ran.end.says
+    assert waiting(operation) == before
+
+
 async def test_only_what_was_parked_is_destroyed(operation: Operation) -> None:
     before = waiting(operation)["mail"]
     await run(operation, "purge-queue", queue="mail", filter="task == 'app.odd'")
     assert waiting(operation) == {"mail": before[::2]}
     assert operation.broker.tickets == {}
+
+
+async def test_what_cannot_be_written_is_not_destroyed_and_goes_back(
+    operation: Operation, tmp_path: Path
+) -> None:
+    before = waiting(operation)
+    plan = await operation.plan("purge-queue", queue="mail", file=str(tmp_path / "taken"))
+    (tmp_path / "taken").write_text("of somebody else's")
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert ran.end.says.endswith("; the messages are back in mail")
+    assert waiting(operation) == before
+    assert (tmp_path / "taken").read_text() == "of somebody else's"
+
+
+async def test_an_unparking_that_is_aborted_says_what_is_still_parked(
+    operation: Operation,
+) -> None:
+    plan = await operation.plan("park-queue", queue="mail")
+    await operation.execute(plan)
+    path = operation.write_down(await operation.plan("unpark-queue", queue="mail", rate="2/s"))
+
+    async def abort() -> None:
+        while operation.executor is None or len(ids(operation, "mail")) < 4:
+            await operation.clock.sleep(0.1)
+        operation.executor.brake.pull("bob")
+
+    ran = await operation.run_and(path, abort)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert ran.end.report is not None
+    (owed,) = ran.end.report.owed
+    assert owed.mend == f"celery-ops queue unpark {place(plan)}"
+    assert len(ids(operation, "mail")) + len(ids(operation, place(plan))) == COUNT
 
 
 async def test_a_broker_that_puts_nothing_first_gets_them_behind_the_others(
