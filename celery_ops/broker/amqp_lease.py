@@ -253,7 +253,7 @@ def _tell(session: Session, *, reads: bytes | None, anew: bool = False) -> None:
     with session.channel() as channel:
         if anew:
             channel.queue_delete(WHO)  # of a holder that was killed, perhaps of another version
-        channel.queue_declare(WHO, durable=False, auto_delete=False, arguments=arguments)
+        channel.queue_declare(WHO, durable=True, auto_delete=False, arguments=arguments)
         if reads is not None:
             delivered(channel, amqp.Message(reads, delivery_mode=1), routing_key=WHO)
 

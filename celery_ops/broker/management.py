@@ -11,6 +11,7 @@ import contextlib
 import json
 import ssl
 import threading
+import time
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,9 @@ from celery_ops.errors import BrokerUnreachable, UsageError
 if TYPE_CHECKING:
     from celery_ops.broker.amqp_address import AmqpAddress
 
-DEADLINE = 4.0
+DEADLINE = 2.0
+AGAIN_AFTER = 10.0
+"""Seconds for which a failure is believed: a server that hangs must not delay each look."""
 _MOST_BYTES = 64 * 1024 * 1024
 _COLUMNS = "name,messages_ready,messages_unacknowledged,consumers,exclusive"
 _DEFAULT_PORTS = {"http": 15672, "https": 15671}
@@ -57,6 +60,8 @@ class Management:
         and its authority vouches for this server, too. Raise UsageError.
         """
         self._place = _parsed(url, address)
+        self._failure: BrokerUnreachable | None = None
+        self._again_at = 0.0
         self._vhost = quote(address.vhost, safe="")
         self._authority = address.tls.ca_certs if address.tls is not None else None
 
@@ -92,6 +97,17 @@ class Management:
         )
 
     async def _get(self, path: str, *, absent: object = None) -> object:
+        if self._failure is not None and time.monotonic() < self._again_at:
+            raise self._failure
+        try:
+            found = await self._in_time(path, absent)
+        except BrokerUnreachable as error:
+            self._failure, self._again_at = error, time.monotonic() + AGAIN_AFTER
+            raise
+        self._failure = None
+        return found
+
+    async def _in_time(self, path: str, absent: object) -> object:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[object] = loop.create_future()
         threading.Thread(

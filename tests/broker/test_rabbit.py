@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -155,6 +156,21 @@ async def test_a_management_api_that_cannot_be_read_is_said_and_harms_nothing_el
         assert says in reading.notes[0]
         assert "wr0ng-one" not in reading.notes[0]
         assert await broker.nodes() is None
+
+
+async def test_a_management_api_that_hangs_is_not_waited_for_at_each_look(
+    rabbit: str, make_rabbit: MakeRabbit
+) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        port = mute.getsockname()[1]
+        broker = make_rabbit(rabbit, management=f"http://127.0.0.1:{port}")
+        assert await broker.nodes() is None
+        reading = await broker.queues(["mail"])
+        assert "does not answer" in reading.notes[0] or "is not there" in reading.notes[0]
+        mute.setblocking(False)
+        mute.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            mute.accept()  # it was asked once
 
 
 async def test_watching_takes_no_message_and_marks_none(rabbit: str, broker: RabbitBroker) -> None:

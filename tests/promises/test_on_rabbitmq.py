@@ -67,6 +67,18 @@ def load(fleet: RabbitOperations) -> Iterator[Load]:
     assert fleet.nothing_is_taken()
 
 
+@pytest.fixture
+def endless(fleet: RabbitOperations) -> Iterator[int]:
+    """The number of a task in the worker `prefork` that does not end before it is released."""
+    number = next(FIRSTS) + 99_999
+    fleet.fleet.send(number, task="rig.hold", queue="prefork")
+    wait_until(lambda: number in fleet.fleet.starts(), what="a task that does not end")
+    yield number
+    fleet.fleet.release(number)
+    wait_until(lambda: fleet.fleet.ends().get(number) == 1, what="the task ends")
+    assert fleet.fleet.starts()[number] == 1
+
+
 def test_a_rolling_restart_loses_nothing_and_leaves_no_queue_unconsumed(
     fleet: RabbitOperations, ann: Operator
 ) -> None:
@@ -92,7 +104,7 @@ def test_a_worker_is_drained_and_resumed_and_its_process_stays(
     assert fleet.pid("prefork") == pid
 
 
-@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize("when", [When.BEFORE, When.DURING])
 def test_a_killed_executors_run_is_gone_on_with(
     when: When, fleet: RabbitOperations, ann: Operator
 ) -> None:
@@ -117,53 +129,38 @@ def test_a_killed_restart_is_gone_on_with(fleet: RabbitOperations, ann: Operator
 
 
 def test_what_a_killed_run_took_is_adopted_by_somebody_else(
-    fleet: RabbitOperations, ann: Operator, bob: Operator
+    fleet: RabbitOperations, endless: int, ann: Operator, bob: Operator
 ) -> None:
-    number = next(FIRSTS) + 99_999
-    fleet.fleet.send(number, task="rig.hold", queue="prefork")
-    wait_until(lambda: number in fleet.fleet.starts(), what="a task that does not end")
     following = ann.start(*DRAIN)
     ann.until_draining()
     os.kill(ann.executor(), signal.SIGKILL)
     said = following.wait()
     assert said.code == 4, said.all
-    fleet.fleet.release(number)
     (taken,) = bob.status()["taken"]
     assert taken["run"] == ann.journals()[-1].stem
+    fleet.fleet.release(endless)
     adopted = bob.do("runs", "adopt", taken["run"], "--yes")
     assert adopted.code == 0, adopted.all
     assert bob.status()["taken"] == []
-    wait_until(lambda: fleet.fleet.ends().get(number) == 1, what="the task ends")
-    assert fleet.fleet.starts()[number] == 1
 
 
-def test_only_one_runs_and_the_other_is_told_who(ann: Operator, bob: Operator) -> None:
+def test_only_one_runs_and_who_breaks_its_lease_is_told(
+    fleet: RabbitOperations, endless: int, ann: Operator, bob: Operator
+) -> None:
     following = ann.start(*DRAIN)
-    ann.until(lambda event: event["event"] == "leased", "the lease")
+    ann.until_draining()
     refused = bob.do("worker", "drain", "other@rig", "--yes", "-p", "allow_gap=other")
     assert refused.code == 6, refused.all
     assert "ann@" in refused.err
-    assert following.wait().code == 0
-    assert ann.do(*RESUME).code == 0
-
-
-def test_a_broken_lease_ends_its_run_and_says_who_broke_it(
-    fleet: RabbitOperations, ann: Operator, bob: Operator
-) -> None:
-    number = next(FIRSTS) + 99_999
-    fleet.fleet.send(number, task="rig.hold", queue="prefork")
-    wait_until(lambda: number in fleet.fleet.starts(), what="a task that does not end")
-    following = ann.start(*DRAIN)
-    ann.until_draining()
     broken = bob.do("runs", "break-lease", "--yes")
     assert broken.code == 0, broken.all
     said = following.wait()
     assert said.code == 4, said.all
     assert "bob@" in said.all
-    fleet.fleet.release(number)
     assert bob.status()["holder"] is None
-    assert bob.do(*RESUME).code == 0
-    wait_until(lambda: fleet.fleet.ends().get(number) == 1, what="the task ends")
+    fleet.fleet.release(endless)
+    resumed = bob.do(*RESUME)
+    assert resumed.code == 0, resumed.all
 
 
 def test_a_run_without_a_configuration_knows_the_fleet_too(
