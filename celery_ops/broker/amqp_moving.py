@@ -5,6 +5,9 @@ count; the server carries it out as a whole or not at all, however our end of th
 It goes over the connection that holds the lease: with that connection all of it is over, and what
 was taken and not yet committed is back in its place.
 
+What a limited queue has no room for would push others out of it, or be refused, and be lost: there
+nothing is moved to. A limit that a policy sets cannot be seen by AMQP.
+
 Messages that are not chosen are held until the end, since they would be served again: until then
 nobody else is served with them, and from then on they are marked as redelivered.
 """
@@ -73,7 +76,7 @@ class RabbitMover:
     ) -> AsyncGenerator[Transferred, None]:
         """As the port says, but for `first`: they go behind those that wait there."""
         source = await self._source(transfer.queue)
-        to = await self._destination(transfer.to)
+        to = await self._destination(transfer.to, fence)
         if source is None:
             await self._under(fence, lambda _: None)
             return
@@ -105,7 +108,7 @@ class RabbitMover:
         fence: Fence,
     ) -> bool:
         """As the port says, behind those that wait there."""
-        to = await self._destination(queue)
+        to = await self._destination(queue, fence)
         contents = [self._content(message) for message in messages]
         work = partial(_put, contents=contents, to=to, ticket=ticket, done=done)
         return await patiently(lambda: self._under(fence, work))
@@ -132,12 +135,12 @@ class RabbitMover:
             raise PreconditionFailed(f"{queue!r} is a stream: nothing can be taken out of it.")
         return nature
 
-    async def _destination(self, queue: str) -> Destination:
+    async def _destination(self, queue: str, fence: Fence) -> Destination:
         """Raise PreconditionFailed where a message could be refused, or push another one out."""
+        if parked(queue) is not None:
+            await self._under(fence, partial(_declare, queue=queue))
         nature = await self._reader.nature(queue)
         if nature is None:
-            if parked(queue) is not None:
-                return Destination(queue)
             raise PreconditionFailed(
                 f"There is no queue {queue!r}.",
                 fix="On RabbitMQ it is there as soon as a worker consumes it, or as somebody"
@@ -147,7 +150,7 @@ class RabbitMover:
             raise PreconditionFailed(f"{queue!r} is a stream, where nothing is moved to.")
         if nature.most_bytes is not None:
             raise PreconditionFailed(
-                f"{queue!r} holds a limited number of bytes (x-max-length-bytes): what is moved"
+                f"{queue!r} holds a limited number of bytes (max-length-bytes): what is moved"
                 " there could be refused, or push others out."
             )
         return Destination(queue, most_messages=nature.most_messages)
@@ -200,14 +203,9 @@ class Destination:
             raise _gone(self.queue) from error
         if self.most_messages is not None and ready + count > self.most_messages:
             raise PreconditionFailed(
-                f"{self.queue!r} holds at most {self.most_messages} messages (x-max-length), and"
+                f"{self.queue!r} holds at most {self.most_messages} messages (max-length), and"
                 f" {ready} wait there: {count} more could be refused, or push others out."
             )
-
-    def declare(self, channel: Channel) -> None:
-        """Make sure that a queue for parked messages is there."""
-        if parked(self.queue) is not None:
-            channel.queue_declare(self.queue, durable=True, auto_delete=False, arguments=CLASSIC)
 
 
 class Transaction:
@@ -226,7 +224,6 @@ class Transaction:
         try:
             self.channel.auto_decode = False
             self.channel.events["basic_return"].add(self._note_returned)
-            to.declare(self.channel)
             self.channel.tx_select()
             self._count = Count(session, self.channel, ticket)
         except BaseException:
@@ -369,6 +366,12 @@ def _put(
         return True
     finally:
         transaction.close()
+
+
+def _declare(session: Session, *, queue: str) -> None:
+    """Work for the lease's connection: make sure that there is a queue for parked messages."""
+    with session.channel() as channel:
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments=CLASSIC)
 
 
 def _delete(session: Session, *, queue: str) -> int:

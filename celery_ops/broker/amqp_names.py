@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
+from celery_ops.model import parked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,8 @@ class AmqpNames:
         """Whether it is of Celery's or our own machinery, and holds no tasks of its own."""
         return (
             queue.endswith(".pidbox")
-            or queue.startswith((f"{self.event_exchange}.", OURS, "amq.gen-"))
+            or queue.startswith((f"{self.event_exchange}.", "amq.gen-"))
+            or (queue.startswith(OURS) and parked(queue) is None)
             or is_delayed(queue)
         )
 

@@ -81,7 +81,7 @@ def elsewhere(waits: Elsewhere, now: datetime) -> Iterator[str]:
         due = ""
         if waits.next_eta is not None:
             left = (waits.next_eta - now).total_seconds()
-            due = f", the next in {age(left)}" if left > 0 else ", the next is due"
+            due = f", the next in {age(left)}" if left > 0 else ", the next is due now"
         yield f"{counted(waits.eta, 'task')} in workers until their ETA{due}"
     if waits.limited:
         yield f"{counted(waits.limited, 'message')} held back by a rate limit, as it seems"

@@ -71,6 +71,7 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
         lines += ["  to go on with those that are not done:", _command(report.again, plan)]
     left = (
         ("left drained", report.left_drained),
+        ("left paused", report.left_paused),
         ("left parked", report.left_parked),
         ("owed", report.owed),
     )

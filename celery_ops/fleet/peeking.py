@@ -81,10 +81,10 @@ async def look(
     looked_at = unknown = size = 0
     most = limit if wants is None else MOST_LOOKED_AT
     come = _marking if store.marks and wants is not None else _peeking
-    taken = 0
+    marked = 0
     async with aclosing(come(store, queue, skip, most, requeue=requeue)) as portions:
-        async for some in portions:
-            taken += len(some)
+        async for some, taken in portions:
+            marked += taken if store.marks else 0
             for message in some:
                 looked_at += 1
                 size += message.size
@@ -96,38 +96,33 @@ async def look(
                         break
             if len(wanted) == limit or looked_at >= most or size >= MOST_BYTES:
                 break
-    return Look(
-        max(ready, skip + looked_at if looked_at else 0),  # some came while we looked
-        skip,
-        looked_at,
-        tuple(wanted),
-        unknown,
-        marked=min(skip, ready) + taken if store.marks else 0,
-    )
+    ready = max(ready, skip + looked_at if looked_at else 0)  # some came while we looked
+    return Look(ready, skip, looked_at, tuple(wanted), unknown, min(marked, ready))
 
 
 async def _peeking(
     store: MessageReading, queue: str, skip: int, most: int, *, requeue: bool
-) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
-    """No more of them than are looked at."""
+) -> AsyncGenerator[tuple[tuple[StoredMessage, ...], int], None]:
+    """No more of them than are looked at; those before them are taken out with the first."""
+    passed = skip
     while most > 0:
         count = min(_AT_A_TIME, most)
         some = await store.peek(queue, skip=skip, count=count, requeue=requeue)
-        yield some
+        yield some, passed + len(some)
         if len(some) < count:
             return
-        skip, most = skip + count, most - count
+        skip, most, passed = skip + count, most - count, 0
 
 
 async def _marking(
     store: MessageReading, queue: str, skip: int, most: int, *, requeue: bool
-) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
+) -> AsyncGenerator[tuple[tuple[StoredMessage, ...], int], None]:
     """Each of them taken out once."""
     async with aclosing(store.read(queue, requeue=requeue)) as portions:
         async for portion in portions:
             passed = min(skip, len(portion))
             some = portion[passed : passed + most]
-            yield some
+            yield some, len(portion)
             skip, most = skip - passed, most - len(some)
             if most <= 0:
                 return

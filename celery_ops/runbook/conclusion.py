@@ -285,10 +285,12 @@ class Conclusion:
         taken += [one for one in everything if one in self._pauses.unreturned.values()]
         is_well = course.ending is Ending.DONE
         meant = self._left_on_purpose(taken) if is_well else set()
+        left = [one for one in taken if one.key in meant]
         owed = self._all_owed([one for one in taken if one.key not in meant])
         return replace(
             self._names(),
-            left_drained=self._all_owed([one for one in taken if one.key in meant]),
+            left_drained=self._all_owed([one for one in left if one.paused is None]),
+            left_paused=paused(left),
             left_parked=parked if is_well else (),
             owed=owed if is_well else owed + parked,
         )

@@ -96,8 +96,8 @@ class Report:
     """The end of a run in names: every target is in exactly one of the first four, or `returned`:
     what was done to it was taken back, and all that it was owed was given back.
 
-    `again` is the command that goes on with those that are not done. `left_parked` are messages
-    that were parked on purpose.
+    `again` is the command that goes on with those that are not done. `left_paused` are queues, and
+    `left_parked` messages, that were paused and parked on purpose.
     """
 
     done: tuple[str, ...] = ()
@@ -111,6 +111,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     """Why some of those that were not started could not be reached."""
     returned: tuple[str, ...] = ()
+    left_paused: tuple[Owed, ...] = ()
     left_parked: tuple[Owed, ...] = ()
 
 

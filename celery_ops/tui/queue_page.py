@@ -81,7 +81,7 @@ def _of_these(waits: Elsewhere, now: datetime) -> list[str]:
         due = ""
         if waits.next_eta is not None:
             left = (waits.next_eta - now).total_seconds()
-            due = f" (the next in {age(left)})" if left > 0 else " (the next is due)"
+            due = f" (the next in {age(left)})" if left > 0 else " (the next is due now)"
         found.append(f"{waits.eta:,} until their ETA{due}")
     if waits.limited:
         found.append(f"{waits.limited:,} held back by a rate limit, as it seems")

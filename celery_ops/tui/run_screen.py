@@ -248,7 +248,7 @@ def _reported(progress: RunProgress, report: Report) -> Iterable[Line]:
 def _report(report: Report) -> Iterable[Line]:
     for owed in report.owed:
         yield line((f"▲ {owed.says}: ", Tone.BAD), owed.mend)
-    for left in (*report.left_drained, *report.left_parked):
+    for left in (*report.left_drained, *report.left_paused, *report.left_parked):
         yield line((f"▲ {left.says}: ", Tone.WARN), left.mend)
     for name, why in report.left_out.items():
         yield line((f"- {name} was left out: ", Tone.WARN), why)

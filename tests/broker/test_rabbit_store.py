@@ -17,9 +17,9 @@ from urllib.parse import quote
 import amqp
 import pytest
 
-from celery_ops.broker import amqp_moving
 from celery_ops.broker.amqp_moving import Destination, Transaction
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
+from celery_ops.fleet.peeking import look
 from celery_ops.model import Parked, StoredMessage
 from celery_ops.ports import Transfer
 from tests.broker.amqp_mover import FROM, TICKET, TO, is_even
@@ -328,7 +328,7 @@ async def test_a_queue_with_a_limit_takes_no_more_than_fits(lab: Lab) -> None:
     lab.publish(FROM, *numbered(12))
     with pytest.raises(PreconditionFailed, match="at most 10 messages"):
         await lab.move(Transfer(TICKET, FROM, TO))
-    with pytest.raises(PreconditionFailed, match="x-max-length-bytes"):
+    with pytest.raises(PreconditionFailed, match="max-length-bytes"):
         await lab.move(Transfer(TICKET, FROM, "bytes"))
     assert lab.waiting(FROM) == numbered(12)
     assert await lab.move(Transfer(TICKET, FROM, TO, limit=10)) == 10
@@ -406,6 +406,34 @@ async def test_a_message_of_another_broker_is_not_put(lab: Lab) -> None:
     assert lab.waiting(TO) == []
 
 
+# --- looks --------------------------------------------------------------------------------------
+
+
+async def test_a_look_says_how_many_it_has_marked(lab: Lab) -> None:
+    lab.declare(FROM)
+    lab.publish(FROM, *numbered(30))
+    found = await look(lab.broker.messages, FROM, skip=2, limit=3)
+    assert [one.message.id for one in found.wanted] == ["id-2", "id-3", "id-4"]
+    assert (found.ready, found.looked_at, found.marked) == (30, 3, 5)
+    marks = [message.redelivered for message in await lab.everything(FROM)]
+    assert marks == [True] * 5 + [False] * 25
+
+
+async def test_a_filter_takes_each_message_out_once(lab: Lab) -> None:
+    lab.declare(FROM)
+    lab.publish(FROM, *numbered(1_200))
+    found = await look(lab.broker.messages, FROM, skip=700, limit=100, wants=is_even)
+    assert [one.message.id for one in found.wanted] == [f"id-{n}" for n in range(700, 900, 2)]
+    assert [one.place for one in found.wanted][:2] == [701, 703]
+    assert found.looked_at == 199
+    assert found.marked == sum(one.redelivered or False for one in await lab.everything(FROM))
+    assert {one.message.redelivered for one in found.wanted} == {False}
+    everything = await look(lab.broker.messages, FROM, skip=0, limit=5_000, wants=is_even)
+    assert (len(everything.wanted), everything.looked_at, everything.left) == (600, 1_200, 0)
+    assert everything.marked == 1_200
+    assert await lab.broker.messages.count(FROM) == 1_200
+
+
 # --- the lease ----------------------------------------------------------------------------------
 
 
@@ -459,6 +487,5 @@ async def test_a_count_waits_for_the_end_of_who_counted_before(lab: Lab) -> None
     channel.basic_consume(f"celery-ops.counts.{TICKET}", exclusive=True)
     threading.Timer(0.5, partial(connection.transport.sock.shutdown, 2)).start()
     assert await lab.broker.store.counted(TICKET) == 2
-    assert amqp_moving.PORTION > 2
     assert await lab.move(Transfer(TICKET, FROM, TO)) == 5
     connection.collect()

@@ -72,7 +72,7 @@ async def test_a_paused_queue_is_consumed_by_nobody_and_all_else_is(operation: O
     assert sent == {"w1@web1", "w2@web1"}
     assert {one.order for one in operation.broker.orders} == {CancelConsumer("mail")}
     assert ran.end.report is not None
-    (left,) = ran.end.report.left_drained
+    (left,) = ran.end.report.left_paused
     assert left.says == "mail is paused, taken from w1@web1, w2@web1"
     assert left.mend == "celery-ops queue resume mail"
 
