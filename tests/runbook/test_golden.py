@@ -30,13 +30,13 @@ EXPECTED = {
         RunState.SUCCEEDED,
         Ending.DONE,
         (BOTH[:1], (), ()),
-        ("celery-ops -b standin://broker worker resume w1@web1",),
+        ("celery-ops worker resume w1@web1",),
     ),
     "needs-human": (
         RunState.FAILED,
         Ending.NEEDS_HUMAN,
         ((), BOTH[:1], BOTH[1:]),
-        ("celery-ops -b standin://broker worker start w1@web1",),
+        ("celery-ops worker start w1@web1",),
     ),
     "aborted": (RunState.ABORTED, Ending.ABORTED, ((), (), BOTH), ()),
     "interrupted": (RunState.INTERRUPTED, None, ((), (), ()), ()),
@@ -126,7 +126,7 @@ def test_a_golden_journal_is_shown_and_listed_by_the_command_line(
     assert shown.exit_code == 0, shown.output
     assert EXPECTED[name][0].value in shown.output
     for mend in EXPECTED[name][3]:
-        assert mend in shown.output
+        assert mend.replace("celery-ops", "celery-ops -b standin://broker") in shown.output
     as_json = CliRunner().invoke(cli, ["runs", "show", name, "--json"])
     assert len(as_json.stdout.splitlines()) == len(kept(name).read_text().splitlines())
     listed = CliRunner().invoke(cli, ["runs", "--json"])
