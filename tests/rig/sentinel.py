@@ -26,12 +26,24 @@ LONG = 60.0
 class SentinelProcess:
     """One sentinel. It keeps what it knows in its configuration file, through a restart too."""
 
-    def __init__(self, directory: Path, lines: Sequence[str], *, password: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lines: Sequence[str],
+        *,
+        password: str = "",
+        certificates: Certificates | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._directory = directory
-        self._password = password
-        text = [f"port {self.port}", "bind 127.0.0.1", "protected-mode no", f"dir {directory}"]
+        self._login: dict[str, Any] = {"password": password or None}
+        if certificates is None:
+            port = [f"port {self.port}"]
+        else:
+            port = ["port 0", f"tls-port {self.port}", "tls-auth-clients no"]
+            self._login |= {"ssl": True, "ssl_ca_certs": str(certificates.authority)}
+        text = [*port, "bind 127.0.0.1", "protected-mode no", f"dir {directory}"]
         (directory / "sentinel.conf").write_text("\n".join([*text, *lines]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -59,7 +71,7 @@ class SentinelProcess:
     def ask(self, *command: str | int) -> Any:
         """The reply to SENTINEL …, as text."""
         with Redis(
-            port=self.port, password=self._password or None, protocol=2, decode_responses=True
+            host="127.0.0.1", port=self.port, protocol=2, decode_responses=True, **self._login
         ) as client:
             return client.execute_command("SENTINEL", *command)
 
@@ -84,8 +96,9 @@ class SentinelProcess:
 class SentinelRig:
     """Servers, the first of which begins as the master, and those who watch them.
 
-    `down_after` is in seconds. `login` are further arguments of all servers, and `password` the
-    one that they want of each other and of their sentinels; `sentinel_password` is the sentinels'.
+    `down_after` is in seconds. `arguments` are further ones of all servers, and `password` is what
+    they want of each other and of their sentinels; `sentinel_password` is the sentinels' own.
+    With `certificates` all of them speak TLS only.
     """
 
     def __init__(
@@ -103,6 +116,7 @@ class SentinelRig:
         self._directory = directory
         self._password = password
         self.sentinel_password = sentinel_password
+        self._certificates = certificates
         self.servers: list[RedisServer] = []
         self.sentinels: list[SentinelProcess] = []
         wants = ("--requirepass", password, "--masterauth", password) if password else ()
@@ -124,7 +138,10 @@ class SentinelRig:
             for number in range(sentinels):
                 self.sentinels.append(
                     SentinelProcess(
-                        directory / f"sentinel-{number}", lines, password=sentinel_password
+                        directory / f"sentinel-{number}",
+                        lines,
+                        password=sentinel_password,
+                        certificates=certificates,
                     )
                 )
             self.wait_until_whole()
@@ -146,12 +163,14 @@ class SentinelRig:
         """As kombu wants it: every sentinel."""
         return ";".join(f"sentinel://{login}127.0.0.1:{one.port}/{db}" for one in self.sentinels)
 
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         """Celery's broker_transport_options."""
-        options: dict[str, object] = {"master_name": MASTER_NAME}
+        kwargs: dict[str, object] = {}
         if self.sentinel_password:
-            options["sentinel_kwargs"] = {"password": self.sentinel_password}
-        return options
+            kwargs["password"] = self.sentinel_password
+        if self._certificates is not None:
+            kwargs |= {"ssl": True, "ssl_ca_certs": str(self._certificates.authority)}
+        return {"master_name": MASTER_NAME, **({"sentinel_kwargs": kwargs} if kwargs else {})}
 
     def client(self, server: RedisServer | None = None, db: int = 0) -> Redis:
         """A client of the master's, or of another server's."""
@@ -172,11 +191,19 @@ class SentinelRig:
         old.kill()
         return self.wait_for_master(old)
 
-    def hand_over(self) -> RedisServer:
+    def hand_over(self, by: SentinelProcess | None = None) -> RedisServer:
         """Have the sentinels promote a replica while the master lives; the one who became it."""
         old = self.master
-        self._asked().ask("FAILOVER", MASTER_NAME)
+        (by or self._asked()).ask("FAILOVER", MASTER_NAME)
         return self.wait_for_master(old)
+
+    def swap(self) -> None:
+        """Turn the first two servers' parts round, and tell no sentinel."""
+        old, new = self.servers[:2]
+        with self.client(new) as client:
+            client.replicaof("NO", "ONE")
+        with self.client(old) as client:
+            client.replicaof("127.0.0.1", new.port)
 
     def stop(self) -> None:
         for sentinel in self.sentinels:
