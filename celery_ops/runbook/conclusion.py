@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, OpsError
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
 from celery_ops.runbook.beats import left_stopped
@@ -257,6 +258,8 @@ class Conclusion:
         if self._broker.identity != self._stage.plan.where.identity:
             return self.report_from_memory()
         try:
+            with suppress(LeaseLost):  # whoever has it now may have given it all back
+                await self._stage.effects.remind()
             taken = [one for one in await self._broker.taken() if one.run == self._stage.plan.run]
         except BrokerUnreachable:
             return self.report_from_memory()

@@ -5,6 +5,7 @@ The only module that changes a fleet. Acknowledged is not done; `judges` decide 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from celery_ops.runbook.actions import ControlAction, HostAction
 from celery_ops.runbook.events import EventKind, Outcome, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
     from celery_ops.model import HeldMessage, TaskMessage
@@ -69,6 +70,8 @@ class Effects:
         self._keeper = keeper
         self._journal = journal
         self._clock = clock
+        self._recorded: dict[str, TakenRecord] = {}
+        self._recording = asyncio.Lock()
         self.made = 0
         self.away = ""
 
@@ -238,7 +241,9 @@ class Effects:
         """Record what is about to be taken, where every operator can see it."""
         record = self.record(kind, target)
         self.made += 1
-        await self._fenced(lambda fence: self._broker.take(record, fence=fence))
+        async with self._recording:
+            await self._fenced(lambda fence: self._broker.take(record, fence=fence))
+            self._recorded[record.key] = record
 
     async def give_back(self, kind: str, target: PlannedWorker) -> None:
         """Remove the record, our own or that of the earlier run that is owed by: the return was
@@ -250,7 +255,29 @@ class Effects:
             async def clear(fence: Fence, record: TakenRecord = record) -> None:
                 await self._broker.clear_taken(record, fence=fence)
 
-            await self._fenced(clear)
+            async with self._recording:
+                await self._fenced(clear)
+                self._recorded.pop(record.key, None)
+
+    def recall(self, found: Iterable[TakenRecord]) -> None:
+        """These records of this run's were found when it was taken up again."""
+        self._recorded.update((record.key, record) for record in found)
+
+    async def remind(self) -> tuple[TakenRecord, ...]:
+        """Record once more what the broker has forgotten, and tell what that was.
+
+        A replica that is promoted may not have had the last of what was written, and a server
+        that keeps nothing on disk forgets all of it. Raise LeaseLost, and write nothing, without
+        the lease; RecordUnreadable.
+        """
+        if not self._recorded:
+            return ()
+        async with self._recording:
+            known = {record.key for record in await self._broker.taken()}
+            forgotten = [one for key, one in self._recorded.items() if key not in known]
+            for record in forgotten:
+                await self._broker.take(record, fence=self._keeper.fence)
+        return tuple(forgotten)
 
     def record(self, kind: str, target: PlannedWorker) -> TakenRecord:
         """What taking this from the target would be recorded as."""

@@ -20,6 +20,7 @@ from celery_ops.errors import (
     LeaseHeld,
     LeaseLost,
     PreconditionFailed,
+    RecordUnreadable,
 )
 from celery_ops.model import Holder
 from celery_ops.runbook import beats, coming, conclusion, controls
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Step
 
 
+REMINDED_EVERY = 5.0
+"""Seconds from one look at the broker's records of this run to the next."""
 A_BUG = "a bug: "
 """How the end of a run begins that ended by a mistake of ours; its details are in the run's log."""
 
@@ -158,7 +161,7 @@ class Executor:
         begins = EventKind.RESUMED if self._recall.resumes else EventKind.STARTED
         begins = EventKind.UNDOING if self._undo else begins
         self._journal.append(begins, intent=f"pid {os.getpid()} on {socket.gethostname()}")
-        listening = asyncio.create_task(self.brake.listen())
+        beside = [asyncio.create_task(one) for one in (self.brake.listen(), self._remind())]
         course = Course()
         report = Report()
         try:
@@ -172,7 +175,8 @@ class Executor:
             await self._end(course, report)
             raise
         finally:
-            listening.cancel()
+            for one in beside:
+                one.cancel()
         await self._end(course, report)
         return course.ending
 
@@ -236,7 +240,9 @@ class Executor:
         """
         if not self._recall.resumes:
             return
-        taken = {one.key for one in await self._broker.taken() if one.run == self._plan.run}
+        records = [one for one in await self._broker.taken() if one.run == self._plan.run]
+        self._effects.recall(records)
+        taken = {one.key for one in records}
         for target in self._stage.targets.values():
             target.queues_taken = f"queues:{target.name}" in taken
             target.down = f"service:{target.name}" in taken
@@ -251,6 +257,18 @@ class Executor:
             if last.leaves_owed and not target.owed:
                 self._recall.forget(target.name)
                 self._stage.say(target.name, "was given back by somebody else: it is taken anew")
+
+    async def _remind(self) -> None:
+        """Again and again: what others go by must not be lost with a server of the broker's."""
+        while True:
+            await self._clock.sleep(REMINDED_EVERY)
+            try:
+                forgotten = await self._effects.remind()
+            except (BrokerUnreachable, LeaseLost, RecordUnreadable):
+                continue
+            for record in forgotten:
+                says = f"the broker had forgotten what is taken ({record.what}): recorded once more"
+                self._stage.say(record.worker, says)
 
     async def _preflight(self) -> None:
         snapshot = await self._stage.look()
