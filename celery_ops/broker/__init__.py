@@ -51,7 +51,8 @@ async def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -
         return RedisBroker(address.parse(url, options), options, clock=clock)
     if scheme in _CLUSTER:
         raise UsageError(
-            "Celery itself has no transport for Redis Cluster, so there can be no fleet on it.",
+            "Celery itself has no transport for Redis Cluster, so there can be no fleet on it: keys"
+            " that kombu changes together would hash to different slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
     if scheme in _NOT_YET:

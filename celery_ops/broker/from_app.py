@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from celery.app.utils import find_app
 
+from celery_ops.broker.address import SENTINEL
 from celery_ops.config import contexts
 from celery_ops.config.secret import masked
 from celery_ops.errors import UsageError
@@ -29,15 +30,16 @@ def context_of(app: Celery | str) -> Context:
     found = _imported(app) if isinstance(app, str) else app
     conf = found.conf
     url = conf.broker_write_url
-    # Several brokers are alternatives, and the first is the one in use.
-    first = (url.split(";") if isinstance(url, str) else list(url or ()))[:1]
-    if not first or not first[0]:
+    urls = url.split(";") if isinstance(url, str) else list(url or ())
+    if not urls or not urls[0]:
         raise UsageError(f"The application {_name(found)} names no broker.", fix="Use -b URL.")
+    # Sentinels are one broker. Other brokers are alternatives, and the first is the one in use.
+    first = ";".join(urls) if urls[0].startswith(f"{SENTINEL}://") else urls[0]
     options = dict(conf.broker_transport_options or {})
     if conf.broker_use_ssl:
         options["ssl"] = conf.broker_use_ssl
     return replace(
-        contexts.only_broker(first[0]),
+        contexts.only_broker(first),
         name=_name(found),
         broker_options=options,
         control_exchange=conf.control_exchange,

@@ -26,9 +26,8 @@ async def heartbeats(
     wire: Wire, names: Names, *, quiet: float = QUIET, patience: float = PATIENCE
 ) -> AsyncIterator[Heartbeat]:
     """Heartbeats until cancelled; raise BrokerUnreachable when the connection is lost."""
-    channel, is_pattern = names.heartbeat_channel
     async with wire.connection() as connection:
-        await connection.send_command("PSUBSCRIBE" if is_pattern else "SUBSCRIBE", channel)
+        await connection.send_command(*names.heartbeats)
         while True:
             data = await _next(wire, connection, quiet, patience)
             beat = messages.read_heartbeat(data) if data is not None else None

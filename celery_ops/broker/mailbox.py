@@ -197,6 +197,7 @@ class Mailbox:
 
     async def _run_publish(self, published: Sequence[str], fence: Fence | None) -> list[int]:
         names = self._names
+        channels = names.control_channels
         counts = await self._wire.write(
             "EVAL",
             scripts.PUBLISH,
@@ -212,7 +213,8 @@ class Mailbox:
             _SENTINEL,
             round(self._expiry * 1000),
             round(self._expiry * 1000 / 3),
-            names.control_channel,
+            len(channels),
+            *channels,
             *published,
         )
         if counts is None:

@@ -24,7 +24,7 @@ _REPLY_LIST_SUFFIX = ".reply.celery-ops.pidbox"
 """As kombu's own end, so that tools that leave reply lists out leave ours out too."""
 
 _OURS = {"control_exchange", "event_exchange", "ssl"}
-_OF_ADDRESS = {"master_name", "sentinel_kwargs", "min_other_sentinels"}
+OF_SENTINELS = {"master_name", "sentinel_kwargs", "min_other_sentinels"}
 _READ = {
     "global_keyprefix", "sep", "priority_steps", "fanout_prefix", "fanout_patterns",
     "unacked_key", "unacked_index_key",
@@ -39,7 +39,7 @@ _WITHOUT_EFFECT_HERE = {
     "interval_step", "interval_max", "connect_retries_timeout", "errback", "confirm_publish",
     "batch_publish",
 }  # fmt: skip
-KNOWN_OPTIONS = frozenset(_OURS | _OF_ADDRESS | _READ | _WITHOUT_EFFECT_HERE)
+KNOWN_OPTIONS = frozenset(_OURS | OF_SENTINELS | _READ | _WITHOUT_EFFECT_HERE)
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class Names:
     steps: tuple[int, ...] = DEFAULT_STEPS
     fanout_prefix: str = "/{db}."
     fanout_patterns: bool = True
+    formats: tuple[bool, ...] = (True,)
+    """Whether the number of the database takes the place of `{db}` in `fanout_prefix`: always, but
+    with Sentinel before kombu 5.4. In a fleet of both, each worker listens to one of two channels.
+    """
     control_exchange: str = "celery"
     event_exchange: str = "celeryev"
     unacked_name: str = "unacked"
@@ -87,18 +91,19 @@ class Names:
         return f"{self.control_exchange}.pidbox"
 
     @property
-    def control_channel(self) -> str:
-        return self._channel(self.pidbox)
+    def control_channels(self) -> tuple[str, ...]:
+        """Every worker listens to one of them."""
+        return self._channels(self.pidbox)
 
     @property
-    def heartbeat_channel(self) -> tuple[str, bool]:
-        """Where workers announce themselves, and whether that is a pattern."""
-        return self._events("worker")
+    def heartbeats(self) -> tuple[str, ...]:
+        """The command that subscribes to what workers announce of themselves."""
+        return self._subscribe("worker")
 
     @property
-    def task_channel(self) -> tuple[str, bool]:
-        """Where they announce what becomes of tasks, likewise."""
-        return self._events("task")
+    def task_events(self) -> tuple[str, ...]:
+        """The same for what becomes of tasks."""
+        return self._subscribe("task")
 
     @property
     def binding_prefix(self) -> str:
@@ -157,21 +162,25 @@ class Names:
             REPLY_EXCHANGE,
         }
 
-    def _events(self, group: str) -> tuple[str, bool]:
+    def _subscribe(self, group: str) -> tuple[str, ...]:
+        channels = self._channels(self.event_exchange)
         if self.fanout_patterns:
-            return escaped(self._channel(self.event_exchange)) + f"/{group}.*", True
-        return self._channel(self.event_exchange), False
+            return ("PSUBSCRIBE", *(f"{escaped(channel)}/{group}.*" for channel in channels))
+        return ("SUBSCRIBE", *channels)
 
-    def _channel(self, exchange: str) -> str:
+    def _channels(self, exchange: str) -> tuple[str, ...]:
         # kombu formats {db} after the options were read, so a prefix of one's own may contain it
         # too.
-        return self.prefix + self.fanout_prefix.replace("{db}", str(self.db)) + exchange
+        formatted = self.fanout_prefix.replace("{db}", str(self.db))
+        prefixes = [formatted if formats else self.fanout_prefix for formats in self.formats]
+        return tuple(self.prefix + one + exchange for one in dict.fromkeys(prefixes))
 
 
-def from_options(db: int, options: Mapping[str, object]) -> Names:
+def from_options(db: int, options: Mapping[str, object], *, by_sentinels: bool = False) -> Names:
     """Names by Celery's `broker_transport_options` and `control_exchange`, `event_exchange`.
 
-    Raise UsageError for what is not an option: a misspelt one would show an empty world.
+    `by_sentinels`: the transport is the one for Sentinel. Raise UsageError for what is not an
+    option: a misspelt one would show an empty world.
     """
     _refuse_unknown(options)
     prefix = options.get("fanout_prefix", True)
@@ -183,11 +192,17 @@ def from_options(db: int, options: Mapping[str, object]) -> Names:
         steps=_steps(options.get("priority_steps")),
         fanout_prefix=fanout_prefix,
         fanout_patterns=bool(options.get("fanout_patterns", True)),
+        formats=_formats(options) if by_sentinels else (True,),
         control_exchange=_option(options, "control_exchange", str, "celery"),
         event_exchange=_option(options, "event_exchange", str, "celeryev"),
         unacked_name=_option(options, "unacked_key", str, "unacked"),
         unacked_index_name=_option(options, "unacked_index_key", str, "unacked_index"),
     )
+
+
+def _formats(options: Mapping[str, object]) -> tuple[bool, ...]:
+    """With the option for a fleet of both, kombu's newer workers listen to both channels."""
+    return (False,) if options.get("sentinel_fanout_compat") else (True, False)
 
 
 def _refuse_unknown(options: Mapping[str, object]) -> None:

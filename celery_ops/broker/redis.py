@@ -76,7 +76,9 @@ class RedisBroker:
     ) -> None:
         self._clock = clock
         self._address = address
-        self._names = names.from_options(address.db, options)
+        self._names = names.from_options(
+            address.db, options, by_sentinels=address.sentinels is not None
+        )
         self._wire = Wire(address)
         self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
         self._sizes = QueueSizes(self._wire, self._names, clock)

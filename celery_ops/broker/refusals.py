@@ -103,9 +103,9 @@ def refusal(error: BaseException, address: RedisAddress) -> BrokerUnreachable:
         )
     if isinstance(error, _CLUSTER_CLASSES) or _CLUSTER.search(text):
         return Refused(
-            f"The server at {address.place} is a node of a Redis Cluster, which cannot be a broker"
-            " of Celery's: kombu has no transport for it, and writes to several keys at once,"
-            " which a cluster keeps on different nodes.",
+            f"The server at {address.place} is a node of a Redis Cluster, which cannot be a broker:"
+            " kombu has no transport for it, and keys that it changes together hash to different"
+            " slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
     if isinstance(error, BusyLoadingError):

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import address, messages
+from celery_ops.broker.names import OF_SENTINELS
 from celery_ops.broker.wire import Wire
 from celery_ops.errors import BrokerUnreachable, ResultsUnreachable, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.broker.address import RedisAddress
     from celery_ops.config.secret import Secret
     from celery_ops.model import TaskNews
@@ -43,11 +46,15 @@ class RedisResults:
         await self._wire.close()
 
 
-def results_at(url: Secret | None) -> RedisResults | None:
-    """The result backend at a URL; None for one that is not read here: none, or none of Redis."""
+def results_at(url: Secret | None, options: Mapping[str, object]) -> RedisResults | None:
+    """The result backend at a URL; None for one that is not read here: none, or none of Redis.
+
+    What `options` of the broker's say of its sentinels holds for those of the results too.
+    """
     if url is None:
         return None
+    of_sentinels = {key: options[key] for key in OF_SENTINELS if key in options}
     try:
-        return RedisResults(address.parse(url, {}))
+        return RedisResults(address.parse(url, of_sentinels))
     except UsageError:
         return None

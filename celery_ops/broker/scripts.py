@@ -20,7 +20,7 @@ PUBLISH = (
     + """
 -- KEYS: the binding of the reply exchange, our reply list, the lease.
 -- ARGV: token or '', key prefix, separator, suffix of lists, our member, our sentinel,
---       expiry of the list in ms, of the binding in ms, channel, message...
+--       expiry of the list in ms, of the binding in ms, how many channels, channel..., message...
 -- Returns how many listeners each message reached, or nothing if the token is not the lease's.
 if ARGV[1] ~= '' and not holds(KEYS[3], ARGV[1]) then return false end
 local prefix, separator, suffix = ARGV[2], ARGV[3], ARGV[4]
@@ -41,7 +41,14 @@ redis.call('PEXPIRE', KEYS[2], lives)
 redis.call('SADD', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[1], bound_for)
 local reached = {}
-for index = 10, #ARGV do reached[#reached + 1] = redis.call('PUBLISH', ARGV[9], ARGV[index]) end
+local channels = tonumber(ARGV[9])
+for index = 10 + channels, #ARGV do
+  local listeners = 0
+  for at = 10, 9 + channels do
+    listeners = listeners + redis.call('PUBLISH', ARGV[at], ARGV[index])
+  end
+  reached[#reached + 1] = listeners
+end
 return reached
 """
 )

@@ -53,9 +53,8 @@ class Tasks:
     @asynccontextmanager
     async def follow(self, task: str) -> AsyncIterator[FollowedTask]:
         """As the port says: subscribed to, and confirmed, before it is entered."""
-        channel, is_pattern = self._names.task_channel
         async with self._wire.connection() as connection:
-            await connection.send_command("PSUBSCRIBE" if is_pattern else "SUBSCRIBE", channel)
+            await connection.send_command(*self._names.task_events)
             await connection.read_response(timeout=CONFIRMED_WITHIN, disconnect_on_error=False)
             yield FollowedTask(connection, task)
 

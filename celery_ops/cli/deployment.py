@@ -66,7 +66,7 @@ async def opened(
     broker = await connect(context.broker, broker_options(context), clock=clock)
     if without_broker:
         broker = NoBroker(broker, emergency.lock(broker), clock)
-    results = results_at(context.results)
+    results = results_at(context.results, context.broker_options)
     hosts = HostPool(context, ask_passphrase=passphrases)
     surveyor = Surveyor(
         broker,

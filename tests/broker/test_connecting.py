@@ -58,6 +58,23 @@ async def published(server: RedisServer, channel: str, message: bytes) -> None:
     raise TimeoutError("nobody listens")
 
 
+@pytest.mark.parametrize("db", [0, 1])
+async def test_a_node_of_a_cluster_is_refused_by_its_name(
+    tmp_path: Path, make_broker: MakeBroker, db: int
+) -> None:
+    """It knows of no transport that could use it, whether it has all the slots or none."""
+    server = RedisServer(tmp_path / "cluster", arguments=("--cluster-enabled", "yes"))
+    try:
+        error = await refused(make_broker(server.url(db)), "is a node of a Redis Cluster")
+        assert "kombu has no transport for it" in error.says
+        with server.client() as client:
+            rules: Any = client
+            rules.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        await refused(make_broker(server.url(db)), "is a node of a Redis Cluster")
+    finally:
+        server.stop()
+
+
 @dataclass(frozen=True)
 class Guarded:
     """A server that wants a login."""

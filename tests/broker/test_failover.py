@@ -22,7 +22,7 @@ from tests.rig.redis import RedisServer
 from tests.rig.sentinel import LONG, MASTER_NAME, SentinelRig, sentinel_rig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from celery_ops.broker.redis import RedisBroker
@@ -57,6 +57,20 @@ def patient(tmp_path: Path) -> Iterator[SentinelRig]:
     """One that fails over only when it is told to; of the test's own."""
     with sentinel_rig(tmp_path / "patient", down_after=LONG) as rig:
         yield rig
+
+
+@pytest.fixture
+def simulate() -> Iterator[Callable[..., SimulatedNodes]]:
+    """Starts simulated nodes on the server at a URL."""
+    started: list[SimulatedNodes] = []
+
+    def start(url: str, *nodes: Node, **where: str) -> SimulatedNodes:
+        started.append(SimulatedNodes(url, nodes, **where))
+        return started[-1]
+
+    yield start
+    for nodes in started:
+        nodes.stop()
 
 
 async def refused(broker: RedisBroker) -> BrokerUnreachable:
@@ -332,29 +346,45 @@ async def test_heartbeats_are_heard_of_the_new_master(
     broker = make_broker(quick.url(), **quick.options())
     old = quick.master
     stream = broker.heartbeats()
-    assert (await first_beat(stream, old)).node == "w1@lab"
+    assert (await next_beat(stream, old)).node == "w1@lab"
     os.kill(old.pid, signal.SIGSTOP)
     listening = asyncio.ensure_future(anext(stream))
     new = quick.wait_for_master(old)
     with pytest.raises(BrokerUnreachable):
         await asyncio.wait_for(listening, 30)
-    assert (await first_beat(broker.heartbeats(), new)).node == "w1@lab"
+    assert (await next_beat(broker.heartbeats(), new)).node == "w1@lab"
 
 
 async def test_a_question_reaches_those_who_moved_with_the_master(
-    quick: SentinelRig, make_broker: MakeBroker
+    quick: SentinelRig, make_broker: MakeBroker, simulate: Callable[..., SimulatedNodes]
 ) -> None:
     broker = make_broker(quick.url(), **quick.options())
-    before = SimulatedNodes(quick.master.url(), [Node("w1@lab")])
+    before = simulate(quick.master.url(), Node("w1@lab"))
     asked = await broker.ask([Question.PING], to=None, timeout=10.0)
     assert [one.node for one in asked.replies[Question.PING]] == ["w1@lab"]
     before.stop()
     new = quick.fail_over()
-    after = SimulatedNodes(new.url(), [Node("w2@lab")])
+    simulate(new.url(), Node("w2@lab"))
     await until_it_answers(broker)
     asked = await broker.ask([Question.PING], to=None, timeout=10.0)
     assert [one.node for one in asked.replies[Question.PING]] == ["w2@lab"]
-    after.stop()
+
+
+async def test_workers_of_older_releases_are_asked_and_heard_too(
+    patient: SentinelRig, make_broker: MakeBroker, simulate: Callable[..., SimulatedNodes]
+) -> None:
+    """Before kombu 5.4 they listen, and speak, on channels that begin with `/{db}.` literally."""
+    url = patient.master.url()
+    simulate(url, Node("old@lab"), channel="/{db}.celery.pidbox")
+    simulate(url, Node("new@lab"))
+    broker = make_broker(patient.url(), **patient.options())
+    asked = await broker.ask([Question.PING], to=None, timeout=20.0)
+    assert asked.complete
+    assert asked.expected == 2
+    assert sorted(one.node for one in asked.replies[Question.PING]) == ["new@lab", "old@lab"]
+    stream = broker.heartbeats()
+    for channel in (CHANNEL, "/{db}.celeryev/worker.heartbeat"):
+        assert (await next_beat(stream, patient.master, channel)).node == "w1@lab"
 
 
 async def test_a_master_is_found_and_followed_under_tls(
@@ -374,7 +404,9 @@ async def test_a_master_is_found_and_followed_under_tls(
         assert "broker_options: {ssl: {ssl_ca_certs" in error.fix
 
 
-async def first_beat(stream: AsyncIterator[Heartbeat], server: RedisServer) -> Heartbeat:
+async def next_beat(
+    stream: AsyncIterator[Heartbeat], server: RedisServer, channel: str = CHANNEL
+) -> Heartbeat:
     heard = asyncio.ensure_future(anext(stream))
-    await published(server, CHANNEL, envelope(BEAT, {}))
+    await published(server, channel, envelope(BEAT, {}))
     return await asyncio.wait_for(heard, 30)

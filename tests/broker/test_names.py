@@ -14,8 +14,9 @@ def names(db: int = 0, **options: object) -> Names:
 
 def test_the_usual_names() -> None:
     usual = names(3)
-    assert usual.control_channel == "/3.celery.pidbox"
-    assert usual.heartbeat_channel == ("/3.celeryev/worker.*", True)
+    assert usual.control_channels == ("/3.celery.pidbox",)
+    assert usual.heartbeats == ("PSUBSCRIBE", "/3.celeryev/worker.*")
+    assert usual.task_events == ("PSUBSCRIBE", "/3.celeryev/task.*")
     assert usual.keys("mail") == ("mail", "mail\x06\x163", "mail\x06\x166", "mail\x06\x169")
     assert usual.binding("mail") == "_kombu.binding.mail"
     assert usual.unacked == "unacked"
@@ -24,8 +25,8 @@ def test_the_usual_names() -> None:
 
 def test_a_prefix_is_part_of_every_name() -> None:
     prefixed = names(0, global_keyprefix="app*:")
-    assert prefixed.control_channel == "app*:/0.celery.pidbox"
-    assert prefixed.heartbeat_channel == ("app\\*:/0.celeryev/worker.*", True)
+    assert prefixed.control_channels == ("app*:/0.celery.pidbox",)
+    assert prefixed.heartbeats == ("PSUBSCRIBE", "app\\*:/0.celeryev/worker.*")
     assert prefixed.keys("mail")[0] == "app*:mail"
     assert prefixed.unacked_index == "app*:unacked_index"
     assert prefixed.taken == "app*:celery-ops:taken"
@@ -34,15 +35,27 @@ def test_a_prefix_is_part_of_every_name() -> None:
 
 
 def test_fanout_options() -> None:
-    assert names(0, fanout_prefix=False).control_channel == "celery.pidbox"
-    assert names(2, fanout_prefix="/{db}/x.").control_channel == "/2/x.celery.pidbox"
-    assert names(0, fanout_patterns=False).heartbeat_channel == ("/0.celeryev", False)
+    assert names(0, fanout_prefix=False).control_channels == ("celery.pidbox",)
+    assert names(2, fanout_prefix="/{db}/x.").control_channels == ("/2/x.celery.pidbox",)
+    assert names(0, fanout_patterns=False).heartbeats == ("SUBSCRIBE", "/0.celeryev")
+
+
+def test_with_sentinel_workers_of_older_releases_listen_to_another_channel() -> None:
+    both = from_options(2, {}, by_sentinels=True)
+    assert both.control_channels == ("/2.celery.pidbox", "/{db}.celery.pidbox")
+    assert both.heartbeats == (
+        "PSUBSCRIBE", "/2.celeryev/worker.*", "/{db}.celeryev/worker.*",
+    )  # fmt: skip
+    older = from_options(2, {"sentinel_fanout_compat": True}, by_sentinels=True)
+    assert older.control_channels == ("/{db}.celery.pidbox",)
+    same = from_options(2, {"fanout_prefix": "x."}, by_sentinels=True)
+    assert same.control_channels == ("x.celery.pidbox",)
 
 
 def test_other_exchanges() -> None:
     other = names(0, control_exchange="ctl", event_exchange="ev")
-    assert other.control_channel == "/0.ctl.pidbox"
-    assert other.heartbeat_channel[0] == "/0.ev/worker.*"
+    assert other.control_channels == ("/0.ctl.pidbox",)
+    assert other.heartbeats == ("PSUBSCRIBE", "/0.ev/worker.*")
     assert other.node("w1@lab.ctl.pidbox") == "w1@lab"
     assert other.node("w1@lab.celery.pidbox") is None
 
