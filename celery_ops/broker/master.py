@@ -3,9 +3,9 @@ or written to, whoever was the master before.
 
 Sentinels are asked before each connection, and whoever they name has to be a master by its own word
 too (ROLE): Redis's guidelines for clients of Sentinel. While there are connections they are asked
-again now and then: a master that was cut off from them goes on to answer, and
-what is written there will be thrown away. All connections to it are closed as soon as that is seen;
-whoever waits on one finds it lost, and knows what that means.
+again now and then: a master that was cut off from them goes on to answer, and what is written there
+will be thrown away. All connections to it are closed as soon as that is seen; whoever waits on one
+finds it lost, and knows what that means.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ class Master:
     """Where the master is now, as far as that is known."""
 
     def __init__(
-        self, address: RedisAddress, sentinels: Sentinels, pool: Callable[..., ConnectionPool]
+        self, address: RedisAddress, known_by: Sentinels, pool: Callable[..., ConnectionPool]
     ) -> None:
+        """`pool` makes one of connections to an address."""
         self._address = address
-        self._name = sentinels.master
-        self._min_others = sentinels.min_others
-        self._sentinels = [Sentinel(one, pool(one)) for one in sentinels.addresses]
+        self._name = known_by.master
+        self._min_others = known_by.min_others
+        self._sentinels = [Sentinel(one, pool(one)) for one in known_by.addresses]
         self._one_at_a_time = asyncio.Lock()
         self._at: Place | None = None
         self._told: tuple[Told, ...] = ()

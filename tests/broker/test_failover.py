@@ -137,6 +137,29 @@ async def test_a_password_that_the_master_does_not_take_is_the_masters(
     assert "hunter2" not in f"{error}{error!r}"
 
 
+async def test_a_user_who_may_not_ask_whether_it_is_the_master_is_told_so(
+    patient: SentinelRig, make_broker: MakeBroker
+) -> None:
+    with patient.client() as client:
+        rules: Any = client
+        rules.execute_command("ACL", "SETUSER", "ann", "on", ">x", "~*", "&*", "+@all", "-role")
+    error = await refused(make_broker(patient.url(login="ann:x@"), **patient.options()))
+    assert error.says == "The broker's user ann may not run ROLE."
+    assert error.fix == "Give it that right: ACL SETUSER ann +role"
+
+
+async def test_without_the_right_to_wait_it_is_written_all_the_same(
+    patient: SentinelRig, make_broker: MakeBroker
+) -> None:
+    with patient.client() as client:
+        rules: Any = client
+        rules.execute_command("ACL", "SETUSER", "ann", "on", ">x", "~*", "&*", "+@all", "-wait")
+    broker = make_broker(patient.url(login="ann:x@"), **patient.options())
+    assert await broker.holder() is None
+    await broker.lease.acquire(ANN)
+    assert await broker.holder() == ANN
+
+
 async def test_sentinels_that_nobody_reaches_are_named(make_broker: MakeBroker) -> None:
     one, other = free_port(), free_port()
     url = f"sentinel://127.0.0.1:{one};sentinel://127.0.0.1:{other}/0"

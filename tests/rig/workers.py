@@ -165,6 +165,7 @@ class Fleet:
         self._settings = {"broker": broker, "counts": counts, "conf": dict(conf or {})}
         self._counts = Redis.from_url(counts, protocol=2)
         self._server = server or (lambda: Redis.from_url(broker, protocol=2))
+        self._listened_to = server or (lambda: Redis.from_url(counts, protocol=2))
         self._app = Celery("rig-client", broker=broker, set_as_current=False)
         self._app.conf.update(self._settings["conf"])
         self.workers: list[Worker] = []
@@ -274,8 +275,8 @@ class Fleet:
         return worker
 
     def _subscribers(self) -> int:
-        with self._server() as broker:
-            clients: Any = broker.client_list()
+        with self._listened_to() as server:
+            clients: Any = server.client_list()
         return sum(client["psub"] != "0" for client in clients)
 
     def _count(self, which: str) -> dict[int, int]:
