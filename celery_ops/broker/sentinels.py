@@ -79,14 +79,19 @@ def elected(told: Sequence[Told]) -> Place | None:
 
 
 def says(master: str, told: Sequence[Told]) -> str:
-    """All that was said, for people: who is of one mind is named together."""
+    """All that was said, for people: who is of one mind is named together.
+
+    Nobody is named where all are: more than half are waited for, and which ones changes each time.
+    """
     by: dict[str, list[str]] = defaultdict(list)
     for one in told:
         if one.master is None:
             continue
         thinks = next((text for flag, text in _FLAGS.items() if flag in one.flags), "")
         by[f"master is {place(*one.master)}{thinks}"].append(one.sentinel)
-    parts = [f"{what} ({', '.join(sorted(who))})" for what, who in by.items()]
+    parts = sorted(f"{what} ({', '.join(sorted(who))})" for what, who in by.items())
+    if len(by) == 1:
+        parts = list(by)
     said = f"The sentinels of {master} say: {'; '.join(parts)}." if parts else ""
     return " ".join([said, *sorted(one.failed for one in told if one.failed)]).strip()
 

@@ -86,11 +86,18 @@ def test_who_says_the_same_is_named_together() -> None:
         ],
     )
     assert said == (
-        "The sentinels of m say: master is 10.0.0.1:6379, down as enough of them agree (a, b);"
-        " master is 10.0.0.1:6379, a fail-over is under way (c); master is 10.0.0.2:6379 (d)."
+        "The sentinels of m say: master is 10.0.0.1:6379, a fail-over is under way (c);"
+        " master is 10.0.0.1:6379, down as enough of them agree (a, b); master is 10.0.0.2:6379 (d)."
         " Nothing listens at e. The sentinel at f does not answer."
     )
     assert (
         sentinels.says("m", [Told("a", failed="Nothing listens at a.")]) == "Nothing listens at a."
     )
     assert sentinels.says("m", []) == ""
+
+
+def test_where_all_say_the_same_it_is_told_in_the_same_words_whoever_answered_first() -> None:
+    one, other = (
+        sentinels.says("m", [Told(name, OLD, 1) for name in names]) for names in ("ab", "ca")
+    )
+    assert one == other == "The sentinels of m say: master is 10.0.0.1:6379."
