@@ -87,8 +87,8 @@ def test_who_says_the_same_is_named_together() -> None:
     )
     assert said == (
         "The sentinels of m say: master is 10.0.0.1:6379, a fail-over is under way (c);"
-        " master is 10.0.0.1:6379, down as enough of them agree (a, b); master is 10.0.0.2:6379 (d)."
-        " Nothing listens at e. The sentinel at f does not answer."
+        " master is 10.0.0.1:6379, down as enough of them agree (a, b);"
+        " master is 10.0.0.2:6379 (d). Nothing listens at e. The sentinel at f does not answer."
     )
     assert (
         sentinels.says("m", [Told("a", failed="Nothing listens at a.")]) == "Nothing listens at a."
