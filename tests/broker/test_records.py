@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -37,6 +37,18 @@ RECORDS = st.builds(
 @given(RECORDS)
 def test_a_record_comes_back_as_it_was(record: TakenRecord) -> None:
     assert records.decode_taken(records.encode_taken(record)) == record
+
+
+@given(RECORDS, st.builds(ConsumedQueue, TEXTS, TEXTS))
+def test_a_record_of_a_paused_queue_comes_back_and_is_of_one_queue(
+    record: TakenRecord, queue: ConsumedQueue
+) -> None:
+    paused = replace(record, kind="paused", queues=(queue,))
+    assert records.decode_taken(records.encode_taken(paused)) == paused
+    assert paused.key == f"paused:{record.worker}:{queue.name}"
+    for queues in ((), (queue, queue)):
+        with pytest.raises(RecordUnreadable):
+            records.decode_taken(records.encode_taken(replace(paused, queues=queues)))
 
 
 @given(st.builds(Holder, TEXTS, TEXTS, TEXTS, MOMENTS, TEXTS), TEXTS)
