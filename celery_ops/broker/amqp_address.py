@@ -29,7 +29,7 @@ _TLS_KEYS = {"ca_certs", "certfile", "keyfile", "cert_reqs", "server_hostname"}
 _TLS_WITHOUT_EFFECT_HERE = {
     "check_hostname", "ciphers", "ssl_version", "tls_minimum_version", "tls_maximum_version",
 }  # fmt: skip
-_READ = {"ssl", "control_exchange", "event_exchange", "login_method", "management"}
+_READ = {"ssl", "control_exchange", "event_exchange", "login_method"}
 _WITHOUT_EFFECT_HERE = {
     "confirm_publish", "heartbeat", "client_properties", "connect_timeout", "read_timeout",
     "write_timeout", "socket_settings", "max_retries", "interval_start", "interval_step",
