@@ -82,10 +82,10 @@ class Count:
         return bool(self._arrived)
 
     def _read(self) -> int:
-        (text,) = (_text(message) for message in self._arrived)
-        if not text.isdecimal():
+        texts = [_text(message) for message in self._arrived]
+        if len(texts) != 1 or not (texts[0].isascii() and texts[0].isdecimal()):
             raise RecordUnreadable(f"The queue {self._queue!r} holds something else than a count.")
-        return int(text)
+        return int(texts[0])
 
     def _next(self) -> amqp.Message:
         until = time.monotonic() + _DELIVERED_WITHIN

@@ -77,6 +77,12 @@ class RawClient:
         self._socket.sendall(frames)
         self._call(1, (90, 20), b"", (90, 21))
 
+    def count(self, queue: str) -> int:
+        """How many wait there."""
+        answer = self._call(1, (50, 10), b"\x00\x00" + _short(queue) + b"\x01" + _table(), (50, 11))
+        (count,) = struct.unpack_from(">I", answer, 1 + answer[0])
+        return int(count)
+
     def waiting(self, queue: str, *, taking: bool = False) -> list[RawMessage]:
         """All of them, in the order in which they are served; held until `close`, or taken."""
         found: list[RawMessage] = []

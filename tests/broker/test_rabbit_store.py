@@ -18,7 +18,12 @@ import amqp
 import pytest
 
 from celery_ops.broker.amqp_moving import Destination, Transaction
-from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
+from celery_ops.errors import (
+    BrokerUnreachable,
+    LeaseLost,
+    PreconditionFailed,
+    RecordUnreadable,
+)
 from celery_ops.fleet.peeking import look
 from celery_ops.model import Parked, StoredMessage
 from celery_ops.ports import Transfer
@@ -489,3 +494,29 @@ async def test_a_count_waits_for_the_end_of_who_counted_before(lab: Lab) -> None
     assert await lab.broker.store.counted(TICKET) == 2
     assert await lab.move(Transfer(TICKET, FROM, TO)) == 5
     connection.collect()
+
+
+@pytest.mark.parametrize("bodies", [[b"x"], [b"1", b"2"], [b""], ["\u0663".encode()]], ids=repr)
+async def test_what_is_no_count_stops_everything_under_its_ticket(
+    lab: Lab, bodies: list[bytes]
+) -> None:
+    counts = f"celery-ops.counts.{TICKET}"
+    lab.declare(FROM, TO, counts, x_queue_type="classic")
+    lab.publish(FROM, *numbered(3))
+    lab.publish(counts, *(RawMessage(properties(), body) for body in bodies))
+    with pytest.raises(RecordUnreadable, match="something else than a count"):
+        await lab.broker.store.counted(TICKET)
+    with pytest.raises(RecordUnreadable, match="something else than a count"):
+        await lab.move(Transfer(TICKET, FROM, TO))
+    with pytest.raises(RecordUnreadable, match="something else than a count"):
+        await lab.put(await lab.everything(FROM), TO)
+    assert lab.waiting(FROM) == numbered(3)
+    assert lab.waiting(TO) == []
+
+
+async def test_a_ticket_may_be_longer_than_a_queues_name(lab: Lab) -> None:
+    lab.declare(FROM, TO)
+    lab.publish(FROM, *numbered(3))
+    tickets = [f"{'t' * 300}{number}" for number in range(2)]
+    assert await lab.move(Transfer(tickets[0], FROM, TO)) == 3
+    assert [await lab.broker.store.counted(ticket) for ticket in tickets] == [3, 0]

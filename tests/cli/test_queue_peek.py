@@ -60,6 +60,7 @@ HEAD = {
     "looked_at": {"type": "integer"},
     "filter": {"type": _OR_NULL["string"]},
     "unknown": {"type": "integer"},
+    "marked": {"type": "integer"},
 }
 
 
