@@ -33,6 +33,7 @@ _LIMIT = _Short("limit", "N", "At most so many, those that are served first.")
 _RATE = _Short("rate", "RATE", "At most so many in which time, as 100/s.")
 _FILE = _Short("file", "FILE", "The file; else one in celery-ops' state directory, told by name.")
 _OTHER = _Short("queue", "QUEUE", "Another queue for them.")
+_BACKLOG = _Short("rate", "RATE", "How many at most in which time, as 100/s.", required=True)
 _AGAIN = _Short("again", "NAME", "Restore once more what was restored before, under that name.")
 _BEHIND = _Short("to", "QUEUE", "Another queue for them, behind the messages that wait there.")
 _TO = _Short("to", "QUEUE", "The queue they go to.", required=True)
@@ -126,5 +127,13 @@ COMMANDS = (
         (_BEHIND, _RATE),
         "Give parked messages back to their queue. All that is parked of the queue, or what is in"
         " one queue of parked messages.",
+    ),
+    MovingCommand(
+        "ramp",
+        "ramp-queue",
+        "queue",
+        (_BACKLOG,),
+        "Resume a paused queue, and let its backlog in at a bounded rate. Messages that come"
+        " meanwhile are not held up.",
     ),
 )

@@ -377,10 +377,10 @@ VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         _read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when", "queue", "to"),
+        ("timeout", "on_timeout", "when", "queue"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
-    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", "rate", _OWED_BY)),
+    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
     "stop": _WORKER_VERB,
     "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
     "restart": _STARTING_VERB,

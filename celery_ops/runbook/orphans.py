@@ -170,7 +170,7 @@ def evidence(wanted: Wanted, snapshot: FleetSnapshot) -> tuple[str, ...]:
     return tuple(found)
 
 
-def reruns(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> str | None:
+def reruns(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> list[str]:
     """A warning, if some may have been begun by who died: only what is acknowledged late was."""
     late = {
         task.name
@@ -180,11 +180,11 @@ def reruns(messages: Sequence[HeldMessage], snapshot: FleetSnapshot) -> str | No
     }
     names = sorted({message.task for message in messages if message.task in late and message.task})
     if not names:
-        return None
-    return (
+        return []
+    return [
         f"{_listed(names)}: acknowledged late, so what a dead worker had begun, or even ended, is "
         "among these and runs again from its beginning"
-    )
+    ]
 
 
 def planned(

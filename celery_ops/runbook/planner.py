@@ -295,8 +295,8 @@ class _Draft:
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
-            case RestoreStep() | RevokeStep():
-                return self.plan_messages(step)
+            case RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
+                return self.plan_other(step)
             case ProbeStep():
                 self.hinder(step)
                 return probes.planned(step, self.request.where, self.snapshot, self.scope)
@@ -304,28 +304,30 @@ class _Draft:
                 services = self.chosen_beats(step)
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
                 return beats.planned(step, services, self.snapshot, self.hosts)
-            case QueueStep() | ActivateStep():
-                return self.plan_queue(step)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
 
-    def plan_queue(self, step: QueueStep | ActivateStep) -> PlannedStep:
-        made = self.request.scouted.get(step.id) or queue_plans.planned(
-            step, self.request.runbook, self.snapshot, self.scope
-        )
-        self.refusals += made.refusals
-        self.hazards += made.hazards
-        return made.planned
-
-    def plan_messages(self, step: RestoreStep | RevokeStep) -> PlannedStep:
-        if isinstance(step, RevokeStep):
-            return self.plan_revoke(step)
-        messages, one = orphans.planned(step, self.snapshot, self.scope)
-        rerun = orphans.reruns(messages, self.snapshot)
-        self.hazards += [rerun] if rerun is not None else []
-        return one
+    def plan_other(self, step: RestoreStep | RevokeStep | QueueStep | ActivateStep) -> PlannedStep:
+        """Of a step that is not meant for workers."""
+        match step:
+            case RevokeStep():
+                return self.plan_revoke(step)
+            case RestoreStep():
+                messages, one = orphans.planned(step, self.snapshot, self.scope)
+                self.hazards += orphans.reruns(messages, self.snapshot)
+                return one
+            case ActivateStep():
+                self.refusals.append(coming.refusal(step))
+                return coming.planned(step, self.scope)
+            case QueueStep():
+                made = self.request.scouted.get(step.id) or queue_plans.planned(
+                    step, self.request.runbook, self.snapshot, self.scope
+                )
+                self.refusals += made.refusals
+                self.hazards += made.hazards
+                return made.planned
 
     def choice(self, step: RevokeStep) -> revocation.Choice:
         wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)

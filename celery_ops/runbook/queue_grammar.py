@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 QUEUE, BACKUP = "queue", "backup"
 _OF_A_QUEUE = {
-    QueueVerb.DRAIN: frozenset({"queue", "to", "timeout", "when"}),
-    QueueVerb.RESUME: frozenset({"queue", "rate", "timeout", "owed_by", "when"}),
+    QueueVerb.DRAIN: frozenset({"queue", "timeout", "when"}),
+    QueueVerb.RESUME: frozenset({"queue", "timeout", "owed_by", "when"}),
     QueueVerb.RESTORE: frozenset({"file", "queue", "rate", "again", "when"}),
 }
 """The keys of verbs that others have too, where they are about a queue or its backup."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from celery_ops.config.units import counted
+from celery_ops.config.units import as_duration, counted
 from celery_ops.ports import AddConsumer, CancelConsumer
-from celery_ops.runbook import coming, queue_judges
+from celery_ops.runbook import queue_judges
 from celery_ops.runbook.actions import ControlAction
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
 from celery_ops.runbook.schema import (
-    ActivateStep,
     ControlStep,
     QueueStep,
     QueueVerb,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook
 
 OF_CONSUMERS = frozenset({QueueVerb.PAUSE, QueueVerb.RESUME})
-_CARRIED_OUT = OF_CONSUMERS | {QueueVerb.DRAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +41,28 @@ class QueuePlan:
 
 
 def planned(
-    step: coming.Coming, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
+    step: QueueStep, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> QueuePlan:
-    """Of one of the verbs that are carried out; the others are shown, and refused."""
-    if isinstance(step, ActivateStep) or step.queue is None or step.verb not in _CARRIED_OUT:
-        return QueuePlan(coming.planned(step, snapshot, scope), (coming.refusal(step),))
+    """Of a step that pauses, resumes or drains a queue."""
+    if step.queue is None:
+        raise ValueError(f"step {step.id} names no queue")
     queue = resolve(step.queue, scope)
-    if step.to is not None or step.rate is not None:
-        key = "to" if step.to is not None else "rate"
-        says = f"step {step.id}: `{step.verb}: queue` with `{key}` {coming.NOT_YET}"
-        return QueuePlan(coming.planned(step, snapshot, scope), (says,))
     match step.verb:
         case QueueVerb.PAUSE:
             return _pause(step, queue, snapshot, scope)
         case QueueVerb.RESUME:
             return _resume(step, queue, runbook, snapshot, scope)
-        case _:
+        case QueueVerb.DRAIN:
             return _drain(step, queue, runbook, snapshot, scope)
+        case _:
+            raise ValueError(f"{step.verb} is not about consumers")
+
+
+def in_words(step: QueueStep, queue: str, scope: Mapping[str, object]) -> str:
+    """What it is about, in one line."""
+    if step.timeout is None:
+        return f"{step.verb} {queue}"
+    return f"{step.verb} {queue}, for at most {as_duration(resolve(step.timeout, scope))}"
 
 
 def owed(
@@ -135,7 +138,7 @@ def _pause(
         *_idle(queue, workers),
         *_drained(queue, snapshot),
     ]
-    one = PlannedStep(step.id, coming.in_words(step, scope), actions=tuple(does))
+    one = PlannedStep(step.id, in_words(step, queue, scope), actions=tuple(does))
     return QueuePlan(one, refusals, () if refusals else tuple(hazards))
 
 
@@ -161,7 +164,7 @@ def _resume(
     snapshot: FleetSnapshot,
     scope: Mapping[str, object],
 ) -> QueuePlan:
-    says = coming.in_words(step, scope)
+    says = in_words(step, queue, scope)
     if _is_paused_before(step, queue, runbook, scope):
         does = PlannedAction(step.id, queue, "give it back to all it was taken from", None)
         return QueuePlan(PlannedStep(step.id, says, actions=(does,)))
@@ -206,7 +209,7 @@ def _drain(
     if refusals and _may_be_consumed_before(step, runbook):
         hazards, refusals = [*refusals, *hazards], ()
     action = PlannedAction(step.id, queue, does, "nothing to take back: its messages have run")
-    planned_step = PlannedStep(step.id, coming.in_words(step, scope), actions=(action,))
+    planned_step = PlannedStep(step.id, in_words(step, queue, scope), actions=(action,))
     return QueuePlan(planned_step, refusals, tuple(hazards))
 
 

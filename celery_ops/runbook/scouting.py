@@ -17,10 +17,11 @@ from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
 from celery_ops.model import Parked, parked
 from celery_ops.runbook import backups, moves
 from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.moves import Wanted
 from celery_ops.runbook.plan import PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
-from celery_ops.runbook.schema import QueueStep, QueueVerb
+from celery_ops.runbook.schema import CheckStep, ConfirmStep, NotifyStep, QueueStep, QueueVerb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from celery_ops.fleet.peeking import Look
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, MessageStore
-    from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.schema import Runbook, Value
 
 _NO_STORE = "the messages of this kind of broker can be looked at here, and not be moved"
 _SHOWN_OF_A_QUEUE = 60
+_ASIDE = CheckStep | ConfirmStep | NotifyStep
+"""Steps that change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,24 @@ class Scout:
         self._run = run
         self._context = context
         self._backups = backups
+        self._is_alone = True
+        """The step that is looked at is all that the runbook is about."""
+        self._parks: list[PlannedMove] = []
+        """What steps before it will have parked."""
 
     async def look(
-        self, runbook: Runbook, params: Mapping[str, object], now: datetime
+        self, runbook: Runbook, params: Mapping[str, Value], now: datetime
     ) -> dict[str, Scouted]:
         """By the ids of the steps. Raise UsageError, InvalidDocument or BrokerUnreachable."""
         found = {}
+        self._is_alone = sum(not isinstance(step, _ASIDE) for step in runbook.steps) == 1
         for step in runbook.steps:
-            if isinstance(step, QueueStep) and step.verb in moves.VERBS:
+            if not isinstance(step, QueueStep) or step.verb not in moves.VERBS:
+                continue
+            if not is_left_out(step, params):
                 wanted = Wanted.of(step, runbook.params, {"params": params})
-                found[step.id] = await self._step(wanted, params, now)
+                found[step.id] = one = await self._step(wanted, params, now)
+                self._parks += one.moves if wanted.verb is QueueVerb.PARK else ()
         return found
 
     async def _step(self, wanted: Wanted, params: Mapping[str, object], now: datetime) -> Scouted:
@@ -122,7 +133,7 @@ class Scout:
                 wants=lambda message: _known(judge(message)),
             )
             found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
-        if found == 0 and surely:
+        if found == 0 and surely and self._is_alone:
             refusals += [f"there is nothing to do: {_nothing(wanted)}"]
         if store.marks and found and (judge is not None or wanted.verb is QueueVerb.BACKUP):
             hazards = [*hazards, _marking(wanted)]
@@ -183,7 +194,12 @@ class Scout:
             key=lambda place: (place.run, place.step),
             reverse=True,
         )  # fmt: skip
-        going, refusals, hazards = [], [], []
+        going = [
+            PlannedMove(wanted.step, one.parked, one.messages, one.surely, wanted.to or one.queue)
+            for one in reversed(self._parks)
+            if one.queue == wanted.queue
+        ]
+        refusals, hazards = [], []
         for place in found:
             count = await store.count(str(place))
             to = wanted.to or place.queue

@@ -42,36 +42,13 @@ def operation(tmp_path: Path) -> Operation:
     return made
 
 
-@pytest.mark.parametrize(
-    ("step", "says"),
-    [
-        ("resume: queue\n    queue: mail\n    rate: 100/s", "resume mail, at most 100/s"),
-        (
-            "drain: queue\n    queue: ${{ params.queue }}\n    to: default\n    timeout: 10m",
-            "drain mail to default, for at most 10m",
-        ),
-        ("activate: v2\n    on: web1", "activate v2 on web1"),
-    ],
-    ids=lambda text: text.partition(":")[0],
-)
-async def test_it_is_planned_and_refused_before_anything_is_changed(
-    operation: Operation, step: str, says: str
-) -> None:
-    operation.write_runbook("coming", f"{HEAD}  - {step}\n")
+async def test_it_is_planned_and_refused_before_anything_is_changed(operation: Operation) -> None:
+    operation.write_runbook("coming", f"{HEAD}  - activate: v2\n    on: web1\n")
     plan = await operation.plan("coming", allow_gap="default")
-    assert plan.steps[1].says == says
-    verb = step.partition(":")[0]
-    what = {
-        "resume": "`resume: queue` with `rate`",
-        "drain": "`drain: queue` with `to`",
-    }.get(verb, f"`{verb}`")
+    assert plan.steps[1].says == "activate v2 on web1"
     assert plan.refusals == (
-        f"step 2: {what} is planned, but this version cannot carry it out yet",
+        "step 2: `activate` is planned, but this version cannot carry it out yet",
     )
-    if verb != "activate":
-        (first, *_) = plan.steps[1].actions
-        assert first.target == "mail"
-        assert first.does == "now 4 ready, 12 held by workers; consumed by w1@web1, w2@web1"
     ran = await operation.execute(plan)
     assert ran.ending is Ending.REFUSED, ran.told()
     assert not any(event.event is EventKind.INTENT for event in ran.events)

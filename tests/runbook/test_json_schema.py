@@ -51,11 +51,9 @@ steps:
     timeout: 1m
   - drain: queue
     queue: mail
-    to: other
     timeout: 1m
   - resume: queue
     queue: ${{ params.q }}
-    rate: 100/s
   - backup: mail
     file: mail.backup
   - park: mail

@@ -42,6 +42,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "park-queue",
         "pause-queue",
         "purge-queue",
+        "ramp-queue",
         "restore-orphans",
         "restore-queue",
         "resume-queue",

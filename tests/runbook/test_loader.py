@@ -366,7 +366,7 @@ steps:
         ),
         ("steps: [{purge: queue}]", "12:17: purge (step 1): name the queue, as in `purge: mail`"),
         ("steps: [{drain: queue, timeout: 1m}]", "12:9: drain (step 1) needs the key 'queue'"),
-        ("steps: [{drain: a@h, timeout: 1m, to: b}]", "12:39: `drain: a@h` has no key 'to'"),
+        ("steps: [{drain: a@h, timeout: 1m, to: b}]", "12:35: unknown key 'to' in drain (step 1)"),
         (
             "steps: [{drain: queue, queue: a, timeout: 1m, on_timeout: fail}]",
             "12:59: `drain: queue` has no key 'on_timeout'",

@@ -209,7 +209,7 @@ async def test_it_is_left_alone_where_that_is_not_asked_for(operation: Operation
     assert ran.ending is Ending.DONE, ran.told()
     assert ran.effects == []
     skipped = [one for one in ran.events if one.outcome and one.outcome.result is Result.SKIPPED]
-    assert [one.step for one in skipped] == ["1", "3"]
+    assert [one.step for one in skipped] == ["1", "2", "4"]
 
 
 async def test_an_abort_ends_the_wait(operation: Operation) -> None:
