@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery_ops.config.secret import masked
 from celery_ops.fleet import waiting
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
+from celery_ops.model import parked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,7 +184,7 @@ def queue(one: Queue, consumed_by: Sequence[str], waits: Elsewhere) -> Json:
     present growth. `elsewhere`: what waits for it in workers (`eta`, `limited`, both part of
     `unacked`) and in the broker's delayed queues, which all queues share.
     """
-    flow = one.flow
+    flow, place = one.flow, parked(one.name)
     return {
         "name": one.name,
         "ready": one.ready,
@@ -209,6 +210,7 @@ def queue(one: Queue, consumed_by: Sequence[str], waits: Elsewhere) -> Json:
             "delayed": waits.delayed,
         },
         "paused": one.paused,
+        "parked_from": None if place is None else place.queue,
     }
 
 

@@ -97,6 +97,10 @@ COMMANDS = (
         "resUme: give its consumers back", Where.QUEUES, writes=True,
     ),
     Command(
+        "A", "A", "change('ramp-queue')", "ramp",
+        "rAmp: resume it, and let its backlog in at a rate", Where.QUEUES, writes=True,
+    ),
+    Command(
         "D", "D", "change('drain-queue')", "drain",
         "Drain: wait until all of it is worked off", Where.QUEUES, writes=True,
     ),

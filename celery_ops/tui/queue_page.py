@@ -105,6 +105,8 @@ def _drains(queue: Queue) -> Line:
     cell = rates.drain(queue)
     says = {
         "never": "nobody consumes it",
+        "paused": "nobody consumes it until it is resumed",
+        "parked": "nobody consumes it until it is unparked",
         "grows": "more comes than goes",
         "steady": "as much comes as goes",
         NOTHING: "nothing waits",

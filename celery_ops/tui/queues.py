@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from celery_ops.model import parked
 from celery_ops.tui import rates
 from celery_ops.tui.columns import Column, natural
 from celery_ops.tui.commands import Where, bindings
@@ -26,11 +27,13 @@ HISTORY = 30
 
 
 def consumers_cell(queue: Queue) -> Cell:
-    """The number of consumers; none at all is bad while messages wait, unless it is paused."""
+    """The number of consumers; none at all is bad while messages wait, unless that is meant."""
     if queue.consumers is None:
         return Cell(UNKNOWN, Tone.DIM)
     if queue.consumers:
         return Cell(number(queue.consumers))
+    if parked(queue.name) is not None:
+        return Cell("parked", Tone.DIM)
     if queue.paused:
         return Cell("paused", Tone.WARN)
     return Cell("none", Tone.BAD if queue.ready else Tone.WARN)
@@ -59,6 +62,9 @@ def _steps(queue: Queue, _now: datetime) -> Cell:
 def _note(queue: Queue, _now: datetime) -> Cell:
     if queue.orphans:
         return Cell(f"{number(queue.orphans)} of dead workers", Tone.BAD)
+    place = parked(queue.name)
+    if place is not None:
+        return Cell(f"parked from {place.queue}", Tone.DIM)
     if queue.paused:
         again = ", and consumed again" if queue.consumers else ""
         return Cell(f"paused by a run{again}", Tone.WARN)

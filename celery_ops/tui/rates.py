@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_size
+from celery_ops.model import parked
 from celery_ops.tui.text import NOTHING, UNKNOWN, Cell, Tone, age
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def drain(queue: Queue) -> Cell:
         return Cell(NOTHING, Tone.DIM)
     if queue.drains_in is not None:
         return Cell(age(queue.drains_in))
+    if parked(queue.name) is not None:
+        return Cell("parked", Tone.DIM)
     if queue.consumers == 0:
-        return Cell("never", Tone.BAD)
+        return Cell("paused", Tone.WARN) if queue.paused else Cell("never", Tone.BAD)
     if queue.flow.growth is None or queue.ready is None or queue.unacked is None:
         return Cell(UNKNOWN, Tone.DIM)
     return Cell("grows", Tone.WARN) if queue.flow.growth > 0 else Cell("steady", Tone.DIM)

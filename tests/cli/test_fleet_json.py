@@ -68,6 +68,7 @@ QUEUE = _object(
     drains_in=_RATE,
     elsewhere=_object(eta=_COUNT, next_eta=_MOMENT, limited=_COUNT, delayed=_COUNT),
     paused={"type": "boolean"},
+    parked_from=_TEXT,
 )
 PROBLEM = _object(
     rule={"type": "string"},
