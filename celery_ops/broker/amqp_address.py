@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from celery_ops.broker import names
 from celery_ops.broker.address import verify_mode
 from celery_ops.config.secret import MASK, Secret
 from celery_ops.errors import UsageError
@@ -28,7 +29,7 @@ _TLS_KEYS = {"ca_certs", "certfile", "keyfile", "cert_reqs", "server_hostname"}
 _TLS_WITHOUT_EFFECT_HERE = {
     "check_hostname", "ciphers", "ssl_version", "tls_minimum_version", "tls_maximum_version",
 }  # fmt: skip
-_READ = {"ssl", "control_exchange", "event_exchange", "login_method", "management"}
+_READ = {"ssl", "control_exchange", "event_exchange", "login_method"}
 _WITHOUT_EFFECT_HERE = {
     "confirm_publish", "heartbeat", "client_properties", "connect_timeout", "read_timeout",
     "write_timeout", "socket_settings", "max_retries", "interval_start", "interval_step",
@@ -36,6 +37,7 @@ _WITHOUT_EFFECT_HERE = {
     "frame_max", "channel_max", "on_blocked", "on_unblocked", "client_name", "failover_strategy",
 }  # fmt: skip
 KNOWN_OPTIONS = frozenset(_READ | _WITHOUT_EFFECT_HERE)
+"""Those of Redis are let pass as well: Celery ignores what a fleet has kept from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def parse(url: Secret, options: Mapping[str, object]) -> AmqpAddress:
 
 def _refuse_unknown(options: Mapping[str, object]) -> None:
     for name in options:
-        if name not in KNOWN_OPTIONS:
+        if name not in KNOWN_OPTIONS | names.KNOWN_OPTIONS:
             near = difflib.get_close_matches(name, KNOWN_OPTIONS, n=1)
             raise UsageError(
                 f"{name!r} is not a broker option of RabbitMQ.",

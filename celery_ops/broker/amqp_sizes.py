@@ -8,6 +8,8 @@ held: the broker gives them back by itself as soon as their consumer is gone.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from celery_ops.broker.management import CountedQueue, Management
     from celery_ops.ports import Clock
 
-MOST_DECLARED = 1_000
-"""So many queues are asked for themselves; those beyond are as old as the API's counters."""
+MOST_OTHERS = 100
+"""Queues that nobody named and that are asked for themselves; the others are as the API counted."""
+COUNTED_EVERY = 3.0
+"""Seconds between two calls of the API: it counts every five, and thousands of queues cost it time.
+"""
 _DEADLINE = 10.0
 _NO_MANAGEMENT = (
     "What workers hold, and queues that nobody consumes: RabbitMQ tells that only by its management"
@@ -58,18 +63,24 @@ class RabbitSizes:
         self._names = names
         self._management = management
         self._clock = clock
+        self._counters: dict[str, CountedQueue] = {}
+        self._counted_at = -math.inf
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """As the port says."""
+        known = frozenset(known)
         counted, notes = await self._counted()
         others = sorted(name for name in counted if not self._names.is_plumbing(name))
-        declared = sorted(known) + [name for name in others if name not in set(known)]
-        declared = declared[:MOST_DECLARED]
+        strangers = [name for name in others if name not in known]
+        declared = [*sorted(known), *strangers[:MOST_OTHERS]]
         at = self._clock.now()
         sizes = await self._link.read(partial(_sizes, declared), deadline=_DEADLINE)
         queues = [
             _reading(name, sizes.get(name), counted.get(name)) for name in {*declared, *others}
         ]
+        if len(strangers) > MOST_OTHERS:
+            late = len(strangers) - MOST_OTHERS
+            notes += (f"What waits right now in {late} queues: it is as the API counted it, too.",)
         delayed = sum(one.ready or 0 for one in counted.values() if is_delayed(one.name))
         if delayed:
             says = (
@@ -88,11 +99,15 @@ class RabbitSizes:
         """What the API counted, by name, and what is to be said of it."""
         if self._management is None:
             return {}, (_NO_MANAGEMENT,)
+        if time.monotonic() < self._counted_at + COUNTED_EVERY:
+            return self._counters, (_LATE,)
         try:
             found = await self._management.queues()
         except BrokerUnreachable as error:
             return {}, (f"What workers hold, and queues that nobody consumes: {error.says}",)
-        return {one.name: one for one in found}, (_LATE,)
+        self._counters = {one.name: one for one in found}
+        self._counted_at = time.monotonic()
+        return self._counters, (_LATE,)
 
 
 def _reading(name: str, size: _Size | None, counted: CountedQueue | None) -> QueueReading | None:

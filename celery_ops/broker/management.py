@@ -25,7 +25,7 @@ from celery_ops.errors import BrokerUnreachable, UsageError
 if TYPE_CHECKING:
     from celery_ops.broker.amqp_address import AmqpAddress
 
-DEADLINE = 2.0
+DEADLINE = 4.0
 AGAIN_AFTER = 10.0
 """Seconds for which a failure is believed: a server that hangs must not delay each look."""
 _MOST_BYTES = 64 * 1024 * 1024

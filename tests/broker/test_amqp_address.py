@@ -59,6 +59,10 @@ def test_a_url_is_read_as_kombu_reads_it(
     )
 
 
+def test_what_a_fleet_has_kept_from_redis_is_let_pass() -> None:
+    assert parse("amqp://h", visibility_timeout=43200, confirm_publish=True).host == "h"
+
+
 def test_tls_is_as_py_amqp_has_it() -> None:
     assert parse("amqp://h").tls is None
     bare = parse("amqps://h").tls
@@ -80,7 +84,6 @@ def test_tls_is_as_py_amqp_has_it() -> None:
     [
         ("amqp://ann:hun/ter2@h/0", {}, "cannot be read"),
         ("amqp://h:99999999/0", {}, "cannot be read"),
-        ("amqp://h", {"visibility_timeout": 1}, "is not a broker option of RabbitMQ"),
         ("amqp://h", {"login_metod": "PLAIN"}, "is not a broker option of RabbitMQ"),
         ("amqp://h", {"login_method": "GSSAPI"}, "login method GSSAPI is not supported"),
         ("amqp://h", {"ssl": {"ca_cert": "/ca"}}, "'ca_cert' is not a setting of TLS"),
