@@ -67,12 +67,21 @@ class Count:
         if self._is_kept and not self._arrived:
             self._arrived.append(self._next())
 
+    def let_go(self) -> None:
+        """Hold it no longer, when the transaction is committed: the next one may."""
+        self.settle()
+        self._channel.basic_cancel(self._consumer)
+        for message in self._arrived:
+            self._channel.basic_reject(message.delivery_tag, requeue=True)
+
     def _hold(self) -> bool:
         """Become its consumer; whether there was a count."""
         channel = self._channel
         channel.queue_declare(self._queue, durable=True, auto_delete=False, arguments=CLASSIC)
         try:
-            channel.basic_consume(self._queue, exclusive=True, callback=self._arrived.append)
+            self._consumer = channel.basic_consume(
+                self._queue, exclusive=True, callback=self._arrived.append
+            )
         except AccessRefused as error:
             if _IN_USE not in str(error):
                 raise

@@ -59,6 +59,9 @@ Result = TypeVar("Result")
 PORTION = 500
 """Messages in one transaction."""
 _FIRST_PORTION = 50
+MOST_HELD = 2_000
+"""Messages that the channel that moves holds back; then others hold them, and it is a new one. For
+each acknowledgement the server walks over all that its channel was delivered before."""
 _DEADLINE = 20.0
 """Seconds a transaction may take: the lease is not renewed meanwhile."""
 
@@ -90,13 +93,13 @@ class RabbitMover:
                 if not taken:
                     return
                 going, looked_at = self._choose(taken, source, transfer, way.left)
-                await self._under(fence, partial(way.carry, going=going))
+                await self._under(fence, partial(way.carry, taken=len(taken), going=going))
                 seen += looked_at
                 yield Transferred(way.done, seen)
                 portion = way.most
         finally:
             with contextlib.suppress(BrokerUnreachable, LeaseLost):
-                await self._under(fence, way.close)
+                await self._reader.given_back(transfer.queue, await self._under(fence, way.close))
 
     async def put(
         self,
@@ -260,8 +263,13 @@ class Transaction:
             self._end(before + len(contents) - len(returned))
             raise _gone(self._to.queue)
 
+    def hold_only(self) -> None:
+        """Do no more than to hold what was taken and not acknowledged."""
+        self._count.let_go()
+        self.channel.tx_commit()
+
     def close(self) -> None:
-        """What was taken and not acknowledged goes back."""
+        """Give back what was taken and not acknowledged."""
         with contextlib.suppress(AMQPError, OSError):
             self.channel.close()
 
@@ -295,6 +303,10 @@ class _Way:
     done: int = 0
     _length: int = 0
     _transaction: Transaction | None = field(default=None, repr=False)
+    _holding: list[Transaction] = field(default_factory=list, repr=False)
+    _held: int = 0
+    """So many are held by the channel that moves."""
+    _all_held: int = 0
 
     @property
     def most(self) -> int:
@@ -314,9 +326,7 @@ class _Way:
         """Raise LedgerBusy if another one counts under its ticket."""
         size = session.size(self.transfer.queue)
         self._length = 0 if size is None else size[0]
-        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
-        self._transaction = opened
-        self.done = opened.done
+        self._begin(session)
 
     def take(self, session: Session, *, most: int, seen: int) -> list[Taken]:
         """The next ones, of those that were there at the beginning."""
@@ -326,20 +336,34 @@ class _Way:
             most = min(most, self.left)
         return self._open.take(most)
 
-    def carry(self, session: Session, *, going: Sequence[Taken]) -> None:
-        """Move those, in one transaction."""
-        del session
+    def carry(self, session: Session, *, taken: int, going: Sequence[Taken]) -> None:
+        """Move those of the `taken` last, in one transaction."""
         if going:
             contents = [self._as_published(one.content) for one in going]
             tags = [one.tag for one in going]
             self._open.commit(contents, tags, back_to=self.transfer.queue)
             self.done = self._open.done
+        self._held += taken - len(going)
+        self._all_held += taken - len(going)
+        if self._held > MOST_HELD:
+            self._open.hold_only()
+            self._holding.append(self._open)
+            self._begin(session)
 
-    def close(self, session: Session) -> None:
-        """Give back what was taken and not moved."""
-        del session
-        if self._transaction is not None:
-            self._transaction.close()
+    def close(self, session: Session) -> int:
+        """Give back what was taken and not moved; how many wait there then, if nobody takes one."""
+        size = session.size(self.transfer.queue)
+        for one in (*self._holding, self._transaction):
+            if one is not None:
+                one.close()
+        return (0 if size is None else size[0]) + self._all_held
+
+    def _begin(self, session: Session) -> None:
+        self._transaction = None
+        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
+        self._transaction = opened
+        self._held = 0
+        self.done = opened.done
 
     @property
     def _open(self) -> Transaction:

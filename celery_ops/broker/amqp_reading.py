@@ -7,6 +7,8 @@ failed, and drops a message after some of these: there it has to be asked for by
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +18,7 @@ from celery_ops.broker import amqp_messages, amqp_natures
 from celery_ops.broker.amqp_link import AmqpLink
 from celery_ops.broker.amqp_natures import Nature
 from celery_ops.broker.amqp_taking import Taker
-from celery_ops.errors import PreconditionFailed
+from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -32,6 +34,8 @@ MOST_TAKEN = 20_000
 """Messages that one look takes out, with those that it passes over."""
 _PORTION = 500
 _SECONDS = 4.0
+_LOOKS, _BETWEEN_LOOKS = 10, 0.05
+"""When nothing came back between so many looks, in seconds, it has come back."""
 _A_SECOND = 500
 """So many messages a second are taken out at the least."""
 _IF_MEANT = "If that is meant, ask for it by name: --requeue."
@@ -96,8 +100,9 @@ class RabbitReader:
             return
         # What a connection of one life has taken goes back with it, whatever happens here.
         link = AmqpLink(self._address, "reads a queue", one_life=True)
+        waited = await self.count(queue)
         try:
-            left = await self.count(queue)
+            left = waited
             taker = await link.write(partial(_taker, queue=queue))
             while left > 0:
                 most = min(_PORTION, left)
@@ -108,6 +113,19 @@ class RabbitReader:
                 yield tuple(stored(one, nature) for one in taken)
         finally:
             await link.close()
+            with contextlib.suppress(BrokerUnreachable):
+                await self.given_back(queue, waited)
+
+    async def given_back(self, queue: str, expected: int) -> None:
+        """Wait until so many are there, or no more come: the server gives back what a channel held
+        some time after that has closed.
+        """
+        most, looks = -1, 0
+        while looks < _LOOKS and most < expected:
+            ready = await self.count(queue)
+            looks = looks + 1 if ready <= most else 0
+            most = max(most, ready)
+            await asyncio.sleep(_BETWEEN_LOOKS if most < expected else 0)
 
     async def _size(self, queue: str) -> int | None:
         size = await self._link.read(partial(_size, queue=queue))

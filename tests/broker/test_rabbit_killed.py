@@ -78,7 +78,7 @@ def killed_until_done(place: Place, what: tuple[str, ...], check: Callable[[], N
         check()
 
 
-def ids(messages: list[RawMessage]) -> list[object]:
+def ids(messages: list[RawMessage]) -> list[str]:
     return [amqp_raw.read_properties(one.properties)["correlation_id"] for one in messages]
 
 
@@ -101,8 +101,10 @@ def test_what_is_moved_is_in_one_queue_or_the_other(
 
     killed_until_done(place, (what,), check)
     first, second = place.both()
-    if queues == "quorum":  # it writes the headers of its messages anew
-        assert (ids(first), ids(second)) == ([], ids(sent))
+    if queues == "quorum":
+        # It writes headers anew, and what a killed process held comes back in any order.
+        assert first == []
+        assert sorted(ids(second)) == sorted(ids(sent))
         return
     assert second == (sent if what == "all" else sent[::2])
     assert first == ([] if what == "all" else sent[1::2])

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import amqp
 import pytest
 
-from celery_ops.broker.amqp_moving import Destination, Transaction
+from celery_ops.broker.amqp_moving import MOST_HELD, Destination, Transaction
 from celery_ops.errors import (
     BrokerUnreachable,
     LeaseLost,
@@ -180,6 +180,23 @@ async def test_priorities_and_order_are_kept(lab: Lab, choose: None) -> None:
 
 def id_of(message: RawMessage) -> str:
     return message.properties.rsplit(b"id-", 1)[1].decode().join(["id-", ""])
+
+
+async def test_many_that_stay_are_held_until_the_end(lab: Lab) -> None:
+    lab.declare(FROM, TO)
+    sent = numbered(3 * MOST_HELD)
+    lab.publish(FROM, *sent)
+    left: list[int] = []
+    moved = await lab.move(
+        Transfer(TICKET, FROM, TO, choose=lambda message: (message.id or "").endswith("7")),
+        at=MOST_HELD // 4,
+        do=lambda: left.append(len(lab.waiting(FROM))),
+    )
+    assert moved == 3 * MOST_HELD // 10
+    assert left[0] < len(sent) - 2 * MOST_HELD
+    assert await lab.broker.messages.count(FROM) == len(sent) - moved
+    assert lab.waiting(TO) == sent[7::10]
+    assert lab.waiting(FROM) == [one for at, one in enumerate(sent) if at % 10 != 7]
 
 
 async def test_large_messages_are_moved_a_few_at_a_time(lab: Lab) -> None:
