@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from celery_ops.cli.queue_consumers import consumer_commands
-from celery_ops.cli.queue_moving import COMMANDS
+from celery_ops.cli.queue_commands import COMMANDS
 from celery_ops.cli.queue_peek import peek
 
 
@@ -15,5 +14,5 @@ def queue() -> None:
 
 
 queue.add_command(peek)
-for _command in (*consumer_commands(), *COMMANDS):
+for _command in COMMANDS:
     queue.add_command(_command)

@@ -144,6 +144,12 @@ def test_reserved_words_are_no_runbooks(ops: OpsCommand, word: str) -> None:
     assert ops("runbook", word).code == 2
 
 
+def test_a_queue_that_is_the_argument_is_not_named_again(ops: OpsCommand) -> None:
+    done = ops("-b", "redis://127.0.0.1:1/0", "queue", "drain", "mail", "-p", "queue=other")
+    assert done.code == 2
+    assert "-p queue=… is given twice" in done.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

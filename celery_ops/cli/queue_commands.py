@@ -1,4 +1,4 @@
-"""`queue move|purge|restore …`: the runbooks about messages by their short names."""
+"""`queue pause|move|purge …`: the runbooks about queues by their short names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import click
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.run_command import run_options, wanted
 from celery_ops.cli.start_run import start_run
+from celery_ops.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WITHOUT = {"emergency"}
-"""Options of runs that make no sense here: without the broker there are no messages."""
+"""Options of runs that make no sense here: without the broker there are no queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,11 @@ _OTHER = _Short("queue", "QUEUE", "Another queue for them.")
 _BACKLOG = _Short("rate", "RATE", "How many at most in which time, as 100/s.", required=True)
 _AGAIN = _Short("again", "NAME", "Restore once more what was restored before, under that name.")
 _BEHIND = _Short("to", "QUEUE", "Another queue for them, behind the messages that wait there.")
+_FIRST = _Short("to", "QUEUE", "Move what waits there to another queue first.")
 _TO = _Short("to", "QUEUE", "The queue they go to.", required=True)
 
 
-class MovingCommand(click.Command):
+class QueueCommand(click.Command):
     """Runs one runbook on its argument, with options for its parameters."""
 
     def __init__(
@@ -68,6 +70,8 @@ class MovingCommand(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Start the run and end with its code."""
         options: dict[str, Any] = {**ctx.params, **dict.fromkeys(_WITHOUT, False)}
+        if any(param.partition("=")[0] == self._argument for param in options["params"]):
+            raise UsageError(f"-p {self._argument}=… is given twice: it is the argument, too")
         given = [f"{self._argument}={options['about']}"]
         for one in self._shorts:
             value = options[f"given_{one.param}"]
@@ -80,7 +84,30 @@ class MovingCommand(click.Command):
 
 
 COMMANDS = (
-    MovingCommand(
+    QueueCommand(
+        "pause",
+        "pause-queue",
+        "queue",
+        (),
+        "Take it from all workers that consume it, and remember how they did. What waits in it, and"
+        " what comes, waits until it is resumed.",
+    ),
+    QueueCommand(
+        "resume",
+        "resume-queue",
+        "queue",
+        (),
+        "Give it back to the workers that a run has taken it from. Each consumes it again as it had"
+        " declared it.",
+    ),
+    QueueCommand(
+        "drain",
+        "drain-queue",
+        "queue",
+        (_FIRST,),
+        "Wait until it is worked off, with all that waits elsewhere. It has to stay empty, too.",
+    ),
+    QueueCommand(
         "backup",
         "backup-queue",
         "queue",
@@ -88,7 +115,7 @@ COMMANDS = (
         "Copy what waits in a queue to a file. The messages stay where they are; of a queue that is"
         " in use the file is no picture of one moment. What workers hold is not in it.",
     ),
-    MovingCommand(
+    QueueCommand(
         "restore",
         "restore-queue",
         "file",
@@ -96,7 +123,7 @@ COMMANDS = (
         "Put the messages of a backup back, as they were. They are served first; only once, and"
         " an interrupted restore goes on where it was.",
     ),
-    MovingCommand(
+    QueueCommand(
         "move",
         "move-queue",
         "queue",
@@ -104,7 +131,7 @@ COMMANDS = (
         "Move what waits in a queue, or some of it, to another. In their order, while workers and"
         " producers go on; none is lost and none is in both.",
     ),
-    MovingCommand(
+    QueueCommand(
         "purge",
         "purge-queue",
         "queue",
@@ -112,7 +139,7 @@ COMMANDS = (
         "Destroy what waits in a queue, or some of it. Each message is written to a file before,"
         " and the command that restores them is told.",
     ),
-    MovingCommand(
+    QueueCommand(
         "park",
         "park-queue",
         "queue",
@@ -120,7 +147,7 @@ COMMANDS = (
         "Take what waits in a queue, or some of it, out of the way. It waits where nobody consumes"
         " until it is unparked.",
     ),
-    MovingCommand(
+    QueueCommand(
         "unpark",
         "unpark-queue",
         "queue",
@@ -128,7 +155,7 @@ COMMANDS = (
         "Give parked messages back to their queue. All that is parked of the queue, or what is in"
         " one queue of parked messages.",
     ),
-    MovingCommand(
+    QueueCommand(
         "ramp",
         "ramp-queue",
         "queue",
