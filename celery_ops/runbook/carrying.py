@@ -66,18 +66,37 @@ class Carrier:
         """How many wait there."""
         return await self.patiently(lambda: store_of(self._stage).count(queue))
 
-    async def transfer(self, transfer: Transfer) -> int:
-        """Move them; how many have gone under the ticket. Raise StepFailed or Aborted."""
+    async def transfer(self, transfer: Transfer, anew: Callable[[int], None] | None = None) -> int:
+        """Move them; how many have gone under the ticket. Raise StepFailed or Aborted.
+
+        `anew` is told how many have gone so far whenever all are looked at from the beginning.
+        """
         await self.pace(await self.counted(transfer.ticket))
+
+        async def first() -> None:
+            if anew is not None:
+                anew(await store_of(self._stage).counted(transfer.ticket))
 
         async def then(portion: Transferred) -> None:
             await self.pace(portion.done)
 
-        await self.patiently(lambda: self._stage.effects.transfer(transfer, then))
+        await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))
         return await self.counted(transfer.ticket)
 
     async def put(self, backup: Backup, *, queue: str, ticket: str, address: str | None) -> int:
         """Put the messages of a backup into a queue; how many there are under the ticket."""
+        while True:
+            done = await self._put_rest(backup, queue=queue, ticket=ticket, address=address)
+            there = await self.counted(ticket)
+            if there >= done:
+                return done
+            says = f"the broker has forgotten {done - there} of {done}: they are put there again"
+            self._stage.say(None, says, self._step)
+
+    async def _put_rest(
+        self, backup: Backup, *, queue: str, ticket: str, address: str | None
+    ) -> int:
+        """Those that are not counted yet; how many are in the end, unless some are forgotten."""
         store, effects = store_of(self._stage), self._stage.effects
         done = await self.counted(ticket)
         await self.pace(done)
@@ -90,8 +109,11 @@ class Carrier:
                 )
 
             was_put = await self.patiently(send)
+            there = done + len(portion) if was_put else await self.counted(ticket)
+            if there < done:
+                return done
             done += len(portion)
-            if not was_put and await self.counted(ticket) != done:
+            if there != done:
                 raise StepFailed("somebody else restores the same backup at this moment")
             await self.pace(done)
         return done

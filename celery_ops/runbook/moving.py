@@ -42,7 +42,7 @@ class Moving:
         self._stage = stage
         self._wanted = Wanted.of(step, params, {"params": stage.params})
         self._store = store_of(stage)
-        self._unknown = self._meant = 0
+        self._unknown = self._meant = self._before = 0
 
     async def go(self) -> str:
         """Do it and say what came of it. Raise StepFailed."""
@@ -97,7 +97,8 @@ class Moving:
                 choose=self._chooser(),
                 limit=self._wanted.limit,
                 portion=burst(self._wanted.rate),
-            )
+            ),
+            self._anew,
         )
         return f"{counted(done, 'message')} of {move.queue} parked in {move.parked}{self._rest()}"
 
@@ -114,7 +115,6 @@ class Moving:
     async def _moved(self, move: PlannedMove) -> str:
         noted = Noted(self._stage, move.step)
         carrier = self._carrier(move, "moved")
-        before = await carrier.counted(ticket(self._stage, move.step))
         try:
             done = await carrier.transfer(
                 Transfer(
@@ -125,7 +125,8 @@ class Moving:
                     limit=self._wanted.limit,
                     address=move.to,
                     portion=burst(self._wanted.rate),
-                )
+                ),
+                self._anew,
             )
         except OSError as error:
             says = f"what moves cannot be noted beside the journal: {error.strerror or error}"
@@ -134,7 +135,7 @@ class Moving:
             noted.close()
         left = await carrier.size(move.queue)
         says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{self._rest()}"
-        stayed = self._meant - (done - before)
+        stayed = self._meant - (done - self._before)
         if stayed > 0:
             says += f"; {stayed} more did not go: consumed meanwhile, or no messages of Celery's"
         return f"{says}; {left} wait in {move.queue} now"
@@ -164,7 +165,8 @@ class Moving:
             undo=f"they are put back from {move.file}",
             do=lambda: self._destroyed(move),
         )
-        await self._stage.effects.forget(ticket(self._stage, move.step))
+        forget = self._stage.effects.forget
+        await self._carrier(move, "").patiently(lambda: forget(ticket(self._stage, move.step)))
         return says
 
     async def _secured(self, move: PlannedMove) -> str:
@@ -173,13 +175,20 @@ class Moving:
 
     async def _destroyed(self, move: PlannedMove) -> str:
         backup = await read_through(Path(move.file), self._store)
-        there = await self._carrier(move, "").size(move.parked)
+        carrier = self._carrier(move, "")
+        there = await carrier.size(move.parked)
         if there not in {0, backup.count}:  # none: it was done before
             raise StepFailed(
                 f"{move.parked} has {there} messages and {move.file} {backup.count}:"
                 " nothing was destroyed"
             )
-        await self._carrier(move, "").patiently(lambda: self._stage.effects.drop(move.parked))
+        if not there and await carrier.counted(ticket(self._stage, move.step)) < backup.count:
+            raise StepFailed(
+                f"the broker has forgotten that messages were parked, as after a fail-over: they"
+                f" wait in {move.queue} again, and nothing was destroyed; do not restore"
+                f" {move.file} beside them"
+            )
+        await carrier.patiently(lambda: self._stage.effects.drop(move.parked))
         return (
             f"{counted(backup.count, 'message')} of {move.queue} purged; give them back with:"
             f" celery-ops queue restore {shlex.quote(move.file)}"
@@ -284,6 +293,11 @@ class Moving:
 
         return choose
 
+    def _anew(self, done: int) -> None:
+        """All are looked at from the beginning, and judged again."""
+        self._unknown = self._meant = 0
+        self._before = done
+
     def _rest(self) -> str:
         if not self._unknown:
             return ""
@@ -347,8 +361,7 @@ async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> None:
 
 async def _moved_back(stage: Stage, move: PlannedMove) -> str:
     """Those that are still there, first out of the other queue and then before those that wait."""
-    store = store_of(stage)
-    moved = await store.counted(ticket(stage, move.step))
+    moved = await Carrier(stage, move.step, "").counted(ticket(stage, move.step))
     ids = Noted(stage, move.step).ids()
     place = _place_of_undo(stage, move)
     back = await Carrier(stage, move.step, "on their way back", of=moved).transfer(
