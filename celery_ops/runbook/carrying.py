@@ -32,6 +32,10 @@ BETWEEN_WORDS = 2.0
 """Seconds between two lines of progress."""
 _BURSTS = 5
 """A rate is kept in portions of so many a second."""
+_CAUGHT_UP = 1.0
+"""Seconds of delay that are made up for: after a pause, or while the broker was away, what was not
+moved must not come at once.
+"""
 
 
 def burst(rate: float | None) -> int | None:
@@ -53,7 +57,7 @@ class Carrier:
         self._does = does
         self._of = of
         self._rate = rate
-        self._began: tuple[float, int] | None = None
+        self._paced: tuple[float, int] | None = None
         self._told_at = stage.clock.monotonic()
         self._lives = self._told_at
         """When something was last seen to happen."""
@@ -145,11 +149,12 @@ class Carrier:
             of = f" of about {self._of:,}" if self._of > done else ""
             stage.say(None, f"{done:,}{of} {self._does}", self._step)
         await stage.safe_point()
-        self._began = self._began or (now, done)
         if self._rate is not None:
-            since, before = self._began
-            due = since + (done - before) / self._rate
-            await stage.brake.sleep(max(0.0, due - stage.clock.monotonic()))
+            now = stage.clock.monotonic()
+            since, before = self._paced or (now, done)
+            due = max(since + (done - before) / self._rate, now - _CAUGHT_UP)
+            self._paced = (due, done)
+            await stage.brake.sleep(max(0.0, due - now))
             self._lives = stage.clock.monotonic()
 
     async def patiently(self, do: Callable[[], Awaitable[T]]) -> T:

@@ -21,8 +21,9 @@ from celery_ops.runbook.carrying import Carrier, Noted, burst, read_through, sto
 from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.journal import read
 from celery_ops.runbook.moves import Wanted, about, is_way_back
-from celery_ops.runbook.recall import UNDO
+from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
@@ -183,11 +184,7 @@ class Moving:
                 " nothing was destroyed"
             )
         if not there and await carrier.counted(ticket(self._stage, move.step)) < backup.count:
-            raise StepFailed(
-                f"the broker has forgotten that messages were parked, as after a fail-over: they"
-                f" wait in {move.queue} again, and nothing was destroyed; do not restore"
-                f" {move.file} beside them"
-            )
+            raise _forgotten(move)
         await carrier.patiently(lambda: self._stage.effects.drop(move.parked))
         return (
             f"{counted(backup.count, 'message')} of {move.queue} purged; give them back with:"
@@ -392,10 +389,31 @@ async def _restored(stage: Stage, move: PlannedMove) -> str:
     if not backups.is_there(path):
         return "nothing had been purged"
     backup = await read_through(path, store)
-    done = await Carrier(stage, move.step, "put back", of=backup.count).put(
-        backup, queue=move.queue, ticket=backup.ticket, address=None
-    )
+    carrier = Carrier(stage, move.step, "put back", of=backup.count)
+    parked_ones = await carrier.counted(ticket(stage, move.step))
+    if parked_ones < backup.count and not _is_destroyed(stage, move):
+        raise _forgotten(move)
+    done = await carrier.put(backup, queue=move.queue, ticket=backup.ticket, address=None)
     return f"{counted(done, 'message')} put back from {path}"
+
+
+def _is_destroyed(stage: Stage, move: PlannedMove) -> bool:
+    """Whether the run knows that what it parked was destroyed, and counts it no more."""
+    return any(
+        (act.step, act.target, act.verb) == (move.step, move.parked, "purge")
+        and act.outcome is not None
+        and act.outcome.result is Result.DONE
+        for act in Recall.of(read(stage.journal.path)).acts
+    )
+
+
+def _forgotten(move: PlannedMove) -> StepFailed:
+    """Restored as well, each message that is back in its queue would be there twice."""
+    return StepFailed(
+        f"the broker has forgotten what was parked in {move.parked}, as after a fail-over that lost"
+        f" its last writes: nothing was destroyed by this run. Look whether the messages wait in"
+        f" {move.queue} again; if they do not, {move.file} has them"
+    )
 
 
 async def _unparked(stage: Stage, move: PlannedMove, place: str) -> str:
