@@ -279,12 +279,11 @@ class _Way:
         transfer = self._transfer
         limit = -1 if transfer.limit is None else transfer.limit
         keys = (self._names.tickets, self._from, self._to)
-        done, moved = await _run(
-            self._wire, self._names, script, keys, self._fence, transfer.ticket, limit, *words
-        )
+        under = (transfer.ticket, limit, self._done)
+        done, moved = await _run(self._wire, self._names, script, keys, self._fence, *under, *words)
         if done == -1:
             raise _no_queue(f"{transfer.queue} or {transfer.to}")
-        _check_known(self._done, done - moved)
+        _check_known(self._done, int(done))
         self._done = int(done)
         return self._done, int(moved)
 

@@ -205,39 +205,52 @@ def test_a_drain_of_a_queue_goes_on_through_a_fail_over(fleet: OnSentinel, ann: 
     fleet.redis.wait_until_whole()
 
 
+@pytest.mark.parametrize("loses", [False, True], ids=["all is known", "all is forgotten"])
 def test_a_move_goes_on_through_a_fail_over_and_moves_each_once(
-    fleet: OnSentinel, ann: Operator
+    fleet: OnSentinel, ann: Operator, loses: bool
 ) -> None:
-    """A filtered half, to an exact limit, at a rate: the master dies in the midst of it."""
-    numbers = range(1_000, 1_600)
+    """A filtered half, to an exact limit, at a rate: the master dies in the midst of it, and where
+    its replica had not heard of it for a while, the messages are back and the lease is gone.
+    """
+    night, day = f"night-{loses}", f"day-{loses}"
+    first = 2_000 if loses else 1_000
+    numbers = range(first, first + 600)
     for number in numbers:
-        fleet.fleet.send(number, task="rig.work_late" if number % 2 else "rig.work", queue="night")
-    before = waiting(fleet, "night")
-    assert sorted(before) == list(numbers)
-    meant = [number for number in before if number % 2 == 0][:280]
+        fleet.fleet.send(number, task="rig.work_late" if number % 2 else "rig.work", queue=night)
+    before = waiting(fleet, night)
+    assert before == list(numbers)
+    meant = before[:560:2]
     given = ("--filter", "task == 'rig.work'", "--limit", "280", "--rate", "50/s", "--yes")
-    moving = ann.start("queue", "move", "night", "--to", "day", *given, **VARIABLES)
-    wait_until(lambda: len(waiting(fleet, "day")) >= 50, what="some have moved")
+    (replica,) = fleet.redis.replicas
+    if loses:
+        fleet.redis.estrange(replica)
+    moving = ann.start("queue", "move", night, "--to", day, *given, **VARIABLES)
+    wait_until(lambda: len(waiting(fleet, day)) >= 50, what="some have moved")
     old = fleet.redis.master
-    fleet.redis.fail_over()
-    assert 50 <= len(waiting(fleet, "day")) < 280, "in the midst of it"
+    old.kill()
+    wait_until(lambda: "It is tried again." in moving.said, what="the broker is seen to be away")
+    with fleet.redis.client(replica) as client:
+        known: Any = client.llen(day)
+    assert known < 280
+    assert (known == 0) == loses
+    fleet.redis.wait_for_master(old)
+    fleet.redis.reconcile(replica)
     old.start()
     done = moving.wait()
     assert done.code == 0, done.all
-    assert "It is tried again." in done.all
-    assert "280 messages of night moved to day; 320 wait in night now" in done.all
+    assert f"280 messages of {night} moved to {day}; 320 wait in {night} now" in done.all
     assert "did not go" not in done.all
-    assert waiting(fleet, "day") == meant
-    assert waiting(fleet, "night") == [number for number in before if number not in set(meant)]
+    assert waiting(fleet, day) == meant
+    assert waiting(fleet, night) == [number for number in before if number not in set(meant)]
 
     wait_until(lambda: len(fleet.consuming()) == len(NODES), what="workers are back", timeout=120)
-    for queue in ("day", "night"):
-        fleet.fleet.add_consumer("w2@rig", queue)
+    with fleet.redis.client() as client, client.pipeline() as pipe:
+        for queue in 280 * [day] + 320 * [night]:
+            pipe.rpoplpush(queue, "w2")
+        pipe.execute()
     wait_until(lambda: set(numbers) <= fleet.fleet.ends().keys(), what="all have run", timeout=240)
     for counts in (fleet.fleet.starts(), fleet.fleet.ends()):
         assert Counter(counts[number] for number in numbers) == {1: len(numbers)}
-    assert not waiting(fleet, "day")
-    assert not waiting(fleet, "night")
     fleet.redis.wait_until_whole()
 
 

@@ -197,6 +197,20 @@ class SentinelRig:
         (by or self._asked()).ask("FAILOVER", MASTER_NAME)
         return self.wait_for_master(old)
 
+    def estrange(self, replica: RedisServer) -> None:
+        """Have a replica hear nothing of its master any more. Within ten times `down_after` it can
+        be promoted all the same, and has lost all that was written since then.
+        """
+        with self.client(replica) as client:
+            client.config_set("masterauth", "of somebody else")
+            client.client_kill_filter(_type="master")
+        wait_until(lambda: not self._is_linked(replica), what="a replica is cut off")
+
+    def reconcile(self, replica: RedisServer) -> None:
+        """The opposite."""
+        with self.client(replica) as client:
+            client.config_set("masterauth", self._password)
+
     def swap(self) -> None:
         """Turn the first two servers' parts round, and tell no sentinel."""
         old, new = self.servers[:2]
@@ -242,6 +256,11 @@ class SentinelRig:
 
     def _server(self, port: int) -> RedisServer:
         return next(server for server in self.servers if server.port == port)
+
+    def _is_linked(self, replica: RedisServer) -> bool:
+        with self.client(replica) as client:
+            said: Any = client.info("replication")
+        return said.get("master_link_status") == "up"
 
     def _is_whole(self) -> bool:
         for one in self.sentinels:

@@ -4,6 +4,7 @@ fail-over: what is said afterwards is so, on the stand-in.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from copy import deepcopy
 from pathlib import Path
@@ -84,6 +85,23 @@ async def test_a_move_goes_on_to_its_limit_and_claims_nothing_else(
     assert "7 messages of mail moved to other" in ran.end.says
     assert ran.end.says.endswith("; 13 wait in mail now")
     assert "did not go" not in ran.end.says
+
+
+async def test_what_did_not_move_meanwhile_does_not_come_at_once(operation: Operation) -> None:
+    """A rate spares whoever the tasks need: after a pause as well."""
+    fail_over = FailOver(operation, after=3, forgets=0)
+    moved: list[int] = []
+
+    async def watch() -> None:
+        await fail_over.over()
+        while True:
+            moved.append(len(ids(operation, "other")))
+            await operation.clock.sleep(1.0)
+
+    ran = await operation.run_while("move-queue", watch, queue="mail", to="other", rate="2/s")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert len(ids(operation, "other")) == COUNT
+    assert max(later - before for before, later in itertools.pairwise(moved)) <= 5
 
 
 @pytest.mark.parametrize("puts_first", [True, False], ids=["first", "behind"])
