@@ -32,7 +32,7 @@ BETWEEN_WORDS = 2.0
 """Seconds between two lines of progress."""
 _BURSTS = 5
 """A rate is kept in portions of so many a second."""
-_CAUGHT_UP = 1.0
+_CAUGHT_UP = 0.5
 """Seconds of delay that are made up for: after a pause, or while the broker was away, what was not
 moved must not come at once.
 """
@@ -75,13 +75,21 @@ class Carrier:
 
         `anew` is told how many have gone so far whenever all are looked at from the beginning.
         """
-        await self.pace(await self.counted(transfer.ticket))
+        done = await self.counted(transfer.ticket)
+        await self.pace(done)
 
         async def first() -> None:
+            nonlocal done
+            before, done = done, await store_of(self._stage).counted(transfer.ticket)
+            if done < before:
+                says = f"the broker has forgotten that {before - done} of {before} were moved"
+                self._stage.say(None, f"{says}: whatever it has now is looked at", self._step)
             if anew is not None:
-                anew(await store_of(self._stage).counted(transfer.ticket))
+                anew(done)
 
         async def then(portion: Transferred) -> None:
+            nonlocal done
+            done = max(done, portion.done)
             await self.pace(portion.done)
 
         await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))

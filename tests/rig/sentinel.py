@@ -199,8 +199,11 @@ class SentinelRig:
 
     def estrange(self, replica: RedisServer) -> None:
         """Have a replica hear nothing of its master any more. Within ten times `down_after` it can
-        be promoted all the same, and has lost all that was written since then.
+        be promoted all the same, and has lost all that was written since then, and nothing before.
         """
+        with self.client() as client:
+            written = _replication(client)["master_repl_offset"]
+        wait_until(lambda: self._has(replica, written), what="a replica has caught up")
         with self.client(replica) as client:
             client.config_set("masterauth", "of somebody else")
             client.client_kill_filter(_type="master")
@@ -259,8 +262,12 @@ class SentinelRig:
 
     def _is_linked(self, replica: RedisServer) -> bool:
         with self.client(replica) as client:
-            said: Any = client.info("replication")
-        return said.get("master_link_status") == "up"
+            return bool(_replication(client).get("master_link_status") == "up")
+
+    def _has(self, replica: RedisServer, written: int) -> bool:
+        with self.client(replica) as client:
+            said = _replication(client)
+        return said.get("master_link_status") == "up" and said["slave_repl_offset"] >= written
 
     def _is_whole(self) -> bool:
         for one in self.sentinels:
@@ -283,6 +290,11 @@ class SentinelRig:
         with self.client(self._server(ports.pop())) as client:
             role: Any = client.execute_command("ROLE")
         return bool(role[0] == b"master")
+
+
+def _replication(client: Redis) -> dict[str, Any]:
+    said: Any = client.info("replication")
+    return dict(said)
 
 
 @contextlib.contextmanager
