@@ -20,20 +20,23 @@ PASS_ON = (
     + _IS_LIST
     + """
 -- KEYS: the lease, the counts, the list they come from, the list they go to.
--- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many now, how many
---       bytes now, 1 if they go before those that wait there.
+-- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many are known to be
+--       counted under it, how many now, how many bytes now, 1 if they go before those that wait
+--       there.
 -- Moves whatever is next at the end that is served next (or, to go before others, what is last at
--- the other one), not a byte of it changed. Returns the count under the ticket and how many were
--- moved now; nothing if the token is not the lease's; -1 if a key is no list.
+-- the other one), not a byte of it changed; none if fewer are counted than are known. Returns the
+-- count under the ticket and how many were moved now; nothing if the token is not the lease's; -1
+-- if a key is no list.
 if not holds(KEYS[1], ARGV[1]) then return false end
 if not (is_list(KEYS[3]) and is_list(KEYS[4])) then return {-1, 0} end
 local done = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0')
-local limit, most, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if done < tonumber(ARGV[4]) then return {done, 0} end
+local limit, most, bytes = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
 if limit >= 0 then most = math.min(most, limit - done) end
 local moved = 0
 while moved < most and bytes > 0 do
   local message
-  if ARGV[6] == '1' then
+  if ARGV[7] == '1' then
     message = redis.call('LINDEX', KEYS[3], 0)
     if not message then break end
     redis.call('RPUSH', KEYS[4], message)
@@ -55,18 +58,20 @@ PICK = (
     + _IS_LIST
     + """
 -- KEYS: the lease, the counts, the list they come from, the list they go to.
--- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many places at the
---       end that is served next are passed over, how many places after these are looked at, what no
---       message ever is; then each message that is meant, and what goes in its place (empty: as it
---       is).
--- Moves those that are there. Returns the count under the ticket and how many were moved now;
--- nothing if the token is not the lease's; -1 if a key is no list.
+-- ARGV: token, ticket, how many at most under the ticket (-1: any number), how many are known to be
+--       counted under it, how many places at the end that is served next are passed over, how many
+--       places after these are looked at, what no message ever is; then each message that is meant,
+--       and what goes in its place (empty: as it is).
+-- Moves those that are there; none if fewer are counted than are known. Returns the count under the
+-- ticket and how many were moved now; nothing if the token is not the lease's; -1 if a key is no
+-- list.
 if not holds(KEYS[1], ARGV[1]) then return false end
 if not (is_list(KEYS[3]) and is_list(KEYS[4])) then return {-1, 0} end
 local done = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0')
-local limit, passed, looked = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if done < tonumber(ARGV[4]) then return {done, 0} end
+local limit, passed, looked = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local meant = {}
-for at = 7, #ARGV, 2 do meant[ARGV[at]] = ARGV[at + 1] end
+for at = 8, #ARGV, 2 do meant[ARGV[at]] = ARGV[at + 1] end
 local there = redis.call('LRANGE', KEYS[3], -(passed + looked), -(passed + 1))
 local moved = 0
 for at = #there, 1, -1 do
@@ -74,14 +79,14 @@ for at = #there, 1, -1 do
   local new = meant[there[at]]
   if new then
     redis.call('LPUSH', KEYS[4], new ~= '' and new or there[at])
-    redis.call('LSET', KEYS[3], -(passed + 1 + #there - at), ARGV[6])
+    redis.call('LSET', KEYS[3], -(passed + 1 + #there - at), ARGV[7])
     moved = moved + 1
   end
 end
 if moved > 0 then
   -- From the end that is nearer: every message on the way is compared.
   local is_near = 2 * (passed + looked) < redis.call('LLEN', KEYS[3])
-  redis.call('LREM', KEYS[3], is_near and -moved or moved, ARGV[6])
+  redis.call('LREM', KEYS[3], is_near and -moved or moved, ARGV[7])
   redis.call('HINCRBY', KEYS[2], ARGV[2], moved)
 end
 return {done + moved, moved}

@@ -4,6 +4,10 @@ Producers and consumers go on meanwhile: they push on the left of a list and tak
 end. So a walk over a list begins on the right, and finds its place again before each portion by the
 last message that it passed. What was read is compared again in the script that moves it.
 
+A fail-over can lose the last portions: the messages are back where they came from then, and the
+count, which was lost with them, tells. Nothing is known of their places any more, so the walk ends
+with that as its error, and begins anew when it is asked for again.
+
 Where much was passed over, each portion costs more: Redis looks at all that lies between the
 portion and the nearer end of the list, whatever the portion's size. What else keeps the server for
 long makes portions smaller.
@@ -19,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import envelopes, moving_scripts
-from celery_ops.errors import LeaseLost, PreconditionFailed
+from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
 from celery_ops.ports import Transferred
 
@@ -57,13 +61,15 @@ class MessageMover:
     ) -> AsyncGenerator[Transferred, None]:
         """As the port says; of each step at most as many as there were at the beginning."""
         seen = 0
+        done = await self.counted(transfer.ticket)
         lengths = await self._lengths(transfer.queue)
         for step, length in zip(self._names.steps, lengths, strict=True):
-            way = _Way(self._wire, self._names, transfer, step, fence)
+            way = _Way(self._wire, self._names, transfer, step, fence, done)
             before = seen
             async for one in way.pass_on(length) if way.is_blind else way.walk(length):
-                seen = before + one.seen
-                yield Transferred(one.done, seen)
+                done, seen = one.done, before + one.seen
+                yield Transferred(done, seen)
+        _check_known(done, await self.counted(transfer.ticket))
 
     async def put(
         self,
@@ -134,13 +140,15 @@ class _Way:
     """The way of a transfer's messages through the list of one priority step."""
 
     def __init__(
-        self, wire: Wire, names: Names, transfer: Transfer, step: int, fence: Fence
+        self, wire: Wire, names: Names, transfer: Transfer, step: int, fence: Fence, done: int
     ) -> None:
+        """`done`: how many have gone under the ticket before."""
         self._wire = wire
         self._names = names
         self._transfer = transfer
         self._step = step
         self._fence = fence
+        self._done = done
         self._from = names.key(transfer.queue, step)
         self._to = names.key(transfer.to, step)
         self._most = min(PORTION, transfer.portion or PORTION)
@@ -169,7 +177,7 @@ class _Way:
     async def walk(self, length: int) -> AsyncGenerator[Transferred, None]:
         """Look at up to so many, and move those that are chosen."""
         limit = self._transfer.limit
-        done, seen = await self._counted(), 0
+        done, seen = self._done, 0
         passed: int = 0
         anchor: bytes | None = None
         portion = min(_FIRST_PORTION, self._most)
@@ -271,15 +279,13 @@ class _Way:
         transfer = self._transfer
         limit = -1 if transfer.limit is None else transfer.limit
         keys = (self._names.tickets, self._from, self._to)
-        done, moved = await _run(
-            self._wire, self._names, script, keys, self._fence, transfer.ticket, limit, *words
-        )
+        under = (transfer.ticket, limit, self._done)
+        done, moved = await _run(self._wire, self._names, script, keys, self._fence, *under, *words)
         if done == -1:
             raise _no_queue(f"{transfer.queue} or {transfer.to}")
-        return int(done), int(moved)
-
-    async def _counted(self) -> int:
-        return int(await self._wire.read("HGET", self._names.tickets, self._transfer.ticket) or 0)
+        _check_known(self._done, int(done))
+        self._done = int(done)
+        return self._done, int(moved)
 
 
 @dataclass(slots=True)
@@ -297,12 +303,22 @@ async def _run(
     wire: Wire, names: Names, script: str, keys: Sequence[str], fence: Fence, *words: Word
 ) -> Answer:
     """Raise LeaseLost if the fence is not valid; then nothing was done."""
-    answer = await wire.write(
+    # Surely: a move that a fail-over loses is done again, and what was moved may have run already.
+    answer = await wire.write_surely(
         "EVAL", script, 1 + len(keys), names.lease, *keys, fence.token, *words
     )
     if answer is None:
         raise LeaseLost("The lease of this context is no longer ours; nothing was moved.")
     return answer
+
+
+def _check_known(before: int, now: int) -> None:
+    """Raise BrokerUnreachable if fewer are counted under a ticket than were before."""
+    if now < before:
+        raise BrokerUnreachable(
+            f"The broker has forgotten that {before - now} of {before} messages were moved: they"
+            " are where they were before, as after a fail-over that lost the last writes."
+        )
 
 
 def _of_a_list(answer: Answer, queue: str, wire: Wire) -> Answer:

@@ -32,6 +32,10 @@ BETWEEN_WORDS = 2.0
 """Seconds between two lines of progress."""
 _BURSTS = 5
 """A rate is kept in portions of so many a second."""
+_CAUGHT_UP = 0.5
+"""Seconds of delay that are made up for: after a pause, or while the broker was away, what was not
+moved must not come at once.
+"""
 
 
 def burst(rate: float | None) -> int | None:
@@ -53,7 +57,7 @@ class Carrier:
         self._does = does
         self._of = of
         self._rate = rate
-        self._began: tuple[float, int] | None = None
+        self._paced: tuple[float, int] | None = None
         self._told_at = stage.clock.monotonic()
         self._lives = self._told_at
         """When something was last seen to happen."""
@@ -66,18 +70,45 @@ class Carrier:
         """How many wait there."""
         return await self.patiently(lambda: store_of(self._stage).count(queue))
 
-    async def transfer(self, transfer: Transfer) -> int:
-        """Move them; how many have gone under the ticket. Raise StepFailed or Aborted."""
-        await self.pace(await self.counted(transfer.ticket))
+    async def transfer(self, transfer: Transfer, anew: Callable[[int], None] | None = None) -> int:
+        """Move them; how many have gone under the ticket. Raise StepFailed or Aborted.
+
+        `anew` is told how many have gone so far whenever all are looked at from the beginning.
+        """
+        done = await self.counted(transfer.ticket)
+        await self.pace(done)
+
+        async def first() -> None:
+            nonlocal done
+            before, done = done, await store_of(self._stage).counted(transfer.ticket)
+            if done < before:
+                says = f"the broker has forgotten that {before - done} of {before} were moved"
+                self._stage.say(None, f"{says}: whatever it has now is looked at", self._step)
+            if anew is not None:
+                anew(done)
 
         async def then(portion: Transferred) -> None:
+            nonlocal done
+            done = max(done, portion.done)
             await self.pace(portion.done)
 
-        await self.patiently(lambda: self._stage.effects.transfer(transfer, then))
+        await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))
         return await self.counted(transfer.ticket)
 
     async def put(self, backup: Backup, *, queue: str, ticket: str, address: str | None) -> int:
         """Put the messages of a backup into a queue; how many there are under the ticket."""
+        while True:
+            done = await self._put_rest(backup, queue=queue, ticket=ticket, address=address)
+            there = await self.counted(ticket)
+            if there >= done:
+                return done
+            says = f"the broker has forgotten {done - there} of {done}: they are put there again"
+            self._stage.say(None, says, self._step)
+
+    async def _put_rest(
+        self, backup: Backup, *, queue: str, ticket: str, address: str | None
+    ) -> int:
+        """Those that are not counted yet; how many are in the end, unless some are forgotten."""
         store, effects = store_of(self._stage), self._stage.effects
         done = await self.counted(ticket)
         await self.pace(done)
@@ -90,8 +121,11 @@ class Carrier:
                 )
 
             was_put = await self.patiently(send)
+            there = done + len(portion) if was_put else await self.counted(ticket)
+            if there < done:
+                return done
             done += len(portion)
-            if not was_put and await self.counted(ticket) != done:
+            if there != done:
                 raise StepFailed("somebody else restores the same backup at this moment")
             await self.pace(done)
         return done
@@ -123,11 +157,12 @@ class Carrier:
             of = f" of about {self._of:,}" if self._of > done else ""
             stage.say(None, f"{done:,}{of} {self._does}", self._step)
         await stage.safe_point()
-        self._began = self._began or (now, done)
         if self._rate is not None:
-            since, before = self._began
-            due = since + (done - before) / self._rate
-            await stage.brake.sleep(max(0.0, due - stage.clock.monotonic()))
+            now = stage.clock.monotonic()
+            since, before = self._paced or (now, done)
+            due = max(since + (done - before) / self._rate, now - _CAUGHT_UP)
+            self._paced = (due, done)
+            await stage.brake.sleep(max(0.0, due - now))
             self._lives = stage.clock.monotonic()
 
     async def patiently(self, do: Callable[[], Awaitable[T]]) -> T:

@@ -249,11 +249,17 @@ class Effects:
         return tuple(outcomes)
 
     async def transfer(
-        self, transfer: Transfer, then: Callable[[Transferred], Awaitable[None]]
+        self,
+        transfer: Transfer,
+        first: Callable[[], Awaitable[None]],
+        then: Callable[[Transferred], Awaitable[None]],
     ) -> None:
-        """Move messages; `then` is told after each portion, and may end it by raising."""
+        """Move messages; `then` is told after each portion, and may end it by raising. `first` is
+        called before the first portion: again where the lease was lost and all begins anew.
+        """
 
         async def send(fence: Fence) -> None:
+            await first()
             async with aclosing(self._store.transfer(transfer, fence=fence)) as portions:
                 async for portion in portions:
                     await then(portion)

@@ -21,8 +21,9 @@ from celery_ops.runbook.carrying import Carrier, Noted, burst, read_through, sto
 from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.journal import read
 from celery_ops.runbook.moves import Wanted, about, is_way_back
-from celery_ops.runbook.recall import UNDO
+from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Moving:
         self._stage = stage
         self._wanted = Wanted.of(step, params, {"params": stage.params})
         self._store = store_of(stage)
-        self._unknown = self._meant = 0
+        self._unknown = self._meant = self._before = 0
 
     async def go(self) -> str:
         """Do it and say what came of it. Raise StepFailed."""
@@ -97,7 +98,8 @@ class Moving:
                 choose=self._chooser(),
                 limit=self._wanted.limit,
                 portion=burst(self._wanted.rate),
-            )
+            ),
+            self._anew,
         )
         return f"{counted(done, 'message')} of {move.queue} parked in {move.parked}{self._rest()}"
 
@@ -114,7 +116,6 @@ class Moving:
     async def _moved(self, move: PlannedMove) -> str:
         noted = Noted(self._stage, move.step)
         carrier = self._carrier(move, "moved")
-        before = await carrier.counted(ticket(self._stage, move.step))
         try:
             done = await carrier.transfer(
                 Transfer(
@@ -125,7 +126,8 @@ class Moving:
                     limit=self._wanted.limit,
                     address=move.to,
                     portion=burst(self._wanted.rate),
-                )
+                ),
+                self._anew,
             )
         except OSError as error:
             says = f"what moves cannot be noted beside the journal: {error.strerror or error}"
@@ -134,7 +136,7 @@ class Moving:
             noted.close()
         left = await carrier.size(move.queue)
         says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{self._rest()}"
-        stayed = self._meant - (done - before)
+        stayed = self._meant - (done - self._before)
         if stayed > 0:
             says += f"; {stayed} more did not go: consumed meanwhile, or no messages of Celery's"
         return f"{says}; {left} wait in {move.queue} now"
@@ -164,7 +166,8 @@ class Moving:
             undo=f"they are put back from {move.file}",
             do=lambda: self._destroyed(move),
         )
-        await self._stage.effects.forget(ticket(self._stage, move.step))
+        forget = self._stage.effects.forget
+        await self._carrier(move, "").patiently(lambda: forget(ticket(self._stage, move.step)))
         return says
 
     async def _secured(self, move: PlannedMove) -> str:
@@ -173,13 +176,16 @@ class Moving:
 
     async def _destroyed(self, move: PlannedMove) -> str:
         backup = await read_through(Path(move.file), self._store)
-        there = await self._carrier(move, "").size(move.parked)
+        carrier = self._carrier(move, "")
+        there = await carrier.size(move.parked)
         if there not in {0, backup.count}:  # none: it was done before
             raise StepFailed(
                 f"{move.parked} has {there} messages and {move.file} {backup.count}:"
                 " nothing was destroyed"
             )
-        await self._carrier(move, "").patiently(lambda: self._stage.effects.drop(move.parked))
+        if not there and await carrier.counted(ticket(self._stage, move.step)) < backup.count:
+            raise _forgotten(move)
+        await carrier.patiently(lambda: self._stage.effects.drop(move.parked))
         return (
             f"{counted(backup.count, 'message')} of {move.queue} purged; give them back with:"
             f" celery-ops queue restore {shlex.quote(move.file)}"
@@ -284,6 +290,11 @@ class Moving:
 
         return choose
 
+    def _anew(self, done: int) -> None:
+        """All are looked at from the beginning, and judged again."""
+        self._unknown = self._meant = 0
+        self._before = done
+
     def _rest(self) -> str:
         if not self._unknown:
             return ""
@@ -347,8 +358,7 @@ async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> None:
 
 async def _moved_back(stage: Stage, move: PlannedMove) -> str:
     """Those that are still there, first out of the other queue and then before those that wait."""
-    store = store_of(stage)
-    moved = await store.counted(ticket(stage, move.step))
+    moved = await Carrier(stage, move.step, "").counted(ticket(stage, move.step))
     ids = Noted(stage, move.step).ids()
     place = _place_of_undo(stage, move)
     back = await Carrier(stage, move.step, "on their way back", of=moved).transfer(
@@ -379,10 +389,31 @@ async def _restored(stage: Stage, move: PlannedMove) -> str:
     if not backups.is_there(path):
         return "nothing had been purged"
     backup = await read_through(path, store)
-    done = await Carrier(stage, move.step, "put back", of=backup.count).put(
-        backup, queue=move.queue, ticket=backup.ticket, address=None
-    )
+    carrier = Carrier(stage, move.step, "put back", of=backup.count)
+    parked_ones = await carrier.counted(ticket(stage, move.step))
+    if parked_ones < backup.count and not _is_destroyed(stage, move):
+        raise _forgotten(move)
+    done = await carrier.put(backup, queue=move.queue, ticket=backup.ticket, address=None)
     return f"{counted(done, 'message')} put back from {path}"
+
+
+def _is_destroyed(stage: Stage, move: PlannedMove) -> bool:
+    """Whether the run knows that what it parked was destroyed, and counts it no more."""
+    return any(
+        (act.step, act.target, act.verb) == (move.step, move.parked, "purge")
+        and act.outcome is not None
+        and act.outcome.result is Result.DONE
+        for act in Recall.of(read(stage.journal.path)).acts
+    )
+
+
+def _forgotten(move: PlannedMove) -> StepFailed:
+    """Restored as well, each message that is back in its queue would be there twice."""
+    return StepFailed(
+        f"the broker has forgotten what was parked in {move.parked}, as after a fail-over that lost"
+        f" its last writes: nothing was destroyed by this run. Look whether the messages wait in"
+        f" {move.queue} again; if they do not, {move.file} has them"
+    )
 
 
 async def _unparked(stage: Stage, move: PlannedMove, place: str) -> str:

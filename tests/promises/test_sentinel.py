@@ -1,11 +1,14 @@
 """A master that dies while it is watched and while runs go on: all go on, and claim nothing else.
 
-Real workers, supervised, on a Redis with three sentinels; all want passwords.
+Real workers, supervised, on a Redis with three sentinels; all want passwords. No worker
+holds an unacknowledged message when the master dies: what Celery makes of these is its own affair.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +173,98 @@ def test_a_run_that_begins_right_after_a_fail_over_finds_what_is_there(
     wait_until(fleet.all_consume, what="both consume again")
     assert fleet.taken() == 0
     fleet.redis.wait_until_whole()
+
+
+def test_a_drain_of_a_queue_goes_on_through_a_fail_over(fleet: OnSentinel, ann: Operator) -> None:
+    """Its last task has been acknowledged: nobody but a worker knows of it, and it is away too."""
+    fleet.fleet.send(10, task="rig.hold", queue="w1")
+    wait_until(lambda: 10 in fleet.fleet.starts(), what="a task that does not end")
+    given = ("-p", "queue=w1", "-p", "timeout=5m")
+    draining = ann.start("runbook", "drain-queue", "--yes", "--json", *given, **VARIABLES)
+    ann.until(lambda event: "1 task of it running" in says(event), "the task is seen to run")
+
+    old = fleet.redis.master
+    fleet.redis.fail_over()
+    ann.until(lambda event: says(event).startswith("not known: "), "the broker is seen to be away")
+    wait_until(lambda: len(fleet.consuming()) == len(NODES), what="workers are back", timeout=120)
+    old.start()
+    for number in (11, 12):
+        fleet.fleet.send(number, 0.5, queue="w1")
+    seen = len(ann.events())
+    ann.until(lambda event: event in ann.events()[seen:] and "running" in says(event), "it goes on")
+    assert draining.process.poll() is None, "the task has not ended"
+    fleet.fleet.release(10)
+    done = draining.wait()
+    assert done.code == 0, done.all
+    for number in (10, 11, 12):
+        assert fleet.fleet.starts()[number] == fleet.fleet.ends()[number] == 1
+    told = [says(event) for event in done.events]
+    assert [one for one in told if one.startswith("empty, nothing of it is held or runs")]
+    away = [one for one in told if one.startswith("not known: ")]
+    assert all(MASTER_NAME in one for one in away)
+    fleet.redis.wait_until_whole()
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["all is known", "all is forgotten"])
+def test_a_move_goes_on_through_a_fail_over_and_moves_each_once(
+    fleet: OnSentinel, ann: Operator, loses: bool
+) -> None:
+    """A filtered half, to an exact limit, at a rate: the master dies in the midst of it, and where
+    its replica had not heard of it for a while, the messages are back and the lease is gone.
+    """
+    night, day = f"night-{loses}", f"day-{loses}"
+    first = 2_000 if loses else 1_000
+    numbers = range(first, first + 600)
+    for number in numbers:
+        fleet.fleet.send(number, task="rig.work_late" if number % 2 else "rig.work", queue=night)
+    before = waiting(fleet, night)
+    assert before == list(numbers)
+    meant = before[:400:2]
+    given = ("--filter", "task == 'rig.work'", "--limit", "200", "--rate", "50/s", "--yes")
+    (replica,) = fleet.redis.replicas
+    if loses:
+        fleet.redis.estrange(replica)
+    moving = ann.start("queue", "move", night, "--to", day, *given, **VARIABLES)
+    wait_until(lambda: len(waiting(fleet, day)) >= 50, what="some have moved")
+    old = fleet.redis.master
+    old.kill()
+    wait_until(lambda: "It is tried again." in moving.said, what="the broker is seen to be away")
+    with fleet.redis.client(replica) as client:
+        known: Any = client.llen(day)
+    assert known < 200
+    assert (known == 0) == loses
+    fleet.redis.wait_for_master(old)
+    fleet.redis.reconcile(replica)
+    old.start()
+    done = moving.wait()
+    assert done.code == 0, done.all
+    assert f"200 messages of {night} moved to {day}; 400 wait in {night} now" in done.all
+    assert "did not go" not in done.all
+    assert ("the broker has forgotten that" in done.all) == loses
+    assert waiting(fleet, day) == meant
+    assert waiting(fleet, night) == [number for number in before if number not in set(meant)]
+
+    wait_until(lambda: len(fleet.consuming()) == len(NODES), what="workers are back", timeout=120)
+    with fleet.redis.client() as client, client.pipeline() as pipe:
+        for queue in 200 * [day] + 400 * [night]:
+            pipe.rpoplpush(queue, "w2")
+        pipe.execute()
+    wait_until(lambda: set(numbers) <= fleet.fleet.ends().keys(), what="all have run", timeout=240)
+    for counts in (fleet.fleet.starts(), fleet.fleet.ends()):
+        assert Counter(counts[number] for number in numbers) == {1: len(numbers)}
+    fleet.redis.wait_until_whole()
+
+
+def says(event: Event) -> str:
+    return str((event.get("outcome") or {}).get("says", ""))
+
+
+def waiting(fleet: OnSentinel, queue: str) -> list[int]:
+    """The numbers of the tasks that wait there, the one that is served next first."""
+    with fleet.redis.client() as client:
+        raws: Any = client.lrange(queue, 0, -1)
+    shown = [json.loads(raw)["headers"]["argsrepr"] for raw in reversed(raws)]
+    return [int(re.findall(r"\d+", one)[0]) for one in shown]
 
 
 def said_of_broker(printed: str) -> list[str]:

@@ -1,0 +1,158 @@
+"""A broker that goes away in the midst of a move and comes back knowing less of it, as after a
+fail-over: what is said afterwards is so, on the stand-in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celery_ops.runbook.backups import read
+from celery_ops.runbook.events import Ending, EventKind
+from tests.runbook.test_moving import COUNT, ids, with_mail
+
+if TYPE_CHECKING:
+    from celery_ops.runbook.journal import Event
+    from tests.runbook.operation import Operation
+    from tests.standin.parts import Message
+
+AWAY = 5.0
+"""Seconds."""
+
+
+@pytest.fixture
+def operation(tmp_path: Path) -> Operation:
+    return with_mail(tmp_path)
+
+
+class FailOver:
+    """Goes away after an effect; forgets that one and those before it, up to `forgets` of them."""
+
+    def __init__(self, operation: Operation, *, after: int, forgets: int) -> None:
+        self._operation = operation
+        self._after = after
+        self._forgets = forgets
+        self._known: list[tuple[dict[str, deque[Message]], Counter[str]]] = []
+        self.is_over = False
+        self._keep()
+        operation.broker.after_an_effect = self._step
+
+    async def over(self) -> None:
+        """Until it is there again."""
+        operation = self._operation
+        while not operation.broker.is_down:
+            await operation.clock.sleep(0.1)
+        await operation.clock.sleep(AWAY)
+        operation.broker.is_down = False
+
+    def _step(self) -> None:
+        if self.is_over:
+            return
+        self._keep()
+        if len(self._known) > self._after:
+            self.is_over = self._operation.broker.is_down = True
+            queues, tickets = self._known[-1 - self._forgets]
+            self._operation.fleet.queues = queues
+            self._operation.broker.tickets = tickets
+
+    def _keep(self) -> None:
+        operation = self._operation
+        self._known.append(deepcopy((operation.fleet.queues, operation.broker.tickets)))
+
+
+@pytest.mark.parametrize("forgets", [0, 1, 2], ids=["nothing", "one", "two"])
+async def test_a_move_goes_on_to_its_limit_and_claims_nothing_else(
+    operation: Operation, forgets: int
+) -> None:
+    """What it could not tell it counts once, and none that it meant is said to have stayed."""
+    before = ids(operation, "mail")
+    odd = before[1::2]
+    fail_over = FailOver(operation, after=3, forgets=forgets)
+    ran = await operation.run_while(
+        "move-queue", fail_over.over, queue="mail", to="other", limit="7", rate="20/s",
+        filter="age > 5m or task == 'app.odd'",
+    )  # fmt: skip
+    assert ran.ending is Ending.DONE, ran.told()
+    assert fail_over.is_over
+    assert "It is tried again." in ran.told()
+    assert ids(operation, "other") == odd[:7]
+    assert ids(operation, "mail") == [id_ for id_ in before if id_ not in odd[:7]]
+    assert "7 messages of mail moved to other" in ran.end.says
+    assert ran.end.says.endswith("; 13 wait in mail now")
+    assert "did not go" not in ran.end.says
+    # Of the last portion nobody had been told.
+    assert ("has forgotten that" in ran.told()) == (forgets > 1)
+
+
+async def test_what_did_not_move_meanwhile_does_not_come_at_once(operation: Operation) -> None:
+    """A rate spares whoever the tasks need: after a pause as well."""
+    fail_over = FailOver(operation, after=3, forgets=0)
+    moved: list[int] = []
+
+    async def watch() -> None:
+        await fail_over.over()
+        while True:
+            moved.append(len(ids(operation, "other")))
+            await operation.clock.sleep(1.0)
+
+    ran = await operation.run_while("move-queue", watch, queue="mail", to="other", rate="2/s")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert len(ids(operation, "other")) == COUNT
+    assert max(later - before for before, later in itertools.pairwise(moved)) <= 4
+
+
+@pytest.mark.parametrize("puts_first", [True, False], ids=["first", "behind"])
+@pytest.mark.parametrize("forgets", [0, 1, 2], ids=["nothing", "one", "two"])
+async def test_a_restore_puts_back_what_was_forgotten_and_blames_nobody(
+    operation: Operation, forgets: int, puts_first: bool
+) -> None:
+    operation.broker.puts_first = puts_first
+    before = ids(operation, "mail")
+    plan = await operation.plan("purge-queue", queue="mail")
+    assert (await operation.execute(plan)).ending is Ending.DONE
+    assert ids(operation, "mail") == []
+    fail_over = FailOver(operation, after=3, forgets=forgets)
+    ran = await operation.run_while(
+        "restore-queue", fail_over.over, file=plan.moves[0].file, rate="10/s"
+    )
+    assert ran.ending is Ending.DONE, ran.told()
+    assert fail_over.is_over
+    assert ids(operation, "mail") == before
+    assert (f"{COUNT} wait there now") in ran.end.says
+    assert ("the broker has forgotten" in ran.told()) == (forgets > 0)
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["a fail-over", "all is lost"])
+@pytest.mark.parametrize("undone", [False, True], ids=["ended", "undone"])
+async def test_a_purge_whose_parking_was_forgotten_is_none_and_restores_nothing(
+    operation: Operation, undone: bool, loses: bool
+) -> None:
+    """The file is written by then. Whoever restored it might have each message twice, and whoever
+    removed it might have none.
+    """
+    before = ids(operation, "mail")
+    plan = await operation.plan("purge-queue", queue="mail")
+    (move,) = plan.moves
+    known = deepcopy(operation.fleet.queues)
+
+    def forget(event: Event) -> None:
+        if event.event is EventKind.INTENT and event.verb == "purge":
+            operation.fleet.queues = {"mail": deque()} if loses else known
+            operation.broker.tickets = Counter()
+
+    path = operation.write_down(plan)
+    ran = await operation.take_up(path, then=forget)
+    assert ran.ending is not Ending.DONE, ran.told()
+    assert "has forgotten what was parked" in ran.end.says
+    assert "purged" not in ran.end.says
+    if undone:
+        ran = await operation.take_up(path, undo=True)
+        assert ran.ending is not Ending.DONE, ran.told()
+        assert "has forgotten what was parked" in ran.told()
+    assert ids(operation, "mail") == ([] if loses else before)
+    assert (await read(Path(move.file))).count == COUNT
