@@ -34,7 +34,10 @@ _PORTION = 500
 _SECONDS = 4.0
 _A_SECOND = 500
 """So many messages a second are taken out at the least."""
-_IF_MEANT = "If that is meant, ask for it by name: --requeue."
+_IF_MEANT = (
+    "If that is meant, queue peek does it with --requeue; else park them (queue park): what is"
+    " parked can be looked at and backed up."
+)
 
 
 class RabbitReader:

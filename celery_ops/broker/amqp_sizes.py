@@ -73,6 +73,7 @@ class RabbitSizes:
         """As the port says."""
         known = frozenset(known)
         counted, notes = await self._counted()
+        unlisted = "" if notes == (_LATE,) else " ".join(notes)
         others = sorted(name for name in counted if not self._names.is_plumbing(name))
         strangers = [name for name in others if name not in known]
         declared = [*sorted(known), *strangers[:MOST_OTHERS]]
@@ -96,6 +97,7 @@ class RabbitSizes:
             unacked=None,
             notes=notes,
             keeps_held=False,
+            unlisted=unlisted,
             delayed=delayed,
         )
 
