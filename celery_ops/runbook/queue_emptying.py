@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 LEAST_QUIET = 5.0
 """Seconds for which it must be seen to stay empty; longer where a retry was seen to wait longer."""
-QUIET_WHERE_COUNTED_LATE = 10.0
+QUIET_WHERE_COUNTED_LATE = 15.0
 """The same where the broker itself tells what is held some seconds late: RabbitMQ's management API
 counts every five (FACTS 5), and is asked every three.
 """
