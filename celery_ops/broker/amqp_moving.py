@@ -332,7 +332,8 @@ class _Way:
         """The next ones, of those that were there at the beginning."""
         del session
         most = min(most, self._length - seen)
-        if self.transfer.choose is None and self.left is not None:
+        if self.left is not None and (self.transfer.choose is None or not self.is_classic):
+            # A quorum queue would count what is given back, and give it another place.
             most = min(most, self.left)
         return self._open.take(most)
 

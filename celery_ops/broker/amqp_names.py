@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ TAKEN = "celery-ops.taken"
 RUNS = "celery-ops.runs"
 OURS = "celery-ops."
 _REPLY_SUFFIX = ".reply.celery-ops.pidbox"
-_DELAYED = re.compile(r"celery_delayed_[0-9]{1,3}")
+DELAYED = tuple(f"celery_delayed_{level}" for level in range(28))
 """Where Celery's native delayed delivery keeps messages until their time has come."""
 
 
@@ -49,7 +48,7 @@ class AmqpNames:
 
 def is_delayed(queue: str) -> bool:
     """Whether messages wait in it for their ETA, to go to other queues then."""
-    return _DELAYED.fullmatch(queue) is not None
+    return queue in DELAYED
 
 
 def reply_queue(client: str) -> str:

@@ -38,7 +38,10 @@ _LOOKS, _BETWEEN_LOOKS = 10, 0.05
 """When nothing came back between so many looks, in seconds, it has come back."""
 _A_SECOND = 500
 """So many messages a second are taken out at the least."""
-_IF_MEANT = "If that is meant, ask for it by name: --requeue."
+_IF_MEANT = (
+    "If that is meant, queue peek does it with --requeue; else park them (queue park): what is"
+    " parked can be looked at and backed up."
+)
 
 
 class RabbitReader:

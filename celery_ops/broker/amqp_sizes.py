@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from amqp.exceptions import NotFound, ResourceLocked
 
-from celery_ops.broker.amqp_names import is_delayed
+from celery_ops.broker.amqp_names import DELAYED, is_delayed
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.ports import QueueReading, QueuesReading
 
@@ -33,6 +33,8 @@ MOST_OTHERS = 100
 COUNTED_EVERY = 3.0
 """Seconds between two calls of the API: it counts every five, and thousands of queues cost it time.
 """
+DELAYED_FOUND_EVERY = 8.0
+"""Seconds between two looks whether there is delayed delivery now: RabbitMQ logs each in vain."""
 _DEADLINE = 10.0
 _NO_MANAGEMENT = (
     "What workers hold, and queues that nobody consumes: RabbitMQ tells that only by its management"
@@ -65,11 +67,13 @@ class RabbitSizes:
         self._clock = clock
         self._counters: dict[str, CountedQueue] = {}
         self._counted_at = -math.inf
+        self._no_delayed_until = -math.inf
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """As the port says."""
         known = frozenset(known)
         counted, notes = await self._counted()
+        unlisted = "" if notes == (_LATE,) else " ".join(notes)
         others = sorted(name for name in counted if not self._names.is_plumbing(name))
         strangers = [name for name in others if name not in known]
         declared = [*sorted(known), *strangers[:MOST_OTHERS]]
@@ -81,7 +85,7 @@ class RabbitSizes:
         if len(strangers) > MOST_OTHERS:
             late = len(strangers) - MOST_OTHERS
             notes += (f"What waits right now in {late} queues: it is as the API counted it, too.",)
-        delayed = sum(one.ready or 0 for one in counted.values() if is_delayed(one.name))
+        delayed = await self._delayed([name for name in counted if is_delayed(name)])
         if delayed:
             says = (
                 f"For which queues the {delayed} messages in celery_delayed_* are, until their time"
@@ -93,7 +97,20 @@ class RabbitSizes:
             unacked=None,
             notes=notes,
             keeps_held=False,
+            unlisted=unlisted,
+            delayed=delayed,
         )
+
+    async def _delayed(self, counted: Sequence[str]) -> int:
+        """How many messages wait for their time right now; `counted` are queues for that which the
+        API knows.
+        """
+        if not counted and time.monotonic() < self._no_delayed_until:
+            return 0
+        found = await self._link.read(partial(_delayed, counted), deadline=_DEADLINE)
+        if found is None:
+            self._no_delayed_until = time.monotonic() + DELAYED_FOUND_EVERY
+        return found or 0
 
     async def _counted(self) -> tuple[Mapping[str, CountedQueue], tuple[str, ...]]:
         """What the API counted, by name, and what is to be said of it."""
@@ -136,3 +153,10 @@ def _sizes(queues: Sequence[str], session: Session) -> dict[str, _Size]:
             else:
                 found[queue] = _Size(int(answer.message_count), int(answer.consumer_count))
     return found
+
+
+def _delayed(counted: Sequence[str], session: Session) -> int | None:
+    """In the link's thread; None where there are no such queues. All are declared, or none is."""
+    if not counted and session.size(DELAYED[0]) is None:
+        return None
+    return sum(size.ready for size in _sizes(counted or DELAYED, session).values())

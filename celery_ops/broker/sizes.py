@@ -89,7 +89,13 @@ class QueueSizes:
                 )
             )
         notes = (*self._finder.notes, *self._ledger.notes, *self._heads.notes)
-        return QueuesReading(at=at, queues=tuple(queues), unacked=unacked, notes=notes)
+        return QueuesReading(
+            at=at,
+            queues=tuple(queues),
+            unacked=unacked,
+            notes=notes,
+            unlisted=" ".join(self._finder.notes),
+        )
 
     async def _count(self, queues: Sequence[str]) -> tuple[dict[str, dict[int, int]], HeldTags]:
         """Ready messages by step; and, at the same moment, the tags of the held ones."""

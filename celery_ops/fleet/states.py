@@ -64,6 +64,8 @@ def join(known: Known) -> FleetSnapshot:
         protected=known.protected,
         orphans=proved,
         counted=known.counted,
+        gives_back=known.queues is not None and not known.queues.keeps_held,
+        delayed=known.queues.delayed if known.queues is not None else None,
         unproven=unproven,
     )
 

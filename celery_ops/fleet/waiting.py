@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
 
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import QueuesReading
-
-_DELAYED = re.compile(r"celery_delayed_\d+")
-"""Queues of Celery's native delayed delivery (`kombu.transport.native_delayed_delivery`)."""
 
 
 class Waiting:
@@ -65,13 +61,12 @@ def elsewhere(snapshot: FleetSnapshot) -> dict[str, Elsewhere]:
     limited = Counter(
         message.queue for one in snapshot.unproven if one.expected for message in one.messages
     )
-    delayed = _delayed(snapshot)
     return {
         queue.name: Elsewhere(
             eta=None if queue.name in untold else eta[queue.name],
             next_eta=due.get(queue.name),
             limited=None if snapshot.orphans is None else limited[queue.name],
-            delayed=delayed,
+            delayed=snapshot.delayed,
         )
         for queue in snapshot.queues
     }
@@ -85,11 +80,3 @@ def consumers(snapshot: FleetSnapshot) -> Mapping[str, tuple[str, ...]]:
             for queue in dict.fromkeys(worker.queues):
                 found.setdefault(queue, []).append(worker.name)
     return {queue: tuple(names) for queue, names in found.items()}
-
-
-def _delayed(snapshot: FleetSnapshot) -> int | None:
-    """None where there are no such queues: then nobody can say that nothing is delayed."""
-    sizes = [queue.ready for queue in snapshot.queues if _DELAYED.fullmatch(queue.name)]
-    if not sizes or None in sizes:
-        return None
-    return sum(size for size in sizes if size is not None)

@@ -69,6 +69,12 @@ class FleetSnapshot:
     """Messages of dead workers: proved to be held by nobody. None: nothing can be said."""
     counted: bool = False
     """The broker counted who listens, and all of them answered: whoever did not is not there."""
+    gives_back: bool = False
+    """What a consumer holds the broker gives back by itself when that is gone: nothing is held but
+    by somebody who is connected.
+    """
+    delayed: int | None = None
+    """Messages that wait in the broker for their time, of all queues together; None: not known."""
     unproven: tuple[Unproven, ...] = ()
     """Messages that no worker shows, though it is not proved that nobody holds them."""
     _by_name: dict[str, Worker] = field(default_factory=dict, repr=False)

@@ -74,6 +74,14 @@ class ConsumedQueue:
         }
         return {key: value for key, value in arguments.items() if value is not None}
 
+    @property
+    def may_be_delayed(self) -> bool:
+        """Celery's native delayed delivery may lead to it: it knows no direct exchanges."""
+        declaration = json.loads(self.declaration)
+        exchange = declaration.get("exchange") or {}
+        kinds = {exchange.get("type") or "direct"}
+        return kinds != {"direct"} or bool(declaration.get("bindings"))
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -115,6 +115,12 @@ class QueuesReading:
     notes: tuple[str, ...] = ()
     keeps_held: bool = True
     """What a consumer held stays held when it dies; False: the broker gives it back by itself."""
+    unlisted: str = ""
+    """Why there may be queues that nobody named and that were not found; empty: all were."""
+    delayed: int | None = None
+    """Messages in the broker's own queues for delayed delivery, of all queues together; None: not
+    known.
+    """
 
 
 class Followed(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import as_duration
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 from celery_ops.ports import Question
-from celery_ops.runbook import queue_plans
+from celery_ops.runbook import queue_plans, queue_word
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.queue_emptying import Emptying, Progress
@@ -35,6 +35,7 @@ class Draining:
         self._step = step
         self._queue = stage.value(step.queue)
         self._told = ("", 0.0)
+        self._asks_all = False
 
     async def go(self) -> str:
         """Until it is empty; say so. Raise StepFailed when the time is up, PreconditionFailed where
@@ -70,11 +71,13 @@ class Draining:
         since = stage.clock.now()
         try:
             snapshot = await stage.surveyor.refresh(
-                questions=_EVERYTHING if refuse else LOOKED_AT, timeout=LOOK_TIMEOUT
+                questions=_EVERYTHING if refuse or self._asks_all else LOOKED_AT,
+                timeout=LOOK_TIMEOUT,
             )
         except BrokerUnreachable as error:
             emptying.forget()
             return Progress(False, f"not known: {error.says}", "away")
+        self._asks_all = queue_word.asks_for_registered(snapshot)
         if refuse:
             refusals = queue_plans.drain_refusals(self._queue, snapshot)
             if refusals:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
+from celery_ops.runbook import queue_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 LEAST_QUIET = 5.0
 """Seconds for which it must be seen to stay empty; longer where a retry was seen to wait longer."""
+QUIET_WHERE_COUNTED_LATE = 15.0
+"""The same where the broker itself tells what is held some seconds late: RabbitMQ's management API
+counts every five (FACTS 5), and is asked every three.
+"""
 LEAST_LOOKS = 4
 RATE_OVER = 30.0
 """Seconds over which the rate is taken, and the fewest that it can be told from."""
@@ -46,13 +51,15 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class _Held:
     """Tasks of the queue as workers show them. `strange`: running, of an unknown queue, by workers
-    that consume this one. `unheard`: of whom it is not known what they hold, and why.
+    that consume this one; `unsure` are those that they hold and that do not run. `unheard`: of whom
+    it is not known what they hold, and why.
     """
 
     running: tuple[Task, ...] = ()
     waiting: tuple[Task, ...] = ()
     reserved: int = 0
     strange: int = 0
+    unsure: int = 0
     unheard: tuple[str, ...] = ()
 
 
@@ -83,10 +90,13 @@ class Emptying:
             )
         self._empty_from = now if self._empty_from is None else self._empty_from
         self._looks += 1
-        quiet, stay = now - self._empty_from, max(LEAST_QUIET, self.countdown)
-        why = ", the longest countdown of a retry" if self.countdown > LEAST_QUIET else ""
+        least = QUIET_WHERE_COUNTED_LATE if snapshot.gives_back else LEAST_QUIET
+        quiet, stay = now - self._empty_from, max(least, self.countdown)
+        why = ", the longest countdown of a retry" if self.countdown > least else ""
         if quiet >= stay and self._looks >= LEAST_LOOKS:
-            says = f"empty, nothing of it is held or runs, and it stayed so for {as_duration(stay)}"
+            who = _by_whose_word(queue, snapshot)
+            says = f"empty, nothing of it is held or runs{who}, and it stayed so for"
+            says = f"{says} {as_duration(stay)}"
             return Progress(True, says + why, "empty")
         says = f"empty; watched whether it stays so for {as_duration(stay)}{why}"
         return Progress(False, says, "watched")
@@ -108,8 +118,13 @@ class Emptying:
             paused = snapshot.pauses_of(self._queue)
             mend = f": it is paused ({paused[0].mend})" if paused else ""
             yield f"nobody consumes it now{mend}", "unconsumed"
-        if queue is None or queue.unacked is None:
+        if snapshot.delayed and queue_word.may_be_delayed(self._queue, snapshot):
+            what = counted(snapshot.delayed, "message")
+            yield f"{what} in the queues for delayed delivery, for it or for others", "delayed"
+        if queue is None or (queue.unacked is None and not snapshot.gives_back):
             yield "how many are held is not known", "held?"
+        elif queue.unacked is None:
+            yield from _by_word(queue, held, snapshot)
         elif queue.unacked or held.reserved or held.waiting:
             shown = held.reserved + len(held.waiting)
             late = sum(task.acknowledged is not True for task in held.running)
@@ -178,6 +193,24 @@ def _of_these(held: _Held, unseen: int, queue: Queue, snapshot: FleetSnapshot) -
     return f" ({'; '.join(parts)})" if parts else ""
 
 
+def _by_word(queue: Queue, held: _Held, snapshot: FleetSnapshot) -> Iterator[tuple[str, str]]:
+    """What is held, as those say who hold it: the broker does not."""
+    shown = held.reserved + len(held.waiting)
+    if shown:
+        yield f"{shown} held by workers{_of_these(held, 0, queue, snapshot)}, they say", "held"
+    if held.unsure:
+        yield f"{counted(held.unsure, 'held task')} of which the queue cannot be told", "unsure"
+    for says in queue_word.unproved(queue, snapshot):
+        yield says, "unproved"
+
+
+def _by_whose_word(queue: Queue | None, snapshot: FleetSnapshot) -> str:
+    """Who says that nothing is held, where it is not the broker."""
+    if queue is None or queue.unacked is not None:
+        return ""
+    return f", by the word of {queue_word.consumers(queue, snapshot)}"
+
+
 def _left(moment: datetime, now: datetime) -> float:
     return float(max(0, round((moment - now).total_seconds())))
 
@@ -185,7 +218,7 @@ def _left(moment: datetime, now: datetime) -> float:
 def _held(queue: str, snapshot: FleetSnapshot, since: datetime) -> _Held:
     running: list[Task] = []
     waiting: list[Task] = []
-    reserved = strange = 0
+    reserved = strange = unsure = 0
     unheard = []
     for worker in snapshot.workers:
         doubt = _doubt(worker, since)
@@ -196,9 +229,14 @@ def _held(queue: str, snapshot: FleetSnapshot, since: datetime) -> _Held:
         reserved += len(_of(worker.reserved, queue))
         if queue in (worker.queues or ()) and worker.active is not None:
             strange += sum(task.queue is None for task in worker.active.value)
+            unsure += sum(
+                task.queue is None
+                for part in (worker.reserved, worker.scheduled)
+                for task in (() if part is None else part.value)
+            )
     if not unheard and not snapshot.complete and not snapshot.counted:
         unheard.append("somebody who listens has not answered yet")
-    return _Held(tuple(running), tuple(waiting), reserved, strange, tuple(unheard))
+    return _Held(tuple(running), tuple(waiting), reserved, strange, unsure, tuple(unheard))
 
 
 def _of(tasks: Reading[tuple[Task, ...]] | None, queue: str) -> list[Task]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.ports import AddConsumer, CancelConsumer
-from celery_ops.runbook import queue_judges
+from celery_ops.runbook import queue_judges, queue_word
 from celery_ops.runbook.actions import ControlAction
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
@@ -25,7 +25,7 @@ from celery_ops.runbook.schema import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_ops.model import FleetSnapshot, TakenRecord, Worker
+    from celery_ops.model import FleetSnapshot, Queue, TakenRecord, Worker
     from celery_ops.runbook.schema import Runbook
 
 OF_CONSUMERS = frozenset({QueueVerb.PAUSE, QueueVerb.RESUME})
@@ -200,7 +200,13 @@ def _drain(
     does = f"wait until it is empty, and stays so: {waits(queue, snapshot)}, consumed by {names}"
     one = next((one for one in snapshot.queues if one.name == queue), None)
     if one is not None and one.unacked is None:
-        hazards.append(f"how many messages of {queue} are held cannot be told: it may never end")
+        hazards.append(_held_unknown(one, snapshot))
+    if snapshot.delayed and queue_word.may_be_delayed(queue, snapshot):
+        hazards.append(
+            f"{counted(snapshot.delayed, 'message')} in the broker's queues for delayed delivery,"
+            f" for {queue} or for others: which cannot be told without taking them out, so it is"
+            " not called empty before they are gone"
+        )
     if one is not None and one.orphans:
         hazards.append(
             f"{one.orphans} of {queue} lie where a dead worker left them: it is not empty before "
@@ -211,6 +217,17 @@ def _drain(
     action = PlannedAction(step.id, queue, does, "nothing to take back: its messages have run")
     planned_step = PlannedStep(step.id, in_words(step, queue, scope), actions=(action,))
     return QueuePlan(planned_step, refusals, tuple(hazards))
+
+
+def _held_unknown(one: Queue, snapshot: FleetSnapshot) -> str:
+    """What the broker's silence about held messages means for a drain."""
+    begins = f"the broker does not tell how many messages of {one.name} are held"
+    if not snapshot.gives_back:
+        return f"{begins}: it may never end"
+    doubts = queue_word.unproved(one, snapshot)[:-1]
+    if doubts:
+        return f"{begins}, and {'; '.join(doubts)}: it may never end"
+    return f"{begins}: it is called empty by the word of {queue_word.consumers(one, snapshot)}"
 
 
 def _is_paused_before(

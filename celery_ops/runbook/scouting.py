@@ -94,7 +94,7 @@ class Scout:
                 case _:
                     found = await self._of_queue(store, wanted, params, now)
         except PreconditionFailed as error:
-            return _refused(wanted, error.says)
+            return _refused(wanted, f"{error.says} {error.fix}" if error.fix else error.says)
         done = [
             action
             for move in found.moves
@@ -122,6 +122,8 @@ class Scout:
         queue = wanted.queue
         refusals = _misdirected(wanted)
         judge = wanted.judge(params, now)
+        if wanted.verb is QueueVerb.BACKUP and store.marks:
+            await store.peek(queue, skip=0, count=0)  # refused where a look wears messages out
         if judge is None:
             found, surely, hazards = await store.count(queue), True, []
         else:
@@ -210,8 +212,7 @@ class Scout:
             if to != place.queue:
                 hazards.append(f"parked messages of {place.queue} go to {to}, another queue")
         if not going:
-            notes = f" ({' '.join(reading.notes)})" if reading.notes else ""
-            refusals.append(f"there is nothing to do: nothing of {wanted.queue} is parked{notes}")
+            refusals.append(_nothing_parked(wanted.queue, reading.unlisted))
         return _Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
 
     async def _of_backup(self, store: MessageStore, wanted: Wanted) -> _Found:
@@ -329,6 +330,17 @@ def _nothing(wanted: Wanted) -> str:
     if wanted.filter is None:
         return f"no message waits in {wanted.queue}"
     return f"no message that waits in {wanted.queue} matches"
+
+
+def _nothing_parked(queue: str, unlisted: str) -> str:
+    """`unlisted`: why some may not have been found."""
+    if not unlisted:
+        return f"there is nothing to do: nothing of {queue} is parked"
+    return (
+        f"nothing of {queue} was found parked, and it cannot be told whether something is"
+        f" ({unlisted.rstrip('.')}): name the queue that it is in, as the run told that parked it"
+        " (celery-ops runs show)"
+    )
 
 
 def _are(number: int) -> str:
