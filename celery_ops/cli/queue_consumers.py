@@ -10,9 +10,9 @@ from celery_ops.cli.start_run import start_run
 from celery_ops.errors import UsageError
 
 _VERBS = (
-    ("pause", "Take it from all workers that consume it, and remember how they did."),
-    ("resume", "Give it back to the workers that a run has taken it from."),
-    ("drain", "Wait until it is worked off, with all that waits elsewhere."),
+    ("pause", "Take a queue from its workers. How each had declared it is remembered."),
+    ("resume", "Give a paused queue back. Each worker consumes it again as it had declared it."),
+    ("drain", "Wait until a queue is worked off. What waits for it elsewhere counts, too."),
 )
 
 
@@ -22,7 +22,8 @@ class QueueCommand(click.Command):
     def __init__(self, name: str, *, runbook: str, summary: str) -> None:
         self._runbook = runbook
         params = [click.Argument(["queue"], metavar="NAME"), *run_options()]
-        super().__init__(name, params=params, help=summary)
+        short_help = summary.partition(".")[0] + "."
+        super().__init__(name, params=params, help=summary, short_help=short_help)
 
     def invoke(self, ctx: click.Context) -> None:
         """Start the run and end with its code."""

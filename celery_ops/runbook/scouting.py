@@ -20,6 +20,7 @@ from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.moves import Wanted
 from celery_ops.runbook.plan import PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
+from celery_ops.runbook.queue_judges import likely_name
 from celery_ops.runbook.schema import QueueStep, QueueVerb
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ class Scout:
             )
             found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
         if found == 0 and surely:
-            refusals += [f"there is nothing to do: {_nothing(wanted)}"]
+            hint = likely_name(queue, self._snapshot)
+            refusals += [f"there is nothing to do: {_nothing(wanted)}{hint}"]
         if store.marks and found and (judge is not None or wanted.verb is QueueVerb.BACKUP):
             hazards = [*hazards, _marking(wanted)]
         file = ""
@@ -195,6 +197,7 @@ class Scout:
                 hazards.append(f"parked messages of {place.queue} go to {to}, another queue")
         if not going:
             notes = f" ({' '.join(reading.notes)})" if reading.notes else ""
+            notes += likely_name(wanted.queue, self._snapshot)
             refusals.append(f"there is nothing to do: nothing of {wanted.queue} is parked{notes}")
         return _Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
 
