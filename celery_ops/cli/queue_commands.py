@@ -89,23 +89,23 @@ COMMANDS = (
         "pause-queue",
         "queue",
         (),
-        "Take it from all workers that consume it, and remember how they did. What waits in it, and"
-        " what comes, waits until it is resumed.",
+        "Take a queue from its workers. How each had declared it is remembered; what waits in it,"
+        " and what comes, waits until it is resumed.",
     ),
     QueueCommand(
         "resume",
         "resume-queue",
         "queue",
         (),
-        "Give it back to the workers that a run has taken it from. Each consumes it again as it had"
-        " declared it.",
+        "Give a paused queue back. Each worker consumes it again as it had declared it.",
     ),
     QueueCommand(
         "drain",
         "drain-queue",
         "queue",
         (_FIRST,),
-        "Wait until it is worked off, with all that waits elsewhere. It has to stay empty, too.",
+        "Wait until a queue is worked off. What waits for it elsewhere counts, too, and it has to"
+        " stay empty.",
     ),
     QueueCommand(
         "backup",

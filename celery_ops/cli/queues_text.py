@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.cli.text import Column, table
 from celery_ops.fleet import waiting
+from celery_ops.model import parked
 from celery_ops.tui import rates
 from celery_ops.tui.text import UNKNOWN, age, counted, number, safe
 
@@ -28,7 +30,7 @@ _COLUMNS = (
     Column("consumed by", gives=True, optional=True),
 )
 _MOST_NAMES = 3
-_ONE_LOOK = "note: one look cannot tell rates and times: --watch does"
+_ONE_LOOK = "note: rates and times take some seconds of watching: --watch tells them"
 
 
 def lines(snapshot: FleetSnapshot, width: int) -> list[str]:
@@ -56,9 +58,15 @@ def _row(queue: Queue, consumed_by: Sequence[str], now: datetime) -> tuple[str, 
 
 
 def _remarks(snapshot: FleetSnapshot) -> Iterator[str]:
-    alone = [one.name for one in snapshot.queues if one.ready and one.consumers == 0]
+    unconsumed = [one.name for one in snapshot.queues if one.ready and one.consumers == 0]
+    places = {name: parked(name) for name in unconsumed}
+    alone = [name for name, place in places.items() if place is None]
     if alone:
         yield f"nobody consumes {named(alone)}"
+    for name, place in places.items():
+        if place is not None:
+            back = f"celery-ops queue unpark {shlex.quote(name)}"
+            yield f"note: messages of {place.queue} are parked: {back} gives them back"
     waits = waiting.elsewhere(snapshot)
     for queue in snapshot.queues:
         if queue.orphans:

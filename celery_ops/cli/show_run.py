@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -54,9 +53,8 @@ def mend(command: str, plan: Plan) -> str:
 
     A password in the broker's URL is masked, and has to be put in by whoever types the command.
     """
-    where = plan.where
-    named = ("-b", where.broker) if where.config is None else ("-c", where.context)
-    return command.replace("celery-ops ", f"celery-ops {shlex.join(named)} ", 1)
+    before, ours, rest = command.partition("celery-ops ")
+    return f"{before}{plan.where.command(rest)}" if ours else command
 
 
 def _report(report: Report, plan: Plan, width: int) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
 import os
@@ -118,7 +117,7 @@ class Writer:
 
     def __init__(self, path: Path, header: Header) -> None:
         """Raise OSError, as every method does."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         self._path = path
         self._part = path.with_name(f".{path.name}.{header.run}-{header.step}.part")
         mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -133,10 +132,11 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was not sealed is gone."""
-        self._file.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._part.unlink()
+        """What was not sealed is gone, and so is what a full disk holds back."""
+        try:
+            self._file.close()
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def add(self, messages: Sequence[StoredMessage]) -> None:
         """Those that are served next."""

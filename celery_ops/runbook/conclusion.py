@@ -82,6 +82,8 @@ class Conclusion:
         self._undo = undo
         self._pauses = pauses
         self._cleanup = Cleanup(stage, broker, pauses)
+        self.gave_back: list[str] = []
+        """What came of messages that were given back, step by step."""
 
     async def conclude(self, course: Course) -> Report:
         """Undo what is half done, check `finally`, and say what is left."""
@@ -189,7 +191,7 @@ class Conclusion:
     async def _messages_back(self, one: Reversal) -> None:
         for step in self._runbook.steps:
             if isinstance(step, QueueStep) and step.id == one.step:
-                await take_back(self._stage, step)
+                self.gave_back += await take_back(self._stage, step)
 
     async def _stop_again(self, step: str, target: Target) -> None:
         """Drained first, for it may have begun tasks since. Raise StepFailed."""

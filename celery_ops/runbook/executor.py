@@ -472,7 +472,8 @@ class Executor:
         targets = self._stage.targets.values()
         if self._undo:
             names = ", ".join((*report.returned, *self._pauses.returned))
-            return f"taken back: {names}" if names else "nothing was left to take back"
+            parts = [f"taken back: {names}"] if names else []
+            return "; ".join(parts + self._conclusion.gave_back) or "nothing was left to take back"
         return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
 
     @property

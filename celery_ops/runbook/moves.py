@@ -71,7 +71,7 @@ class Wanted:
             to=_text(step.to, scope),
             file="" if step.file is None else render(step.file, scope),
             filter=_filter(step.filter, params, scope),
-            limit=(resolve(step.limit, scope) or None) if step.limit is not None else None,
+            limit=None if step.limit is None else _limit(resolve(step.limit, scope)),
             rate=_rate(_text(step.rate, scope)),
             again=_text(step.again, scope),
         )
@@ -195,6 +195,12 @@ def _filter(
     except InvalidExpression as error:
         marks = "".join(f"\n  {source}\n  {' ' * one.offset}^ {one.says}" for one in error.faults)
         raise UsageError(f"{'.'.join(written.path)} cannot be used:{marks}") from error
+
+
+def _limit(number: int) -> int | None:
+    if number < 0:
+        raise UsageError(f"not a limit: {number} (write how many at most; 0: any number)")
+    return number or None
 
 
 def _rate(text: str) -> float | None:

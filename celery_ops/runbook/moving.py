@@ -188,7 +188,7 @@ class Moving:
         await carrier.patiently(lambda: self._stage.effects.drop(move.parked))
         return (
             f"{counted(backup.count, 'message')} of {move.queue} purged; give them back with:"
-            f" celery-ops queue restore {shlex.quote(move.file)}"
+            f" {self._stage.plan.where.command(f'queue restore {shlex.quote(move.file)}')}"
         )
 
     async def _restore(self, move: PlannedMove) -> str:
@@ -324,14 +324,15 @@ class Moving:
 # --- the way back -------------------------------------------------------------------------------
 
 
-async def take_back(stage: Stage, step: QueueStep) -> None:
-    """Give back what a step has parked, moved or purged. Raise StepFailed or an OpsError."""
-    for move in stage.plan.moves:
-        if move.step == step.id:
-            await _take_back(stage, step.verb, move)
+async def take_back(stage: Stage, step: QueueStep) -> list[str]:
+    """Give back what a step has parked, moved or purged, and say what came of it. Raise StepFailed
+    or an OpsError.
+    """
+    moves = [move for move in stage.plan.moves if move.step == step.id]
+    return [await _take_back(stage, step.verb, move) for move in moves]
 
 
-async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> None:
+async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
     effects, undoing = stage.effects, f"{UNDO}{move.step}"
     effects.intend(
         undoing,
@@ -354,6 +355,7 @@ async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> None:
     effects.conclude(undoing, move.queue, Result.DONE, says)
     for suffix in ("", " undo", " back"):
         await effects.forget(ticket(stage, move.step) + suffix)
+    return says
 
 
 async def _moved_back(stage: Stage, move: PlannedMove) -> str:

@@ -7,6 +7,7 @@ plan can be written to a journal and read back on another day.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -157,6 +158,14 @@ class Where:
     probe: Probe | None = None
     results: str = ""
     """The result backend that is read, for people; empty: none."""
+
+    def command(self, rest: str) -> str:
+        """A command of ours for this context, or this broker, to be copied.
+
+        A password in the broker's URL is masked, and has to be put in by whoever types it.
+        """
+        named = ("-b", self.broker) if self.config is None else ("-c", self.context)
+        return f"celery-ops {shlex.join(named)} {rest}"
 
     def must_be(self, broker: str, identity: str) -> None:
         """Raise PreconditionFailed if that is another broker: it knows nothing of this run."""

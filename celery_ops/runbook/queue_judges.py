@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from celery_ops.config.document import did_you_mean
 from celery_ops.fleet.drain import QUIET_FOR, QUIET_ROUNDS
 from celery_ops.model import WorkerState
 from celery_ops.runbook.judges import Judge, Judgement, Seen
@@ -50,6 +51,12 @@ def consumers(queue: str, snapshot: FleetSnapshot, since: datetime | None = None
     if not doubts and not snapshot.counted and not snapshot.complete:
         doubts.append("somebody who listens has not answered yet")
     return Consumers(tuple(found), tuple(doubts))
+
+
+def likely_name(queue: str, snapshot: FleetSnapshot) -> str:
+    """` (did you mean …?)` where no queue of that name is seen and one is called alike."""
+    names = [one.name for one in snapshot.queues]
+    return "" if queue in names else did_you_mean(queue, names)
 
 
 def is_absent(worker: Worker, snapshot: FleetSnapshot) -> bool:

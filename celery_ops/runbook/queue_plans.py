@@ -88,7 +88,8 @@ def pause_refusals(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
         if snapshot.is_paused(queue) and records:
             found.append(f"{queue} is paused already, by run {records[0].run}: {records[0].mend}")
         elif not found:
-            found.append(f"nobody consumes {queue}: there is nothing to pause")
+            hint = queue_judges.likely_name(queue, snapshot)
+            found.append(f"nobody consumes {queue}{hint}: there is nothing to pause")
     return tuple(found)
 
 
@@ -104,7 +105,8 @@ def drain_refusals(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
     records = snapshot.pauses_of(queue)
     if records:
         return (f"{queue} is paused, so nobody works it off: {records[0].mend}",)
-    return (f"nobody consumes {queue}: it would never be empty",)
+    hint = queue_judges.likely_name(queue, snapshot)
+    return (f"nobody consumes {queue}{hint}: it would never be empty",)
 
 
 def waits(queue: str, snapshot: FleetSnapshot) -> str:

@@ -21,6 +21,7 @@ from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.moves import Wanted
 from celery_ops.runbook.plan import PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
+from celery_ops.runbook.queue_judges import likely_name
 from celery_ops.runbook.schema import CheckStep, ConfirmStep, NotifyStep, QueueStep, QueueVerb
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Scout:
             )
             found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
         if found == 0 and surely and self._is_alone:
-            refusals += [f"there is nothing to do: {_nothing(wanted)}"]
+            hint = likely_name(queue, self._snapshot)
+            refusals += [f"there is nothing to do: {_nothing(wanted)}{hint}"]
         if store.marks and found and (judge is not None or wanted.verb is QueueVerb.BACKUP):
             hazards = [*hazards, _marking(wanted)]
         file = ""
@@ -212,7 +214,8 @@ class Scout:
             if to != place.queue:
                 hazards.append(f"parked messages of {place.queue} go to {to}, another queue")
         if not going:
-            refusals.append(_nothing_parked(wanted.queue, reading.unlisted))
+            hint = likely_name(wanted.queue, self._snapshot)
+            refusals.append(_nothing_parked(wanted.queue, reading.unlisted) + hint)
         return _Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
 
     async def _of_backup(self, store: MessageStore, wanted: Wanted) -> _Found:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from celery_ops.cli import fleet_text
 from celery_ops.cli.text import cells
-from celery_ops.model import Flow, Queue, Reading, Task
+from celery_ops.model import Flow, Parked, Queue, Reading, Task
 from tests.cli.snapshots import (
     AT,
     HOSTILE,
@@ -50,6 +50,14 @@ def test_a_queue_that_nobody_consumes_shows_its_zero() -> None:
     assert "nobody consumes mail" in lines
 
 
+def test_parked_messages_are_told_with_the_command_that_gives_them_back() -> None:
+    name = str(Parked("mail", "20261126-031200-abcd", "2"))
+    lines = fleet_text.queues(replace(snapshot(), queues=(Queue(name, 3, 0, 0),), _by_name={}), 80)
+    back = f"celery-ops queue unpark {name}"
+    assert f"note: messages of mail are parked: {back} gives them back" in lines
+    assert not [line for line in lines if line.startswith("nobody consumes")]
+
+
 def test_the_rates_of_a_queue_are_told_with_what_is_not_known_of_them() -> None:
     flow = Flow(20.0, -1.5, 2.25, 0.75, at_least=True, why="bulk1 counts all together")
     seen = AT - timedelta(minutes=3)
@@ -63,7 +71,7 @@ def test_the_rates_of_a_queue_are_told_with_what_is_not_known_of_them() -> None:
 def test_one_look_claims_no_rates() -> None:
     lines = fleet_text.queues(snapshot(), 80)
     assert row(lines, "mail").split()[4:8] == ["?", "?", "never", "?"]
-    assert "note: one look cannot tell rates and times: --watch does" in lines
+    assert "note: rates and times take some seconds of watching: --watch tells them" in lines
 
 
 def test_tasks_that_wait_in_workers_for_their_time_are_told_beside_the_queue() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from celery_ops.errors import InvalidDocument
 from celery_ops.model import StoredMessage
 from celery_ops.runbook.backups import Header, Writer, read
+from tests.rig.small_disk import small_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,16 @@ async def test_what_was_written_is_read_to_the_byte(tmp_path: Path) -> None:
         found = [one for some in backup.portions(0, backwards=backwards) for one in some]
         assert found == MESSAGES
     assert (tmp_path / "deep" / "b").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "deep").stat().st_mode & 0o777 == 0o700
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["b"]
+
+
+def test_a_disk_that_is_full_keeps_nothing_of_a_backup(tmp_path: Path) -> None:
+    directory = tmp_path / "small"
+    with small_disk(directory, 64):
+        with pytest.raises(OSError, match="No space left"):
+            write(directory / "b", [StoredMessage(b"x" * 1000)] * 100)
+        assert list(directory.iterdir()) == []
 
 
 @given(

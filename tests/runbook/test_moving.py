@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.errors import UsageError
 from celery_ops.model import Parked, parked
 from celery_ops.runbook.backups import read
 from celery_ops.runbook.events import Ending, RunState
@@ -169,12 +170,14 @@ async def test_what_is_purged_can_be_restored_once_and_once_more_by_name(
     operation: Operation,
 ) -> None:
     before = waiting(operation)
-    ran = await operation.run("purge-queue", queue="mail")
+    plan = await operation.plan("purge-queue", queue="mail")
+    ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
     assert waiting(operation) == {}
     file = str(operation.directory / "backups" / f"mail-{journal_run(operation)}-2.backup")
     assert ran.end.says == (
-        f"20 messages of mail purged; give them back with: celery-ops queue restore {file}"
+        "20 messages of mail purged; give them back with:"
+        f" {plan.where.command(f'queue restore {file}')}"
     )
     operation.fleet.send("mail", 0.1)
     later = waiting(operation)["mail"]
@@ -302,6 +305,8 @@ async def test_a_broker_that_is_away_for_a_moment_is_waited_for(operation: Opera
         ("park-queue", {"queue": "empty"}, "no message waits in empty"),
         ("purge-queue", {"queue": "empty"}, "no message waits in empty"),
         ("backup-queue", {"queue": "empty"}, "no message waits in empty"),
+        ("backup-queue", {"queue": "mial"}, "waits in mial (did you mean mail?)"),
+        ("unpark-queue", {"queue": "mial"}, "mial is parked (did you mean mail?)"),
         ("backup-queue", {"file": f"{__file__}/x"}, "x cannot be written"),
         ("unpark-queue", {}, "nothing of mail is parked"),
     ],
@@ -311,6 +316,11 @@ async def test_what_makes_no_sense_is_refused(
     operation: Operation, runbook: str, params: dict[str, str], says: str
 ) -> None:
     assert says in await refused(operation, runbook, **{"queue": "mail", **params})
+
+
+async def test_a_limit_below_nothing_is_no_limit(operation: Operation) -> None:
+    with pytest.raises(UsageError, match="not a limit: -3"):
+        await operation.plan("move-queue", queue="mail", to="other", limit="-3")
 
 
 async def test_a_broker_whose_messages_cannot_be_moved_is_refused_with_the_reason(
@@ -441,7 +451,7 @@ async def test_an_undo_moves_back_what_is_still_there_and_says_what_is_not(
     taken = operation.fleet.queues["other"].popleft()
     ran = await operation.take_up(path, undo=True)
     assert ran.ending is Ending.DONE, ran.told()
-    assert "9 of 10 messages moved back to mail; 1 had been consumed meanwhile" in ran.told()
+    assert ran.end.says == "9 of 10 messages moved back to mail; 1 had been consumed meanwhile"
     odd = [one for one in before[1::2] if one[0] != taken.id]
     assert waiting(operation) == {"mail": odd + before[::2]}
 
@@ -453,6 +463,7 @@ async def test_an_undo_of_a_purge_restores_it_and_so_does_nothing_else(tmp_path:
     ran = await operation.take_up(path, undo=True)
     assert ran.ending is Ending.DONE, ran.told()
     assert waiting(operation) == {"mail": before[1::2] + before[::2]}
+    assert ran.end.says == f"10 messages put back from {tmp_path / FILE}"
     again = await refused(operation, "restore-queue", file=str(tmp_path / FILE))
     assert "was restored before" in again
 

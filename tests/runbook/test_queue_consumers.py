@@ -121,6 +121,15 @@ async def test_a_queue_that_nobody_consumes_is_refused(operation: Operation, run
     assert ran.effects == []
 
 
+@pytest.mark.parametrize("runbook", ["pause-queue", "drain-queue"])
+async def test_a_misspelt_queue_is_refused_with_what_was_meant(
+    operation: Operation, runbook: str
+) -> None:
+    ran = await operation.run(runbook, queue="mial")
+    assert ran.ending is Ending.REFUSED
+    assert "nobody consumes mial (did you mean mail?)" in ran.end.says
+
+
 async def test_what_is_not_paused_is_not_resumed(operation: Operation) -> None:
     ran = await operation.run("resume-queue", **MAIL)
     assert ran.ending is Ending.REFUSED
