@@ -119,7 +119,7 @@ class Writer:
         """Raise OSError, as every method does."""
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         self._path = path
-        self._part = path.with_name(f".{path.name}.{header.run}-{header.step}.part")
+        self._part = _part(path, header.run, header.step)
         mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(self._part, mode, 0o600), "wb")
         self._sum = hashlib.sha256()
@@ -176,9 +176,15 @@ def is_there(path: Path) -> bool:
     return path.exists()
 
 
-def remove(path: Path) -> None:
-    """If it is there."""
+def remove(path: Path, run: str, step: str) -> None:
+    """If it is there; and what a run that was killed left of it, unfinished."""
     path.unlink(missing_ok=True)
+    _part(path, run, step).unlink(missing_ok=True)
+
+
+def _part(path: Path, run: str, step: str) -> Path:
+    """What a step of a run writes until it is whole."""
+    return path.with_name(f".{path.name}.{run}-{step}.part")
 
 
 async def read(path: Path, *, kind: str | None = None, portion: int = PORTION) -> Backup:

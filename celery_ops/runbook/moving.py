@@ -386,7 +386,7 @@ async def _restored(stage: Stage, move: PlannedMove) -> str:
     """
     store, path = store_of(stage), Path(move.file)
     if await store.count(move.parked):
-        backups.remove(path)
+        backups.remove(path, stage.plan.run, move.step)
         return await _unparked(stage, move, move.parked)
     if not backups.is_there(path):
         return "nothing had been purged"

@@ -73,11 +73,13 @@ def _targets(plan: Plan) -> list[Line]:
     width = min(MOST_NAME, max((len(target.name) for target in plan.targets), default=0)) + _INDENT
     if not plan.targets and (plan.messages or plan.moves):
         return [line((counted(plan.message_count, "message"), Tone.STRONG))]
+    if not plan.targets:
+        return []  # it names no workers: of what it does to a queue its steps tell
     beats = sum(target.is_beat for target in plan.targets)
     counts = ((len(plan.targets) - beats, "worker"), (beats, "scheduler"))
     told = ", ".join(counted(many, word) for many, word in counts if many)
     return [
-        line((told or counted(0, "worker"), Tone.STRONG)),
+        line((told, Tone.STRONG)),
         *(_target(target, width) for target in plan.targets),
     ]
 

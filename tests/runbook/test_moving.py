@@ -11,7 +11,7 @@ import pytest
 
 from celery_ops.errors import UsageError
 from celery_ops.model import Parked, parked
-from celery_ops.runbook.backups import read
+from celery_ops.runbook.backups import is_there, read
 from celery_ops.runbook.events import Ending, RunState
 from celery_ops.runbook.inbox import Message, Word
 from tests.runbook.operation import Operation
@@ -466,6 +466,21 @@ async def test_an_undo_of_a_purge_restores_it_and_so_does_nothing_else(tmp_path:
     assert ran.end.says == f"10 messages put back from {tmp_path / FILE}"
     again = await refused(operation, "restore-queue", file=str(tmp_path / FILE))
     assert "was restored before" in again
+
+
+async def test_an_undo_of_a_purge_that_died_over_its_file_leaves_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    operation, path = await prepared(tmp_path, CASES["purge"])
+    before = sorted(waiting(operation)["mail"])
+    await killed_after(operation, path, 1)
+    operation.broker.after_an_effect = lambda: None
+    left = tmp_path / f".{FILE}.{journal_run(operation)}-2.part"
+    left.write_bytes(b"{")
+    ran = await operation.take_up(path, undo=True)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert sorted(waiting(operation)["mail"]) == before
+    assert not is_there(left)
 
 
 @pytest.mark.parametrize("effect", range(1, 12))

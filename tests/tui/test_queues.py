@@ -240,7 +240,9 @@ async def test_the_confirmation_names_the_queue(tmp_path: Path) -> None:
     made = standins.plan(runbook="pause-queue", params={"queue": "bulk"}, targets=())
     desk = PaperDesk(plan_made=made)
     async with opened(desk=desk, library=standins.library(tmp_path, "pause-queue")) as there:
-        await there.press("3", "P", "enter")
+        await there.press("3", "P")
+        assert "0 workers" not in there.text
+        await there.press("enter")
         assert "queue bulk" in there.text
 
 
