@@ -124,8 +124,10 @@ class MessageStore(MessageReading, Protocol):
 
         A message is always in one queue or the other, never in both or neither, whenever this
         process ends. Their order and their priorities are kept. Done again under the same ticket,
-        it goes on. Raise PreconditionFailed where one of the names is of something else than a
-        queue. Close it (`contextlib.aclosing`).
+        it goes on. Raise BrokerUnreachable, and move no more, where the broker has forgotten that
+        some have gone: a fail-over lost the last writes, and they are back. Raise
+        PreconditionFailed where one of the names is of something else than a queue. Close it
+        (`contextlib.aclosing`).
         """
         ...
 

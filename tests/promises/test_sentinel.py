@@ -205,16 +205,12 @@ def test_a_drain_of_a_queue_goes_on_through_a_fail_over(fleet: OnSentinel, ann: 
     fleet.redis.wait_until_whole()
 
 
-@pytest.mark.parametrize("loses", [False, True], ids=["all is known", "all is forgotten"])
 def test_a_move_goes_on_through_a_fail_over_and_moves_each_once(
-    fleet: OnSentinel, ann: Operator, loses: bool
+    fleet: OnSentinel, ann: Operator
 ) -> None:
-    """A filtered half, to an exact limit, at a rate: the master dies in the midst of it, and where
-    its replica had not heard of it for a while, the messages are back and the lease is gone.
-    """
-    night, day = f"night-{loses}", f"day-{loses}"
-    first = 2_000 if loses else 1_000
-    numbers = range(first, first + 600)
+    """A filtered half, to an exact limit, at a rate: the master dies in the midst of it."""
+    night, day = "night", "day"
+    numbers = range(1_000, 1_600)
     for number in numbers:
         fleet.fleet.send(number, task="rig.work_late" if number % 2 else "rig.work", queue=night)
     before = waiting(fleet, night)
@@ -222,8 +218,6 @@ def test_a_move_goes_on_through_a_fail_over_and_moves_each_once(
     meant = before[:400:2]
     given = ("--filter", "task == 'rig.work'", "--limit", "200", "--rate", "50/s", "--yes")
     (replica,) = fleet.redis.replicas
-    if loses:
-        fleet.redis.estrange(replica)
     moving = ann.start("queue", "move", night, "--to", day, *given, **VARIABLES)
     wait_until(lambda: len(waiting(fleet, day)) >= 50, what="some have moved")
     old = fleet.redis.master
@@ -231,16 +225,13 @@ def test_a_move_goes_on_through_a_fail_over_and_moves_each_once(
     wait_until(lambda: "It is tried again." in moving.said, what="the broker is seen to be away")
     with fleet.redis.client(replica) as client:
         known: Any = client.llen(day)
-    assert known < 200
-    assert (known == 0) == loses
+    assert 0 < known < 200, "in the midst of it, and the replica knows"
     fleet.redis.wait_for_master(old)
-    fleet.redis.reconcile(replica)
     old.start()
     done = moving.wait()
     assert done.code == 0, done.all
     assert f"200 messages of {night} moved to {day}; 400 wait in {night} now" in done.all
     assert "did not go" not in done.all
-    assert ("the broker has forgotten that" in done.all) == loses
     assert waiting(fleet, day) == meant
     assert waiting(fleet, night) == [number for number in before if number not in set(meant)]
 
