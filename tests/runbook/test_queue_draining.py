@@ -168,7 +168,7 @@ async def test_a_consumer_that_is_no_known_worker_may_hold_some(without_counts: 
     without_counts.broker.counts_consumers["mail"] = 3
     ran = await without_counts.run("drain-queue", **MAIL, timeout="30s")
     assert ran.ending is Ending.STOPPED, ran.told()
-    assert "1 consumer of it known by no worker's answer may hold some" in ran.end.says
+    assert "1 consumer of it is no worker that answered, and may hold some" in ran.end.says
 
 
 async def test_a_worker_with_a_rate_limit_may_hold_some_unseen(without_counts: Operation) -> None:
