@@ -26,8 +26,8 @@ T = TypeVar("T")
 LEAST_QUIET = 5.0
 """Seconds for which it must be seen to stay empty; longer where a retry was seen to wait longer."""
 QUIET_WHERE_COUNTED_LATE = 15.0
-"""The same where the broker itself tells what is held some seconds late: RabbitMQ's management API
-counts every five (FACTS 5), and is asked every three.
+"""The same where what the broker tells is some seconds late: RabbitMQ's management API counts every
+five what a quorum queue tells it every five, and is asked every three.
 """
 LEAST_LOOKS = 4
 RATE_OVER = 30.0

@@ -25,8 +25,9 @@ def unproved(queue: Queue, snapshot: FleetSnapshot) -> tuple[str, ...]:
     found = []
     told = len(snapshot.consumers_of(queue.name))
     if queue.consumers is not None and queue.consumers > told:
-        others = counted(queue.consumers - told, "consumer")
-        found.append(f"{others} of it known by no worker's answer may hold some")
+        others = queue.consumers - told
+        are = "is no worker" if others == 1 else "are no workers"
+        found.append(f"{counted(others, 'consumer')} of it {are} that answered, and may hold some")
     for worker in snapshot.workers:
         if worker.state is not WorkerState.STOPPED:
             hides = _hides(worker)

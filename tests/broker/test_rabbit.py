@@ -140,6 +140,20 @@ async def test_the_management_api_tells_what_is_held_and_which_queues_there_are(
     await eventually(is_said, "what is delayed")
 
 
+async def test_what_is_delayed_is_counted_without_the_management_api(
+    rabbit: str, make_rabbit: MakeRabbit
+) -> None:
+    before = await make_rabbit(rabbit).queues([])
+    assert before.delayed == 0
+    assert "management" in before.unlisted
+    declare(rabbit, *(f"celery_delayed_{level}" for level in range(28)))
+    publish(rabbit, "celery_delayed_3", "later")
+    publish(rabbit, "celery_delayed_27", "much later", "later still")
+    reading = await make_rabbit(rabbit).queues([])
+    assert (reading.delayed, reading.queues) == (3, ())
+    assert any("the 3 messages in celery_delayed_*" in note for note in reading.notes)
+
+
 async def test_a_management_api_that_cannot_be_read_is_said_and_harms_nothing_else(
     rabbit: str, make_rabbit: MakeRabbit, shared_rabbit: RabbitServer
 ) -> None:

@@ -377,6 +377,16 @@ async def test_looks_at_a_quorum_queue_have_to_be_asked_for(lab: Lab) -> None:
     assert not any(b"x-delivery-count" in one.properties for one in lab.waiting(TO))
 
 
+async def test_of_a_quorum_queue_no_more_is_taken_than_goes(lab: Lab) -> None:
+    lab.declare(FROM, x_queue_type="quorum")
+    lab.declare(TO)
+    lab.publish(FROM, *numbered(9))
+    assert await lab.move(Transfer(TICKET, FROM, TO, choose=lambda _: True, limit=4)) == 4
+    assert [message.id for message in await lab.everything(TO)] == [f"id-{n}" for n in range(4)]
+    stayed = await lab.broker.messages.peek(FROM, skip=0, count=9, requeue=True)
+    assert [message.id for message in stayed] == [f"id-{n}" for n in range(4, 9)]
+
+
 async def test_a_stream_is_no_queue_of_messages(lab: Lab) -> None:
     lab.declare("stream", x_queue_type="stream")
     lab.declare(FROM)

@@ -142,6 +142,62 @@ async def test_where_the_broker_cannot_tell_what_is_held_it_is_not_called_empty(
     assert "how many are held is not known" in ran.end.says
 
 
+@pytest.fixture
+def without_counts(operation: Operation) -> Operation:
+    """A broker like RabbitMQ without its management API."""
+    operation.broker.tells_unacked, operation.broker.gives_back = False, True
+    operation.broker.counts_consumers["mail"] = 2
+    return operation
+
+
+async def test_a_broker_that_gives_back_by_itself_need_not_tell_if_all_consumers_do(
+    without_counts: Operation,
+) -> None:
+    late = without_counts.fleet.send("mail", 1.0, eta=60.0)
+    plan = await without_counts.plan("drain-queue", **MAIL)
+    ran = await without_counts.run("drain-queue", **MAIL)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert without_counts.fleet.ledger.ended[late.id] == 1
+    assert any("1 held by workers (1 until their ETA, the last in" in one for one in told(ran))
+    says = "by the word of w1@web1, w2@web1: the broker counts no other consumer"
+    assert says in ran.end.says
+    assert any(says in hazard for hazard in plan.hazards)
+
+
+async def test_a_consumer_that_is_no_known_worker_may_hold_some(without_counts: Operation) -> None:
+    without_counts.broker.counts_consumers["mail"] = 3
+    ran = await without_counts.run("drain-queue", **MAIL, timeout="30s")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "1 consumer of it is no worker that answered, and may hold some" in ran.end.says
+
+
+async def test_a_worker_with_a_rate_limit_may_hold_some_unseen(without_counts: Operation) -> None:
+    worker = without_counts.fleet.workers[0]
+    worker.rate_limited, worker.registered = frozenset({"app.limited"}), ("app.limited",)
+    without_counts.fleet.hold_invisibly(worker, "mail", 3)
+    plan = await without_counts.plan("drain-queue", **MAIL)
+    ran = await without_counts.run("drain-queue", **MAIL, timeout="30s")
+    assert ran.ending is Ending.STOPPED, ran.told()
+    says = "w1@web1 may hold some of app.limited unseen: by a rate limit or in batches"
+    assert says in ran.end.says
+    assert any(says in hazard for hazard in plan.hazards)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "ending"), [("direct", Ending.DONE), ("topic", Ending.STOPPED)]
+)
+async def test_what_the_broker_delays_is_waited_for_where_it_may_be_for_the_queue(
+    exchange: str, ending: Ending, operation: Operation
+) -> None:
+    operation.broker.delayed = 3
+    for worker in operation.fleet.workers:
+        worker.consuming["mail"]["exchange"] = {"name": "shop", "type": exchange}
+    ran = await operation.run("drain-queue", **MAIL, timeout="30s")
+    assert ran.ending is ending, ran.told()
+    says = "3 messages in the queues for delayed delivery, for it or for others"
+    assert (says in ran.end.says) == (ending is Ending.STOPPED)
+
+
 async def test_what_a_dead_worker_left_is_told_with_the_way_out(operation: Operation) -> None:
     message = Task("left-0", "app.work", "mail", 1.0, delivered=operation.clock.now())
     operation.fleet.stuck.append((message, 0.0))

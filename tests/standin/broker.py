@@ -190,6 +190,10 @@ class StandinBroker:
         self.is_down = False
         self.is_full = False
         self.tells_unacked = True
+        self.gives_back = False
+        """What a consumer held that is gone is given back by itself, as on RabbitMQ."""
+        self.counts_consumers: dict[str, int] = {}
+        self.delayed: int | None = None
         self.moves_messages = True
         self.puts_first = True
         self.after_an_effect: Callable[[], None] = lambda: None
@@ -315,6 +319,7 @@ class StandinBroker:
                 name,
                 len(fleet.queues.get(name, ())),
                 sum(message.queue == name for message in held) if self.tells_unacked else None,
+                consumers=self.counts_consumers.get(name),
             )
             for name in sorted(found)
         )
@@ -329,7 +334,14 @@ class StandinBroker:
             )
             for message in held
         )
-        return QueuesReading(at, queues, unacked if self.tells_unacked else None, self.notes)
+        return QueuesReading(
+            at,
+            queues,
+            unacked if self.tells_unacked else None,
+            self.notes,
+            keeps_held=not self.gives_back,
+            delayed=self.delayed,
+        )
 
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
         self.check_writable()
