@@ -9,14 +9,14 @@ from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
-from celery_ops.model import HostFacts, Level, ServiceState, WorkerState, parked
+from celery_ops.model import HostFacts, Level, ServiceState, WorkerState
 from celery_ops.tui.text import UNKNOWN, age, number, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from celery_ops.model import FleetSnapshot, Host, Queue, Service, Worker
+    from celery_ops.model import FleetSnapshot, Host, Service, Worker
 
 _WORKERS = (
     Column("worker", gives=True),
@@ -230,16 +230,11 @@ def _unmatched(snapshot: FleetSnapshot) -> list[str]:
 def _queue_table(snapshot: FleetSnapshot, width: int) -> list[str]:
     if not snapshot.queues:
         return ["no queues were seen"]
-    return table(_QUEUES, [_queue_row(queue) for queue in snapshot.queues], width)
-
-
-def _queue_row(queue: Queue) -> tuple[str, ...]:
-    consumers = number(queue.consumers)
-    if parked(queue.name) is not None:
-        consumers = "parked"
-    elif queue.paused and queue.consumers == 0:
-        consumers = "paused"
-    return (queue.name, number(queue.ready), number(queue.unacked), consumers)
+    rows = [
+        (one.name, number(one.ready), number(one.unacked), queues_text.consumers(one))
+        for one in snapshot.queues
+    ]
+    return table(_QUEUES, rows, width)
 
 
 def _joined(blocks: Sequence[Sequence[str]]) -> list[str]:

@@ -47,7 +47,7 @@ def _row(queue: Queue, consumed_by: Sequence[str], now: datetime) -> tuple[str, 
         queue.name,
         number(queue.ready),
         number(queue.unacked),
-        number(queue.consumers),
+        consumers(queue),
         rates.arrivals(queue),
         rates.completions(queue),
         rates.drain(queue).text,
@@ -57,10 +57,17 @@ def _row(queue: Queue, consumed_by: Sequence[str], now: datetime) -> tuple[str, 
     )
 
 
+def consumers(queue: Queue) -> str:
+    """How many there are, or why it is meant that there are none."""
+    if parked(queue.name) is not None:
+        return "parked"
+    return "paused" if queue.paused and queue.consumers == 0 else number(queue.consumers)
+
+
 def _remarks(snapshot: FleetSnapshot) -> Iterator[str]:
-    unconsumed = [one.name for one in snapshot.queues if one.ready and one.consumers == 0]
-    places = {name: parked(name) for name in unconsumed}
-    alone = [name for name, place in places.items() if place is None]
+    unconsumed = [one for one in snapshot.queues if one.ready and one.consumers == 0]
+    places = {one.name: parked(one.name) for one in unconsumed}
+    alone = [one.name for one in unconsumed if places[one.name] is None and not one.paused]
     if alone:
         yield f"nobody consumes {named(alone)}"
     for name, place in places.items():

@@ -144,8 +144,9 @@ def test_the_short_commands_say_what_they_cannot_do(redis: Any, ann: Operator) -
         assert said.code == code, said.all
     assert "cut off" in ann.do("queue", "restore", "cut", "--yes").err
     assert ann.do("queue", "park", "mail", "--limit", "3", "--yes").code == 0
-    (line,) = (one for one in ann.do("queues").out.splitlines() if "celery-ops.parked.mail" in one)
-    assert line.split()[1:] == ["3", "0", "parked"]
+    row, *notes = (one for one in ann.do("queues").out.splitlines() if ".parked.mail" in one)
+    assert row.split()[1:4] == ["3", "0", "parked"]
+    assert any("queue unpark" in note for note in notes)
     (problem,) = (one for one in ann.status()["problems"] if one["rule"] == "parked-messages")
     assert ann.do(*problem["fix"].split()[1:4], "--rate", "100/s", "--yes").code == 0
     assert lists(redis, "mail") == before
