@@ -122,7 +122,7 @@ def test_a_drain_ends_when_it_is_true_and_no_sooner_while_tasks_are_sent(
     with Load(fleet.fleet, COMMON, first=next(FIRSTS)) as load:
         wait_until(lambda: load.sent > 10, what="some load")
         running = ann.start("queue", "drain", COMMON)
-        ann.until(lambda one: one["event"] == "progress" and one.get("step") == "2", "a wait")
+        ann.until(lambda one: one["event"] == "progress" and one.get("step") == "3", "a wait")
         sent = load.sent
         wait_until(lambda: load.sent > sent + 60, what="more load")
         assert running.process.poll() is None
