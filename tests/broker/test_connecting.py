@@ -58,12 +58,23 @@ async def published(server: RedisServer, channel: str, message: bytes) -> None:
     raise TimeoutError("nobody listens")
 
 
+def port_of_a_node() -> int:
+    """The nodes of a cluster talk to each other on the port that is 10,000 above it."""
+    for _ in range(1000):
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as other:
+            other.bind(("127.0.0.1", port + 10_000))
+            return port
+    raise TimeoutError("no two such ports are free")
+
+
 @pytest.mark.parametrize("db", [0, 1])
 async def test_a_node_of_a_cluster_is_refused_by_its_name(
     tmp_path: Path, make_broker: MakeBroker, db: int
 ) -> None:
     """It knows of no transport that could use it, whether it has all the slots or none."""
-    server = RedisServer(tmp_path / "cluster", arguments=("--cluster-enabled", "yes"))
+    arguments = ("--cluster-enabled", "yes")
+    server = RedisServer(tmp_path / "cluster", arguments=arguments, port=port_of_a_node())
     try:
         error = await refused(make_broker(server.url(db)), "is a node of a Redis Cluster")
         assert "kombu has no transport for it" in error.says

@@ -39,7 +39,7 @@ class RedisServer:
     """A running server. It keeps nothing on disk unless `arguments` say so.
 
     It listens on `address` and lets in whoever can reach it, unless `arguments` say otherwise.
-    `wrapper` is a command that becomes the server.
+    `wrapper` is a command that becomes the server; without a `port` it is any free one.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class RedisServer:
         certificates: Certificates | None = None,
         address: str = "127.0.0.1",
         wrapper: Sequence[str] = (),
+        port: int | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.address = address
-        self.port = free_port(address)
+        self.port = free_port(address) if port is None else port
         self.socket = directory / "redis.sock"
         self.certificates = certificates
         self._arguments = tuple(arguments)
