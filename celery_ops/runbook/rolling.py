@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep, Roll
     from celery_ops.runbook.stage import Stage
 
-CONDITION_TIMEOUT = 10.0
-
 
 class Rolling:
     """One roll of a run."""
