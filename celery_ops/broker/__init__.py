@@ -1,12 +1,11 @@
 """Adapters for message brokers: the only package that talks to them.
 
-`connect` picks the adapter by the URL's scheme. Neither celery nor kombu is imported on this path:
-they cost more time than `status` has.
+`connect` picks the adapter by the URL's scheme. Neither celery nor kombu is imported for Redis and
+RabbitMQ: they cost more time than `status` has.
 """
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -63,10 +62,6 @@ async def connect(
             " that kombu changes together would hash to different slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
-    is_scheme = re.fullmatch(r"[a-z][a-z0-9+-]{0,30}", scheme, re.IGNORECASE)
-    raise UsageError(
-        f"{scheme}:// is no broker that is supported here."
-        if is_scheme
-        else "The scheme of the broker's URL is not supported.",
-        fix="Supported are redis://, rediss://, redis+socket://, sentinel://, amqp:// and amqps://.",
-    )
+    kombu = import_module("celery_ops.broker.kombu_broker")
+    watched: Broker = kombu.connect(url, options, clock=clock)
+    return watched

@@ -24,7 +24,7 @@ import select
 import socket
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import amqp
 from amqp.exceptions import AMQPError, ChannelError, NotFound
@@ -32,18 +32,16 @@ from amqp.exceptions import AMQPError, ChannelError, NotFound
 from celery_ops.broker.amqp_content import frame_handler
 from celery_ops.broker.amqp_refusals import blocked, is_refused_queue, refusal, silent
 from celery_ops.broker.refusals import Lost
+from celery_ops.broker.settling import Result, carry_out
 from celery_ops.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
-    from typing import Self
 
     from celery_ops.broker.amqp_address import AmqpAddress
 
     Work = Callable[["Session"], "Result"]
 
-Result = TypeVar("Result")
 Connection = Any
 Channel = Any
 """An `amqp.Channel`: py-amqp has no types."""
@@ -203,7 +201,7 @@ class AmqpLink:
         if self._thread is None:
             return
         ended = asyncio.get_running_loop().create_future()
-        self._put(partial(_carry_out, self._goodbye, ended, asyncio.get_running_loop()))
+        self._put(partial(carry_out, self._goodbye, ended, asyncio.get_running_loop()))
         self._put(None)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL):
@@ -219,7 +217,7 @@ class AmqpLink:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Result] = loop.create_future()
         call = partial(self._attempt, work, outcome, repeats=repeats)
-        self._put(partial(_carry_out, call, outcome, loop))
+        self._put(partial(carry_out, call, outcome, loop))
         try:
             async with asyncio.timeout(deadline):
                 return await outcome
@@ -407,50 +405,6 @@ def posted(
             loop.call_soon_threadsafe(callback, what)
 
     return post
-
-
-class _Settling:
-    """Hands what is raised within it to who awaits the outcome; a loop that is closed is left
-    alone.
-    """
-
-    def __init__(self, outcome: asyncio.Future[Result], loop: asyncio.AbstractEventLoop) -> None:
-        self._outcome: asyncio.Future[Any] = outcome
-        self._loop = loop
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if error is not None:
-            self._post(partial(self._outcome.set_exception, error))
-        return True
-
-    def returned(self, value: object) -> None:
-        self._post(partial(self._outcome.set_result, value))
-
-    def _post(self, settle: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_unless_done, self._outcome, settle)
-
-
-def _carry_out(
-    call: Callable[[], Result], outcome: asyncio.Future[Result], loop: asyncio.AbstractEventLoop
-) -> None:
-    """Do a job, unless nobody waits for it any more."""
-    if not outcome.cancelled():
-        with _Settling(outcome, loop) as settling:
-            settling.returned(call())
-
-
-def _unless_done(outcome: asyncio.Future[Result], settle: Callable[[], None]) -> None:
-    if not outcome.done():
-        settle()
 
 
 def _collect(connection: Connection) -> None:

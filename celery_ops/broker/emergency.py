@@ -193,6 +193,8 @@ async def hand_over(
 class NoBroker:
     """Stands in for `instead_of`, which cannot be used. Implements `ports.Broker`."""
 
+    refuses_runs = ""
+
     def __init__(self, instead_of: Broker, lock: Path, clock: Clock) -> None:
         self._instead_of = instead_of
         self._lease = LockFile(lock)

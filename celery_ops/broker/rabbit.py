@@ -65,6 +65,8 @@ class RabbitBroker:
     `management` is the URL of the management API; `lease_ttl` is in seconds.
     """
 
+    refuses_runs = ""
+
     def __init__(
         self,
         address: AmqpAddress,

@@ -59,6 +59,8 @@ class RedisBroker:
     `lease_ttl` and `reply_expiry` are in seconds.
     """
 
+    refuses_runs = ""
+
     def __init__(
         self,
         address: RedisAddress,

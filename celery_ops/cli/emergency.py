@@ -25,7 +25,11 @@ _PATIENCE = 2.0
 
 
 async def why(broker: Broker) -> str:
-    """What is wrong with the broker. Raise PreconditionFailed if nothing is."""
+    """What is wrong with the broker, or why it cannot be used. Raise PreconditionFailed if nothing
+    is.
+    """
+    if broker.refuses_runs:
+        return broker.refuses_runs
     try:
         await broker.holder()
         await broker.ask([Question.PING], to=None, timeout=_PATIENCE)
@@ -46,8 +50,11 @@ def lock(broker: Broker) -> Path:
 async def hand_over(broker: Broker, clock: Clock) -> None:
     """Let everybody see, and this command too, what was taken here while the broker was away.
 
-    Where the broker is still away, or somebody works there, it is left to the next command.
+    Where the broker is still away, or somebody works there, it is left to the next command; where
+    nothing can be kept, it stays here.
     """
+    if broker.refuses_runs:
+        return
     holder = Holder(state.operator(), "hand-over", "the records of an emergency", clock.now())
     try:
         records = await emergency.hand_over(broker, lock(broker), holder, is_over=_is_over)

@@ -43,6 +43,8 @@ class Memory:
         self.unanswered = 0
         self.suspects: Suspects | None = Suspects()
         """Held messages that no worker shows; None while it is not known what is held."""
+        self.unasked = ""
+        """Why nobody can be asked."""
         self.counted = False
         """The broker counted who listens, and in the last round of everybody all answered."""
         self.flows = Flows()
@@ -65,6 +67,7 @@ class Memory:
             node = self.nodes.get(name)
             if node is not None and name not in answers:
                 node.miss(round_.asked_at)
+        self.unasked = round_.unasked
         if to is None:
             self._everybody_was_asked = asking.questions >= HELD_QUESTIONS
             self.counted = round_.complete and round_.expected is not None
@@ -83,7 +86,8 @@ class Memory:
             node.note_standstill(monotonic, ready)
         self._note_held(reading)
         self.waiting.note(reading)
-        everybody_told = self.unanswered == 0 and not any(
+        is_heard = self.unanswered == 0 and not self.unasked
+        everybody_told = is_heard and not any(
             node.is_answering and node.consuming is None and not node.is_scheduler
             for node in self.nodes.values()
         )

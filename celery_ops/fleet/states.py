@@ -51,9 +51,11 @@ def join(known: Known) -> FleetSnapshot:
         context=known.context,
         broker=known.broker,
         at=known.at,
-        complete=known.unanswered == 0 and all(_has_told(one, known) for one in workers),
+        complete=known.unanswered == 0
+        and not known.unasked
+        and all(_has_told(one, known) for one in workers),
         workers=tuple(workers),
-        queues=_queues(known, workers, proved, unproven),
+        queues=_queues(known, workers, bound_but_silent, proved, unproven),
         services=tuple(known.services.values()),
         hosts=known.hosts,
         beats=_beats(known),
@@ -165,6 +167,7 @@ def _orphans(
 def _queues(
     known: Known,
     workers: Sequence[Worker],
+    bound_but_silent: Sequence[str],
     proved: Iterable[HeldMessage] | None,
     unproven: Iterable[Unproven],
 ) -> tuple[Queue, ...]:
@@ -172,7 +175,7 @@ def _queues(
     in_doubt = {one.queue for one in unproven}
     consumers: Counter[str] = Counter()
     doubled: set[str] = set()
-    everybody_told = known.unanswered == 0
+    everybody_told = known.unanswered == 0 and not known.unasked
     for worker in workers:
         if worker.state is WorkerState.CONFLICT and worker.queues is not None:
             doubled.update(worker.queues)
@@ -191,6 +194,8 @@ def _queues(
     for name in sorted(found.keys() | consumers.keys() | doubled | paused):
         size = found.get(name)
         told = consumers[name] if everybody_told and name not in doubled else None
+        if told == 0 and bound_but_silent and not known.counted:
+            told = None  # one that is bound and mute may consume it
         counted = size.consumers if size is not None else None
         queues.append(
             Queue(
@@ -233,7 +238,8 @@ def _beats(known: Known) -> tuple[Beat, ...]:
 
 
 def _notes(known: Known) -> tuple[str, ...]:
-    notes = list(known.queues.notes) if known.queues is not None else []
+    notes = [known.unasked] if known.unasked else []
+    notes += known.queues.notes if known.queues is not None else ()
     if known.unanswered:
         notes.append(f"{known.unanswered} listening nodes did not answer")
     return tuple(notes)

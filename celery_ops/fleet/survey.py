@@ -244,6 +244,7 @@ class Surveyor:
                 holder=memory.holder,
                 held=memory.held,
                 unanswered=memory.unanswered,
+                unasked=memory.unasked,
                 suspects=memory.suspects,
                 counted=memory.counted,
                 protected=self._protected,

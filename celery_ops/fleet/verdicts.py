@@ -40,7 +40,8 @@ class Known:
     """What a snapshot is made of. `bound` and `queues` are None where the broker could not tell.
 
     `held` counts, by queue, messages that are held by a consumer and that no worker shows.
-    `unanswered` says how many listeners did not answer the last roll call and have no known name.
+    `unanswered` says how many listeners did not answer the last roll call and have no known name,
+    `unasked` why nobody can be asked.
     """
 
     context: str
@@ -56,6 +57,7 @@ class Known:
     holder: Holder | None = None
     held: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
+    unasked: str = ""
     suspects: Suspects | None = field(default_factory=Suspects)
     counted: bool = False
     protected: bool = False

@@ -61,6 +61,8 @@ class Round:
     expected: int | None
     complete: bool
     """Every expected reply came; False: the deadline came first."""
+    unasked: str = ""
+    """Why nobody could be asked at all: then nothing is known of any worker."""
 
 
 @dataclass(frozen=True, slots=True)

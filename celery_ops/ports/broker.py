@@ -46,6 +46,13 @@ class Broker(Protocol):
         """The same for every client of this broker, database and prefix; contains no secret."""
         ...
 
+    @property
+    def refuses_runs(self) -> str:
+        """Why no run can change anything there: this kind of broker can keep neither a lease nor
+        what is taken. Empty: it can.
+        """
+        ...
+
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
         """Heartbeats as they come, until cancelled; ends with BrokerUnreachable, never silently."""
         ...

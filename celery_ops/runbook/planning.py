@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
 from celery_ops.runbook import planner, sighting
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook
 
 SURVEY_TIMEOUT = 3.0
+BY_SUPERVISORS = (
+    "What needs no broker can be done by the supervisors alone: celery-ops worker"
+    " stop|start|restart NAME --emergency"
+)
 _EVERYTHING = tuple(question for question in Question if question.is_of_the_fleet)
 
 
@@ -56,9 +61,11 @@ class Planner:
 
     async def plan(self, name: str, given: Mapping[str, str], *, run: str) -> Plan:
         """Raise UsageError or InvalidDocument for a wrong request, BrokerUnreachable without a
-        broker.
+        broker, PreconditionFailed for one on which nothing can be run.
         """
         runbook = self._library.get(name)
+        if refuses := self._surveyor.broker.refuses_runs:
+            raise PreconditionFailed(f"{name} cannot be run: {refuses}.", fix=BY_SUPERVISORS)
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
         snapshot = await self._survey(runbook)

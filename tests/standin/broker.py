@@ -185,6 +185,8 @@ class StandinBroker:
     operators.
     """
 
+    refuses_runs = ""
+
     def __init__(self, fleet: StandinFleet, *, counts_listeners: bool = True) -> None:
         self.fleet = fleet
         self.is_down = False
