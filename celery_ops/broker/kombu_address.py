@@ -41,7 +41,7 @@ _NEEDED_LATER = {
     "qpid": ("qpidtoollibs", "qpid"),
     "pgmq": ("psycopg", "pgmq"),
 }
-"""Modules without which a transport can be imported, but not be used."""
+"""Modules that a transport does without when it is imported, and misses afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,9 @@ def _require(transport: str) -> None:
     """Raise UsageError if a package that the transport needs is not there."""
     kombu: Any = import_module("kombu.transport")
     try:
-        kombu.get_transport_cls(transport)
         for name in _NEEDED_LATER.get(transport, ()):
             import_module(name)
+        kombu.get_transport_cls(transport)
     except ImportError as error:
         raise UsageError(
             f"{transport}:// needs a package that is not installed"

@@ -62,12 +62,14 @@ _INSTEAD = (
 class KombuBroker:
     """Implements `ports.Broker` for watching. Connects when it is first used."""
 
-    def __init__(self, address: KombuAddress, *, clock: Clock) -> None:
+    def __init__(
+        self, address: KombuAddress, *, post: Post | None, sizes: Sizes, clock: Clock
+    ) -> None:
+        """Without a `post` workers cannot be asked."""
         self._address = address
         self._clock = clock
         self._link = KombuLink(address)
-        self._sizes = _sizes(address)
-        post = _post(address)
+        self._sizes = sizes
         self._mailbox = (
             None if post is None else KombuMailbox(self._link, post, clock, polling=address.polling)
         )
@@ -234,7 +236,8 @@ class NoLease:
 
 def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -> KombuBroker:
     """The broker at a URL; raise UsageError."""
-    return KombuBroker(kombu_address.parse(url, options), clock=clock)
+    address = kombu_address.parse(url, options)
+    return KombuBroker(address, post=_post(address), sizes=_sizes(address), clock=clock)
 
 
 def _post(address: KombuAddress) -> Post | None:

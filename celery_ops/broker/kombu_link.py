@@ -156,6 +156,11 @@ class KombuLink:
             yield
         except OpsError:
             raise
+        except ImportError as error:
+            raise BrokerUnreachable(
+                f"{self._address} needs a package that is not installed ({error.name}).",
+                fix="Install it beside celery-ops, as it is beside the workers.",
+            ) from error
         except FileNotFoundError as error:
             raise BrokerUnreachable(
                 f"There is no {error.filename}.",

@@ -49,6 +49,7 @@ _HOSTS = (
     Column("restarts", right=True, optional=True),
     Column("pid", right=True, optional=True),
 )
+_UNANSWERED = "not every known worker answered in time"
 _LEVELS = {Level.ERROR: "ERROR", Level.WARNING: "warning", Level.INFO: "note"}
 _WORST_FIRST = tuple(_LEVELS)
 _WELL = frozenset({WorkerState.ONLINE})
@@ -93,7 +94,8 @@ def _head(snapshot: FleetSnapshot) -> list[str]:
         parts.append("PROTECTED")
     lines = [safe("  ".join(parts))]
     if not snapshot.complete:
-        lines.append("incomplete: not every known worker answered in time")
+        says = "no worker can be asked" if snapshot.unasked else _UNANSWERED
+        lines.append(f"incomplete: {says}")
     if snapshot.broker_error is not None:
         since = (
             "" if snapshot.broker_lost_at is None else f" since {snapshot.broker_lost_at:%H:%M:%S}"

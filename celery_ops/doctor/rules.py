@@ -298,7 +298,7 @@ def _worker_unsupervised(snapshot: FleetSnapshot) -> Iterator[Found]:
     if bare and len(bare) == len(alive):
         yield Found(
             "all workers",
-            "no configured service runs any of them: they can be drained, not restarted",
+            "no configured service runs any of them: they cannot be restarted",
             fix,
         )
         return

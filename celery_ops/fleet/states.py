@@ -65,6 +65,7 @@ def join(known: Known) -> FleetSnapshot:
         bound_but_silent=bound_but_silent,
         protected=known.protected,
         orphans=proved,
+        unasked=known.unasked,
         counted=known.counted,
         gives_back=known.queues is not None and not known.queues.keeps_held,
         delayed=known.queues.delayed if known.queues is not None else None,

@@ -67,6 +67,8 @@ class FleetSnapshot:
     protected: bool = False
     orphans: tuple[HeldMessage, ...] | None = None
     """Messages of dead workers: proved to be held by nobody. None: nothing can be said."""
+    unasked: str = ""
+    """Why no worker can be asked at all; empty: they can."""
     counted: bool = False
     """The broker counted who listens, and all of them answered: whoever did not is not there."""
     gives_back: bool = False
