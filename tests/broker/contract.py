@@ -4,6 +4,9 @@ A subclass gives three fixtures: `broker`; `rival`, another operator's client of
 may be the same object where one is shared); and `nodes`, the names of at least two workers that
 answer. Where a queue has to be declared before a task can be sent there, it gives `unconsumed` too.
 
+`AskingContract` and `RefusingContract` are for brokers that can be watched and no more: the first
+where workers can be asked, too.
+
 `HoldingContract` is for brokers that keep what a dead worker held: `abandon` leaves a message in a
 queue's name as a killed worker does and tells its task's id.
 """
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.errors import LeaseHeld, LeaseLost
+from celery_ops.errors import BrokerUnreachable, LeaseHeld, LeaseLost, PreconditionFailed
 from celery_ops.model import (
     ConsumedQueue,
     HeldMessage,
@@ -90,13 +93,8 @@ async def waiting(broker: Broker, queue: str) -> int:
     return ready
 
 
-class BrokerContract:
-    """Tests that hold for every broker."""
-
-    @pytest.fixture
-    def unconsumed(self) -> str:
-        """The name of an empty queue that nobody consumes."""
-        return PING.queue
+class AskingContract:
+    """Tests that hold wherever workers can be asked."""
 
     async def test_everybody_answers_a_question(self, broker: Broker, nodes: list[str]) -> None:
         asked = await broker.ask([Question.PING, Question.STATS], to=None, timeout=10.0)
@@ -129,6 +127,63 @@ class BrokerContract:
         sizes = {queue.name: queue.ready for queue in reading.queues}
         assert sizes["empty-queue"] == 0
         assert nodes
+
+
+class RefusingContract:
+    """Tests that hold where neither a lease nor a record can be kept: nothing is ever changed."""
+
+    async def test_it_says_why_no_run_can_change_anything(self, broker: Broker) -> None:
+        assert "only watch" in broker.refuses_runs
+        assert broker.store is None
+
+    async def test_nobody_gets_the_lease(self, broker: Broker) -> None:
+        for takes_over in (False, True):
+            with pytest.raises(PreconditionFailed) as refused:
+                await broker.lease.acquire(ANN, takes_over=takes_over)
+            assert broker.refuses_runs in refused.value.says
+            assert "--emergency" in str(refused.value.fix)
+        with pytest.raises(LeaseLost):
+            await broker.lease.renew(NOBODY)
+        await broker.lease.release(NOBODY)
+        assert await broker.holder() is None
+        assert not await broker.break_lease(ANN, RUN)
+
+    async def test_nothing_is_done_without_it(self, broker: Broker) -> None:
+        to = Targets(("w1@lab",))
+        for effect in (
+            broker.order(CancelConsumer("celery"), to=to, fence=NOBODY, timeout=1.0),
+            broker.send(PING, fence=NOBODY),
+            broker.take(TAKEN, fence=NOBODY),
+            broker.clear_taken(TAKEN, fence=NOBODY),
+            broker.restore((), fence=NOBODY),
+        ):
+            with pytest.raises(LeaseLost):
+                await effect
+        assert await broker.taken() == ()
+        assert await broker.ahead_of(PING) is None
+
+    async def test_no_run_is_noted(self, broker: Broker) -> None:
+        with pytest.raises(PreconditionFailed):
+            await broker.note_run(RUN)
+        assert await broker.noted_runs() == ()
+
+    async def test_nobody_listens(self, broker: Broker) -> None:
+        with pytest.raises(BrokerUnreachable):
+            await anext(aiter(broker.heartbeats()))
+        with pytest.raises(PreconditionFailed):
+            broker.follow(PING.id)
+
+
+class BrokerContract(AskingContract):
+    """Tests that hold for every broker on which runs can change something."""
+
+    @pytest.fixture
+    def unconsumed(self) -> str:
+        """The name of an empty queue that nobody consumes."""
+        return PING.queue
+
+    async def test_runs_are_not_refused(self, broker: Broker) -> None:
+        assert broker.refuses_runs == ""
 
     async def test_an_order_reaches_whom_it_names(self, broker: Broker, nodes: list[str]) -> None:
         fence = await broker.lease.acquire(ANN)
