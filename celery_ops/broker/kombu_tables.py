@@ -27,7 +27,7 @@ Query = Any
 
 _OF_KOMBU = frozenset({
     "queue_tablename", "message_tablename", "callback", "errback", "max_retries", "interval_start",
-    "interval_step", "interval_max", "retry_errors", "polling_interval", "visibility_timeout",
+    "interval_step", "interval_max", "retry_errors",
 })  # fmt: skip
 """Transport options that are not SQLAlchemy's own (`kombu.transport.sqlalchemy.Channel`)."""
 
@@ -58,7 +58,7 @@ class TableSizes:
             there = set(sql.inspect(connection).get_table_names())
             found = {}
             if {self._queues, self._messages} <= there:
-                found = dict(connection.execute(self._sizes(sql)).tuples().all())
+                found = {row[0]: row[1] for row in connection.execute(self._sizes(sql))}
         return tuple(
             QueueReading(name, int(found.get(name, 0)), None) for name in sorted({*known, *found})
         )

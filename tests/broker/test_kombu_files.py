@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from kombu import Connection
 
 from celery_ops.broker import kombu_address, messages
 from celery_ops.broker.kombu_broker import KombuBroker, connect
@@ -21,12 +20,11 @@ from celery_ops.ports import Question
 from tests.broker.contract import PING, AskingContract, RefusingContract
 from tests.broker.reading_contract import IDS, ReadingContract
 from tests.rig import wait_until
-from tests.rig.kombu_workers import KombuFleet, contents, on_files
+from tests.rig.kombu_workers import KombuFleet, channel, contents, on_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-    from typing import Any
 
     from celery_ops.ports import Broker
 
@@ -92,17 +90,16 @@ class TestMessagesOfFiles(ReadingContract):
 
     @pytest.fixture
     def sent(self, idle: KombuFleet) -> list[str]:
-        with Connection(idle.url, transport_options=idle.options) as connection:
-            channel: Any = connection.channel()
+        with channel(idle) as opened:
             for id_ in IDS:
                 headers = messages.task_headers(PING) | {"id": id_}
-                letter = channel.prepare_message(
+                letter = opened.prepare_message(
                     messages.TASK_BODY.decode(),
                     content_type="application/json",
                     content_encoding="utf-8",
                     headers=headers,
                 )
-                channel.basic_publish(letter, "", PING.queue)
+                opened.basic_publish(letter, "", PING.queue)
                 time.sleep(0.002)  # kombu orders by the millisecond
         return IDS
 
@@ -137,9 +134,7 @@ async def test_watching_changes_not_a_file(broker: Broker, fleet: KombuFleet) ->
     assert contents(*folders) == before
 
 
-async def test_what_a_worker_does_not_read_is_taken_back(
-    broker: Broker, fleet: KombuFleet
-) -> None:
+async def test_what_a_worker_does_not_read_is_taken_back(broker: Broker, fleet: KombuFleet) -> None:
     """A frozen one is asked in vain, and no question waits for it; it answers the next one."""
     frozen, _ = fleet.workers
     before = contents(fleet.folder / "messages")
@@ -158,18 +153,16 @@ async def test_what_a_worker_does_not_read_is_taken_back(
 
 def bind(fleet: KombuFleet, node: str) -> None:
     """What is left of a worker that is gone: workers never give up their mailboxes."""
-    with Connection(fleet.url, transport_options=fleet.options) as connection:
-        channel: Any = connection.channel()
-        channel.exchange_declare("celery.pidbox", type="fanout")
-        channel.queue_bind(f"{node}.celery.pidbox", "celery.pidbox")
+    with channel(fleet) as opened:
+        opened.exchange_declare("celery.pidbox", type="fanout")
+        opened.queue_bind(f"{node}.celery.pidbox", "celery.pidbox")
 
 
 async def test_what_a_killed_celery_ops_has_left_is_removed_later(tmp_path: Path) -> None:
     fleet = on_files(tmp_path)
     bind(fleet, "gone@lab")
     folder = tmp_path / "messages"
-    with Connection(fleet.url, transport_options=fleet.options) as connection:
-        channel: Any = connection.channel()
+    with channel(fleet) as opened:
         reply = f"{'0' * 32}.reply.celery-ops.pidbox"
         for queue, headers in (
             (reply, {}),
@@ -177,8 +170,8 @@ async def test_what_a_killed_celery_ops_has_left_is_removed_later(tmp_path: Path
             ("gone@lab.celery.pidbox", {"of": "another tool"}),
             ("mail", {"celery-ops": "somebody ticket"}),
         ):
-            letter = channel.prepare_message("{}", headers=headers)
-            channel.basic_publish(letter, "", queue)
+            letter = opened.prepare_message("{}", headers=headers)
+            opened.basic_publish(letter, "", queue)
     kept = {path for path in folder.iterdir() if b"another tool" in path.read_bytes()}
     kept |= set(folder.glob("*.mail.msg"))
     broker = connect(Secret(fleet.url), fleet.options, clock=SystemClock())

@@ -5,22 +5,24 @@ Their one task, `rig.hold`, does not end before `release` is called.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import subprocess
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
 from tests.rig.workers import Worker, worker_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 POLLING = 0.1
-"""Seconds: workers and celery-ops look for messages that often."""
+"""Seconds: so often workers on files look for messages."""
 
 _APPLICATION = textwrap.dedent(
     """
@@ -46,7 +48,7 @@ class KombuFleet:
         (folder / "rigapp.py").write_text(_APPLICATION)
         self.folder = folder
         self.url = url
-        self.options = {**options, "polling_interval": POLLING}
+        self.options = dict(options)
         self._conf = {
             "broker_url": url,
             "broker_transport_options": self.options,
@@ -77,9 +79,9 @@ class KombuFleet:
         (self.folder / "released").touch()
 
     def stop(self) -> None:
-        self.release()
+        """At once: nobody needs what they hold."""
         for worker in self.workers:
-            worker.stop()
+            worker.kill()
         self._app.close()
 
     def _start(self, name: str, queues: Sequence[str]) -> Worker:
@@ -106,12 +108,20 @@ def on_files(folder: Path) -> KombuFleet:
         "data_folder_in": str(data),
         "data_folder_out": str(data),
         "control_folder": str(control),
+        "polling_interval": POLLING,
     }
     return KombuFleet(folder, "filesystem://", options)
 
 
+@contextlib.contextmanager
+def channel(fleet: KombuFleet) -> Iterator[Any]:
+    """One of kombu's channels, as any tool would use it."""
+    kombu: Any = importlib.import_module("kombu")
+    with kombu.Connection(fleet.url, transport_options=fleet.options) as connection:
+        yield connection.channel()
+
+
 def contents(*folders: Path) -> dict[Path, bytes]:
     """Every file in them with what is in it."""
-    return {
-        path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()
-    }
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files}
