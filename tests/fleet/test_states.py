@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.model import Heartbeat, ServiceState, TakenRecord, Targets, WorkerState
-from celery_ops.ports import CancelConsumer, Question
+from celery_ops.ports import CancelConsumer, Question, Round
 from tests.standin.broker import StandinBroker
 from tests.standin.fleet import Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from celery_ops.model import FleetSnapshot
     from tests.fleet.conftest import Lab
@@ -394,6 +394,42 @@ async def test_consumers_are_unknown_while_a_known_worker_has_not_said_what_it_c
     assert not snapshot.complete
     worker.faults.silent_to = frozenset()
     assert consumers(await lab.surveyor.refresh()) == {"default": 1, "mail": 1}
+
+
+async def test_a_queue_that_a_mute_worker_may_consume_is_not_said_to_have_no_consumer(
+    lab: Lab,
+) -> None:
+    lab.broker = StandinBroker(lab.fleet, counts_listeners=False)
+    lab.fleet.add_worker("a@web1")
+    lab.fleet.send("mail")
+    assert consumers(await lab.surveyor.refresh()) == {"default": 1, "mail": 0}
+    lab.fleet.bound.add("mute@web1")
+    assert consumers(await lab.surveyor.refresh()) == {"default": 1, "mail": None}
+
+
+class NobodyCanBeAsked(StandinBroker):
+    """As a broker without a way to reach workers."""
+
+    async def ask(
+        self,
+        questions: Sequence[Question],
+        *,
+        to: Targets | None,
+        timeout: float,
+        known: Collection[str] = (),
+    ) -> Round:
+        del to, timeout, known
+        now, nothing = self.fleet.clock.now(), dict.fromkeys(questions, ())
+        return Round(now, now, nothing, None, complete=False, unasked="nobody can be asked")
+
+
+async def test_where_nobody_can_be_asked_nothing_is_said_of_consumers(lab: Lab) -> None:
+    lab.broker = NobodyCanBeAsked(lab.fleet)
+    lab.fleet.send("mail")
+    snapshot = await lab.surveyor.refresh()
+    assert consumers(snapshot) == {"mail": None}
+    assert not snapshot.complete
+    assert snapshot.unasked == snapshot.notes[0] == "nobody can be asked"
 
 
 async def test_a_hung_workers_old_pid_does_not_hide_that_its_service_was_restarted(
