@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FILES = "filesystem"
+SQS = "sqs"
 TABLES = frozenset({"sqla", "sqlalchemy"})
 _OURS = frozenset({"control_exchange", "event_exchange", "ssl"})
 _FOLDERS = ("data_folder_in", "data_folder_out", "control_folder")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from celery_ops.broker import kombu_address
-from celery_ops.broker.kombu_address import TABLES
+from celery_ops.broker.kombu_address import SQS, TABLES
 from celery_ops.broker.kombu_files import FileSizes, FilesPost
 from celery_ops.broker.kombu_link import KombuLink
 from celery_ops.broker.kombu_mailbox import KombuMailbox
 from celery_ops.broker.kombu_post import FanoutPost
 from celery_ops.broker.kombu_reading import FileReader, NoReader
-from celery_ops.broker.kombu_sizes import ChannelSizes
+from celery_ops.broker.kombu_sizes import KnownSizes, NoSizes
+from celery_ops.broker.kombu_sqs import SqsSizes
 from celery_ops.broker.kombu_tables import TableSizes
 from celery_ops.broker.questions import ARGUMENTS
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 _ASKED_THROUGH = frozenset({"mongodb"})
 """Beside files: transports whose fanout exchanges keep no message for who is gone."""
+_PATIENCE = 15.0
+"""Seconds that sizes may take: some transports tell one queue at a time."""
 _INSTEAD = (
     "Without a broker there are: celery-ops worker stop|start|restart NAME --emergency, by the"
     " supervisors alone."
@@ -147,7 +150,7 @@ class KombuBroker:
                 unlisted=self._sizes.unlisted,
             )
 
-        return await self._link.call(read)
+        return await self._link.call(read, deadline=_PATIENCE)
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         del message
@@ -250,4 +253,10 @@ def _post(address: KombuAddress) -> Post | None:
 def _sizes(address: KombuAddress) -> Sizes:
     if address.folders is not None:
         return FileSizes(address, address.folders)
-    return TableSizes(address) if address.transport in TABLES else ChannelSizes(address.transport)
+    if address.transport in TABLES:
+        return TableSizes(address)
+    if address.transport.lower() == SQS:
+        return SqsSizes(address)
+    if address.transport in _ASKED_THROUGH:
+        return KnownSizes(address.transport)
+    return NoSizes(address.transport)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from celery_ops.ports import QueueReading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection
 
-    from celery_ops.broker.kombu_link import Channel, Session
+    from celery_ops.broker.kombu_link import Session
 
 
 class Sizes(Protocol):
@@ -33,41 +33,33 @@ class Sizes(Protocol):
         ...
 
 
-class ChannelSizes:
-    """Implements `Sizes` by kombu's channels, for transports whose queues cannot be listed."""
+class KnownSizes:
+    """Implements `Sizes` by kombu's channel, for a transport that tells them without making a queue,
+    and cannot list its queues.
+    """
 
     def __init__(self, transport: str) -> None:
-        self._count = _COUNTED.get(transport)
         self.unlisted = f"Queues that no worker names: kombu cannot list those of {transport}://."
         lost = f"How many messages workers hold: {transport}:// does not tell."
-        uncounted = (
-            f"How many messages wait: kombu's transport for {transport}:// would make a queue, or"
-            " take a lock, to tell."
-        )
-        self.notes = (lost if self._count else uncounted, self.unlisted)
+        self.notes = (lost, self.unlisted)
 
     def read(self, session: Session, known: Collection[str]) -> tuple[QueueReading, ...]:
-        if self._count is None:
-            return ()
-        sizes = {queue: self._count(session.channel, queue) for queue in sorted(known)}
-        return tuple(
-            QueueReading(queue, ready, None) for queue, ready in sizes.items() if ready is not None
+        channel = session.channel
+        if not getattr(channel, "calc_queue_size", True):
+            return ()  # as its option says; it answers 0 to everything
+        return tuple(QueueReading(one, int(channel._size(one)), None) for one in sorted(known))
+
+
+class NoSizes:
+    """Implements `Sizes` where nothing is told."""
+
+    def __init__(self, transport: str) -> None:
+        self.unlisted = (
+            f"Which queues there are and how long they are: kombu's transport for {transport}://"
+            " cannot tell that without a change to the broker."
         )
+        self.notes = (self.unlisted,)
 
-
-def _if_it_exists(channel: Channel, queue: str) -> int | None:
-    return int(channel._size(queue)) if channel._has_queue(queue) else 0
-
-
-def _if_it_counts(channel: Channel, queue: str) -> int | None:
-    """With `calc_queue_size: false` it answers 0 to everything."""
-    return int(channel._size(queue)) if channel.calc_queue_size else None
-
-
-_COUNTED: Mapping[str, Callable[[Channel, str], int | None]] = {
-    "mongodb": _if_it_counts,
-    "pgmq": _if_it_exists,
-    "pyro": _if_it_exists,
-    "zookeeper": _if_it_exists,
-}
-"""The transports that tell sizes without making a queue, by their source."""
+    def read(self, session: Session, known: Collection[str]) -> tuple[QueueReading, ...]:
+        del session, known
+        return ()

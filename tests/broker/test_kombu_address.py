@@ -53,7 +53,6 @@ async def test_a_scheme_that_may_be_a_password_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("transport", "module", "package"),
     [
-        ("sqs", "botocore", "'kombu[sqs]'"),
         ("mongodb", "pymongo", "'kombu[mongodb]'"),
         ("zookeeper", "kazoo", "'kombu[zookeeper]'"),
         ("kafka", "confluent_kafka", "'kombu[confluentkafka]'"),
