@@ -109,6 +109,12 @@ def parse(url: Secret, options: Mapping[str, object]) -> KombuAddress:
     )
 
 
+def has_fanout(transport: str) -> bool:
+    """Whether Celery's workers listen to questions over it (`celery.worker.consumer.control`)."""
+    kombu: Any = import_module("kombu.transport")
+    return "fanout" in kombu.get_transport_cls(transport).implements.exchange_type
+
+
 def _known(name: str) -> str:
     """The transport as kombu writes it."""
     aliases = import_module("kombu.transport").TRANSPORT_ALIASES

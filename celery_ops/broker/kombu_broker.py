@@ -66,9 +66,15 @@ class KombuBroker:
     """Implements `ports.Broker` for watching. Connects when it is first used."""
 
     def __init__(
-        self, address: KombuAddress, *, post: Post | None, sizes: Sizes, clock: Clock
+        self,
+        address: KombuAddress,
+        *,
+        post: Post | None,
+        sizes: Sizes,
+        clock: Clock,
+        unasked: str = "",
     ) -> None:
-        """Without a `post` workers cannot be asked."""
+        """Without a `post` workers cannot be asked, and `unasked` says why."""
         self._address = address
         self._clock = clock
         self._link = KombuLink(address)
@@ -77,12 +83,7 @@ class KombuBroker:
             None if post is None else KombuMailbox(self._link, post, clock, polling=address.polling)
         )
         transport = f"{address.transport}://"
-        self._unasked = (
-            ""
-            if post is not None
-            else f"workers: over {transport} they cannot be asked without leaving something behind,"
-            " so nothing is known of them but what their supervisors tell"
-        )
+        self._unasked = unasked
         self.refuses_runs = (
             f"over {transport} celery-ops can only watch: neither a lease nor what a run has taken"
             " can be kept in such a broker"
@@ -240,7 +241,9 @@ class NoLease:
 def connect(url: Secret, options: Mapping[str, object], *, clock: Clock) -> KombuBroker:
     """The broker at a URL; raise UsageError."""
     address = kombu_address.parse(url, options)
-    return KombuBroker(address, post=_post(address), sizes=_sizes(address), clock=clock)
+    post, sizes = _post(address), _sizes(address)
+    unasked = "" if post is not None else _why_unasked(address.transport)
+    return KombuBroker(address, post=post, sizes=sizes, clock=clock, unasked=unasked)
 
 
 def _post(address: KombuAddress) -> Post | None:
@@ -248,6 +251,15 @@ def _post(address: KombuAddress) -> Post | None:
     if address.folders is not None:
         return FilesPost(address, address.folders)
     return FanoutPost(address) if address.transport in _ASKED_THROUGH else None
+
+
+def _why_unasked(transport: str) -> str:
+    why = (
+        "they cannot be asked without leaving something behind"
+        if kombu_address.has_fanout(transport)
+        else "it has no fanout exchanges, so Celery's workers do not listen to questions"
+    )
+    return f"workers: over {transport}:// {why}; of them is known what their supervisors tell"
 
 
 def _sizes(address: KombuAddress) -> Sizes:

@@ -90,12 +90,13 @@ class KombuLink:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MOST_STUCK:
             raise self._silent(deadline)
-        outcome = self._submit(work)
+        outcome, jobs = self._submit(work), self._jobs
         try:
             async with asyncio.timeout(deadline):
                 return await outcome
         except TimeoutError:
-            self._leave_alone()
+            if jobs is self._jobs:  # else it waited behind the one that hung
+                self._leave_alone()
             raise self._silent(deadline) from None
 
     def later(self, work: Work[None]) -> None:

@@ -46,6 +46,7 @@ class KombuMailbox:
         self._memory = Memory()
         self._rounds: list[Round] = []
         self._looking = asyncio.Lock()
+        self._has_sent = False
 
     async def nodes(self) -> frozenset[str]:
         return await self._link.call(self._post.bound)
@@ -85,7 +86,8 @@ class KombuMailbox:
 
     def close(self) -> None:
         """Leave nothing that is ours, as soon as the link comes to it."""
-        self._link.later(self._post.close)
+        if self._has_sent:
+            self._link.later(self._post.close)
 
     async def _send(
         self,
@@ -103,6 +105,7 @@ class KombuMailbox:
             expires=time.time() + timeout,
         )
         if reached:
+            self._has_sent = True
             await self._link.call(send)
         # Where nobody has a mailbox, nobody can answer.
         listeners = None if reached else 0

@@ -34,8 +34,8 @@ class Sizes(Protocol):
 
 
 class KnownSizes:
-    """Implements `Sizes` by kombu's channel, for a transport that tells them without making a queue,
-    and cannot list its queues.
+    """Implements `Sizes` by kombu's channel, for a transport that makes no queue to tell them, and
+    cannot list its queues.
     """
 
     def __init__(self, transport: str) -> None:

@@ -57,6 +57,19 @@ async def test_a_hung_call_ends_at_its_deadline_and_the_next_one_is_done(
     assert await link.call(lambda _: "done") == "done"
 
 
+async def test_who_waits_behind_a_hung_call_is_told_and_takes_nobody_elses_thread(
+    link: KombuLink, over: threading.Event
+) -> None:
+    hung = asyncio.ensure_future(link.call(lambda _: over.wait(), deadline=0.05))
+    behind = asyncio.ensure_future(link.call(lambda _: "done", deadline=0.1))
+    with pytest.raises(BrokerUnreachable):
+        await hung
+    thread = await link.call(lambda _: threading.get_ident())
+    with pytest.raises(BrokerUnreachable):
+        await behind
+    assert await link.call(lambda _: threading.get_ident()) == thread
+
+
 async def test_not_every_call_may_hang_in_a_thread_of_its_own(
     link: KombuLink, over: threading.Event
 ) -> None:
