@@ -230,7 +230,7 @@ def _bound_but_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
         yield Found(
             "control bindings",
             f"{len(names)} {verb} bound but did not answer: {shown}{more}",
-            "Left behind by killed workers as a rule, and harmless; Celery 5.7 sweeps them. Where "
+            "Left behind by workers that are gone as a rule, and harmless. Where "
             "one should be running, configure its service to see it.",
         )
 
