@@ -8,10 +8,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from celery_ops.broker import amqp_names
 from celery_ops.broker.amqp_names import AmqpNames
@@ -28,10 +27,13 @@ _OURS = frozenset({"control_exchange", "event_exchange", "ssl"})
 _FOLDERS = ("data_folder_in", "data_folder_out", "control_folder")
 _DEFAULT_POLLING = 1.0
 """`kombu.transport.virtual.Transport.polling_interval`"""
-_EXTRAS = {"sqla": "sqlalchemy", "kafka": "confluentkafka"}
-"""kombu's extras whose names are not the transport's."""
-_NOT_OF_KOMBU = {"etcd": "python-etcd"}
-"""The packages that a transport needs and that no extra of kombu names."""
+_PACKAGES = {
+    "etcd": "python-etcd",
+    "kafka": "'kombu[confluentkafka]'",
+    "sqla": "'kombu[sqlalchemy]'",
+}
+"""What has to be installed where that is not the extra of kombu's that is called as the transport.
+"""
 _NEEDED_LATER = {
     "zookeeper": ("kazoo",),
     "consul": ("consul",),
@@ -76,9 +78,12 @@ class KombuAddress:
 
     def without_secrets(self, text: str) -> str:
         """A library's text that may repeat the URL or its password."""
-        password = self.url.reveal().partition("://")[2].rpartition("@")[0].partition(":")[2]
-        # A password as short as a syllable would only garble the text.
-        return masked(text.replace(password, MASK) if len(password) > 3 else text)
+        written = self.url.reveal().partition("://")[2].rpartition("@")[0].partition(":")[2]
+        for password in (written, unquote(written)):
+            # One as short as a syllable would only garble the text.
+            if len(password) > 3:
+                text = text.replace(password, MASK)
+        return masked(text)
 
 
 def parse(url: Secret, options: Mapping[str, object]) -> KombuAddress:
@@ -142,22 +147,11 @@ def _require(transport: str) -> None:
             import_module(name)
         kombu.get_transport_cls(transport)
     except ImportError as error:
+        package = _PACKAGES.get(transport, f"'kombu[{transport.lower()}]'")
         raise UsageError(
-            f"{transport}:// needs a package that is not installed"
-            + (f" ({error.name})." if error.name else "."),
-            fix=f"Install it beside celery-ops: pip install {_package(transport)}",
+            f"{transport}:// needs a package that is not installed ({error.name or error}).",
+            fix=f"Install it beside celery-ops: pip install {package}",
         ) from error
-
-
-def _package(transport: str) -> str:
-    extra = _EXTRAS.get(transport, transport.lower())
-    try:
-        extras = metadata("kombu").get_all("Provides-Extra") or []
-    except PackageNotFoundError:
-        extras = []
-    if extra in extras:
-        return f"'kombu[{extra}]'"
-    return _NOT_OF_KOMBU.get(transport, f"what kombu's documentation of {transport} names")
 
 
 def _of_files(url: Secret, options: dict[str, object]) -> tuple[Secret, Folders]:
