@@ -140,7 +140,7 @@ async def test_what_a_worker_does_not_read_is_taken_back(broker: Broker, fleet: 
     before = contents(fleet.folder / "messages")
     frozen.freeze()
     try:
-        asked = await broker.ask([Question.PING], to=None, timeout=0.5, known=WORKERS)
+        asked = await broker.ask([Question.PING], to=None, timeout=3.0, known=WORKERS)
         assert [reply.node for reply in asked.replies[Question.PING]] == ["w2@lab"]
         assert not asked.complete
         await broker.queues([])  # the link's next job: what was withdrawn before it is gone
