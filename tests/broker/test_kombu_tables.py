@@ -43,12 +43,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(database: Path) -> Iterator[KombuFleet]:
-    """One worker that holds a task, before two others in its queue and three elsewhere."""
+    """One worker that holds two tasks, before another in its queue and three elsewhere."""
     made = KombuFleet(database.parent, f"sqla+sqlite:///{database}", {})
     made.start("w1@lab", queues=("mail",))
     made.send("mail", 3)
     made.send("nobody", 3)
-    wait_until(lambda: "received" in made.workers[0].log.read_text(), what="a task that is held")
+    # One that runs, and another that was prefetched: more are not taken before the first ends.
+    wait_until(lambda: made.workers[0].log.read_text().count("received") == 2, what="held tasks")
     yield made
     made.stop()
 
