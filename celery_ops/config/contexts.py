@@ -75,11 +75,14 @@ class SymlinkRelease:
 
 @dataclass(frozen=True, slots=True)
 class CommandRelease:
-    """A release is whatever these argvs say it is; the release's name is added as the last word."""
+    """A release is whatever these argvs say it is; the release's name is added as the last word to
+    `activate`, `exists` and `tasks`. `releases` prints all, from old to new.
+    """
 
     current: tuple[str, ...]
     activate: tuple[str, ...]
     exists: tuple[str, ...] | None = None
+    releases: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
 
 
@@ -355,6 +358,7 @@ def _release(values: Values | None) -> Release | None:
             current=commands.get_or(layout.CURRENT, ()),
             activate=commands.get_or(layout.ACTIVATE, ()),
             exists=commands.get(layout.EXISTS),
+            releases=commands.get(layout.LISTED),
             tasks=commands.get(layout.TASKS),
         )
     return None if image is None else ImageRelease(image)

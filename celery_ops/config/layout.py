@@ -96,9 +96,12 @@ SYMLINK = Key(
 CURRENT = Key("current", ARGV, "Prints the release in use", required=True)
 ACTIVATE = Key("activate", ARGV, "Switches to the release named by its last word", required=True)
 EXISTS = Key("exists", ARGV, "Exits 0 if the release named by its last word is there")
+LISTED = Key("releases", ARGV, "Prints the releases there are, one a line, from old to new")
 TASKS = Key("tasks", ARGV, "Prints the task names of the release named by its last word")
 RELEASE_COMMANDS = Key(
-    "commands", Record((CURRENT, ACTIVATE, EXISTS, TASKS)), "Releases are what these commands say"
+    "commands",
+    Record((CURRENT, ACTIVATE, EXISTS, LISTED, TASKS)),
+    "Releases are what these commands say",
 )
 IMAGE = Key("image", Text(), "Releases are tags of this container image")
 RELEASE = Key(

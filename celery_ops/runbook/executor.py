@@ -23,7 +23,8 @@ from celery_ops.errors import (
     RecordUnreadable,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, coming, conclusion, controls
+from celery_ops.runbook import beats, conclusion, controls
+from celery_ops.runbook.activating import activate_on
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -336,7 +337,7 @@ class Executor:
             case QueueStep():
                 return await Moving(self._stage, step, self._runbook.params).go()
             case ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
+                return await activate_on(self._stage, step)
 
     async def _applies(self, step: Step) -> bool:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one

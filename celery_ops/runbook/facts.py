@@ -41,6 +41,7 @@ class WorkerFacts:
     processes: int | None
     pool: str | None
     version: str | None
+    release: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         processes=processes_of(worker),
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
+        release=worker.release,
     )
 
 
@@ -152,6 +154,7 @@ def of_planned(target: PlannedWorker) -> WorkerFacts:
         processes=target.processes,
         pool=None,
         version=None,
+        release=target.release,
     )
 
 

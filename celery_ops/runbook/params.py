@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config import units
 from celery_ops.config.document import Place, did_you_mean, shown
 from celery_ops.errors import UsageError
+from celery_ops.model.releases import PREVIOUS, is_name
 from celery_ops.runbook.schema import Param, ParamType, Runbook, Value
 from celery_ops.runbook.selectors import Selector
 from celery_ops.runbook.syntax import KEYWORDS
@@ -29,6 +30,7 @@ _EXAMPLES: Mapping[ParamType, str] = {
     ParamType.TEXT: "any text",
     ParamType.INTEGER: "3",
     ParamType.BOOLEAN: "true or false",
+    ParamType.RELEASE: "v42, or previous",
 }
 _EXPECTED_BY_THE_GUARD = {"keep_available": ParamType.COUNT, "allow_gap": ParamType.TEXT}
 
@@ -118,6 +120,10 @@ def value_of(declared: ParamType, text: str) -> Value:
             if text not in {"true", "false"}:
                 raise ValueError(f"neither true nor false: {shown(text)}")
             return text == "true"
+        case ParamType.RELEASE:
+            if text not in {"", PREVIOUS} and not is_name(text):
+                raise ValueError(f"no name of a release: {shown(text)}")
+            return text
 
 
 def bounded_duration(text: str) -> float:

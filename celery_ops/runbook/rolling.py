@@ -7,8 +7,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import PreconditionFailed
-from celery_ops.runbook import coming, controls, facts
+from celery_ops.runbook import controls, facts
+from celery_ops.runbook.activating import activate_for
 from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
@@ -193,7 +193,7 @@ class Rolling:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 await all_of([self._send(step, one, snapshot, began) for one in chosen])
             case ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
+                await activate_for(stage, step, chosen)
             case ProbeStep():
                 await probe_targets(stage, step, chosen)
             case CheckStep():

@@ -27,7 +27,10 @@ class Risk(StrEnum):
 
 
 class ParamType(StrEnum):
-    """What a parameter may be. `WORKERS` is a selector, `COUNT` a number or a percentage."""
+    """What a parameter may be. `WORKERS` is a selector, `COUNT` a number or a percentage.
+
+    `previous` for a `RELEASE` becomes a name when the plan is made.
+    """
 
     WORKERS = "workers"
     COUNT = "count"
@@ -35,6 +38,7 @@ class ParamType(StrEnum):
     TEXT = "text"
     INTEGER = "integer"
     BOOLEAN = "boolean"
+    RELEASE = "release"
 
 
 Value = Count | float | int | bool | str
