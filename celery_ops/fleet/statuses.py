@@ -34,8 +34,8 @@ POLL_INTERVAL = 2.0
 """Seconds between two routine polls of the same supervisor."""
 FACTS_INTERVAL = 5.0
 """Seconds between two readings of a host's facts."""
-NEW_LIFE_INTERVAL = 1.0
-"""The same while it is not known which release a service of it runs."""
+RELEASES_INTERVAL = 1.0
+"""Seconds between two questions which release a service runs that has just begun."""
 ROUTINE_PATIENCE = 0.2
 """Seconds a routine refresh waits for supervisors; later answers belong to the next one."""
 
@@ -74,6 +74,7 @@ class Statuses:
         self._looks: dict[str, asyncio.Task[None]] = {}
         """At hosts, for their facts."""
         self._looked_at: dict[str, float] = {}
+        self._releases_at: dict[str, float] = {}
         self._arguments: dict[_Life, tuple[str, ...]] = {}
 
     @property
@@ -89,6 +90,8 @@ class Statuses:
             self.services.setdefault(ref, Service(ref, None))
         groups = _grouped(refs)
         await asyncio.gather(*(self._poll(group, members) for group, members in groups.items()))
+        hosts = {host for host, _, _ in groups if self._is_release_due(host)}
+        await asyncio.gather(*map(self._try_releases, hosts))
 
     async def refresh(self, patience: float) -> None:
         """Ask about all whose reading is due, and wait for those answers `patience` seconds at
@@ -139,15 +142,20 @@ class Statuses:
         if name in self._looks:
             return False
         looked_at = self._looked_at.get(name)
-        interval = NEW_LIFE_INTERVAL if self._wants_release(name) else FACTS_INTERVAL
-        return looked_at is None or self._clock.monotonic() - looked_at >= interval
+        return looked_at is None or self._clock.monotonic() - looked_at >= FACTS_INTERVAL
 
-    def _wants_release(self, name: str) -> bool:
+    def _is_release_due(self, name: str) -> bool:
         """Whether a service began there of which it is not known yet what it runs."""
-        return self._hosts.releases is not None and any(
-            service.release is None and service.status is not None and service.status.value.pid
-            for ref, service in self.services.items()
-            if ref.host == name
+        asked_at = self._releases_at.get(name)
+        is_early = asked_at is not None and self._clock.monotonic() - asked_at < RELEASES_INTERVAL
+        return (
+            self._hosts.releases is not None
+            and not is_early
+            and any(
+                service.release is None and service.status is not None and service.status.value.pid
+                for ref, service in self.services.items()
+                if ref.host == name
+            )
         )
 
     def _begin(self, group: _Group, members: tuple[ServiceRef, ...]) -> _Poll:
@@ -239,6 +247,9 @@ class Statuses:
             status = service.status
             if ref.host == host and status is not None and status.value.pid is not None:
                 self.services[ref] = replace(service, usage=usages.get(status.value.pid))
+        await self._try_releases(host)
+
+    async def _try_releases(self, host: str) -> None:
         with suppress(OpsError):  # told with the host
             await self.read_releases(host)
 
@@ -250,6 +261,7 @@ class Statuses:
         layout = self._hosts.releases
         if layout is None:
             return None
+        self._releases_at[host] = self._clock.monotonic()
         with self._asking(host) as asked_at:
             try:
                 completed = await self._hosts.shell(host).run(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.recall import ACTIVATE
 from celery_ops.runbook.schema import CurrentWorker
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import PlannedActivation
     from celery_ops.runbook.schema import ActivateStep
     from celery_ops.runbook.stage import Stage
-
-VERB = "activate"
 
 
 async def activate_for(stage: Stage, step: ActivateStep, targets: list[Target]) -> None:
@@ -49,7 +48,7 @@ async def _activate(stage: Stage, one: PlannedActivation, target: str, timeout: 
             f"make {one.release} the current release of {one.host}",
             expect="it is the one that services are started with",
             undo=one.before,
-            verb=VERB,
+            verb=ACTIVATE,
         )
     return await switch(
         stage, one.step, target, one.host, one.release, expect=one.before, timeout=timeout

@@ -280,7 +280,7 @@ def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | QueueStep | No
 
 
 def _read_activate(steps: StepReader, spot: Spot) -> ActivateStep | None:
-    release = steps.values.plain_text(spot.value, f"the release of {spot.what}")
+    release = steps.values.release(spot.value, f"the release of {spot.what}")
     on = _host(steps, spot)
     if on is None:
         return None

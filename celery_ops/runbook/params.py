@@ -121,7 +121,7 @@ def value_of(declared: ParamType, text: str) -> Value:
                 raise ValueError(f"neither true nor false: {shown(text)}")
             return text == "true"
         case ParamType.RELEASE:
-            if text not in {"", PREVIOUS} and not is_name(text):
+            if text != PREVIOUS and not is_name(text):
                 raise ValueError(f"no name of a release: {shown(text)}")
             return text
 

@@ -28,6 +28,8 @@ UNDO = "undo "
 """How the step of a reversal begins, before the one that it reverses."""
 PAUSE_QUEUE, RESUME_QUEUE = "pause queue", "resume queue"
 """The verbs of what is done to the consumers of a queue."""
+ACTIVATE = "activate"
+"""The verb of a switch of a host's release."""
 NOTIFY = "notify"
 """The verb of the one act that changes nothing in a fleet."""
 

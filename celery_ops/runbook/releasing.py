@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
-from celery_ops.model.releases import PREVIOUS, is_name
+from celery_ops.model.releases import PREVIOUS
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedActivation, PlannedStep
 from celery_ops.runbook.schema import CurrentWorker, ParamType
@@ -88,8 +88,6 @@ def plan(
         before = None if told is None else told.value.current
         one = found.setdefault(host, PlannedActivation(step.id, host, release, before))
         actions.append(_action(one, target))
-    if not is_name(release):
-        refusals = ["it is not said which release: -p release=NAME, or previous"]
     if hosts.releases is None:
         refusals = [UNCONFIGURED]
     says = f"activate {release} on {', '.join(found) or 'no host'}"
