@@ -83,10 +83,12 @@ class Commands:
                 act = f"{shlex.join(self.release.activate)} {shlex.quote(release)}"
                 raise CommandFailed(f"{act[:_SHOWN]} failed: {looks.said(completed)}.")
 
-    def tasks(self, release: str, *, pid: int | None) -> Command | None:  # noqa: ARG002
+    def tasks(self, release: str, *, pid: int | None) -> Command | None:
+        """The worker's pid is in its environment: CELERY_OPS_WORKER_PID."""
         if self.release.tasks is None:
             return None
-        return Command((*self.release.tasks, looks.checked(release)))
+        worker = () if pid is None else (("CELERY_OPS_WORKER_PID", str(pid)),)
+        return Command((*self.release.tasks, looks.checked(release)), env=worker)
 
     def read_tasks(self, release: str, completed: Completed) -> frozenset[str]:
         """One name a word."""
