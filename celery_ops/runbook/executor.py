@@ -66,11 +66,13 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
 from celery_ops.runbook.watch import Watch
+from celery_ops.runbook.watching import watch_workers
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
 if TYPE_CHECKING:
@@ -311,6 +313,8 @@ class Executor:
                 await self._control(step, planned)
             case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
                 self._came_to.append(await self._of_messages(step))
+            case WatchStep():
+                self._came_to.append(await watch_workers(self._stage, step, planned.targets))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():

@@ -14,6 +14,7 @@ from celery_ops.runbook.control_grammar import (
     WORKER,
     read_control,
     read_scale,
+    read_watch,
     takes_worker,
     worker_target,
 )
@@ -420,6 +421,12 @@ VERBS: Mapping[str, Verb] = {
         {"to": "the queue that the messages go to"},
     ),
     "purge": Verb(read_queue_step, _STEPS, ("filter", "file", "when")),
+    "watch": Verb(
+        read_watch,
+        _ANYWHERE,
+        ("for", "max_failures", "when"),
+        {"for": "how long the tasks that end are counted"},
+    ),
     "activate": Verb(_read_activate, _ANYWHERE, ("on", "timeout", "when")),
     "roll": Verb(
         _read_roll,

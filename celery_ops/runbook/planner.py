@@ -66,6 +66,7 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
     WorkerVerb,
 )
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
     from celery_ops.runbook.scouting import Scouted
 
-_ON_WORKERS = Roll | WorkerStep | ControlStep | ScaleStep
+_ON_WORKERS = Roll | WorkerStep | ControlStep | ScaleStep | WatchStep
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
 
@@ -226,9 +227,9 @@ class _Draft:
                     absent = self.absence(step, worker)
                     self.left_out |= {} if absent is None else {worker.name: absent}
                 return [worker for worker in ordered if worker.name not in self.left_out]
-            case ControlStep(target=target) | ScaleStep(target=target) if not isinstance(
-                target, CurrentWorker
-            ):
+            case (
+                ControlStep(target=target) | ScaleStep(target=target) | WatchStep(target=target)
+            ) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 return in_order(chosen, Order.BY_NAME)
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
@@ -292,7 +293,7 @@ class _Draft:
                     batches=batches,
                     actions=self.actions(step, chosen),
                 )
-            case ControlStep() | ScaleStep():
+            case ControlStep() | ScaleStep() | WatchStep():
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
@@ -450,7 +451,7 @@ class _Draft:
                     found += probes.actions(step, where, seen, self.scope, name)
             case ActivateStep():
                 found += self.switch(step, chosen).planned.actions
-            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep():
+            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep() | WatchStep():
                 pass
         return tuple(found)
 

@@ -30,8 +30,10 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
 )
+from celery_ops.runbook.watching import watch_targets
 from celery_ops.runbook.worker_probing import probe_targets
 from celery_ops.runbook.worker_verbs import all_of
 
@@ -194,10 +196,19 @@ class Rolling:
                 await all_of([self._send(step, one, snapshot, began) for one in chosen])
             case ActivateStep():
                 await activate_for(stage, step, chosen)
-            case ProbeStep():
-                await probe_targets(stage, step, chosen)
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
+            case ProbeStep() | WatchStep() | WaitStep():
+                await self._observe(step, chosen, began)
+
+    async def _observe(
+        self, step: ProbeStep | WatchStep | WaitStep, chosen: list[Target], began: datetime
+    ) -> None:
+        match step:
+            case ProbeStep():
+                await probe_targets(self._stage, step, chosen)
+            case WatchStep():
+                await watch_targets(self._stage, step, chosen)
             case WaitStep():
                 await all_of([self._wait(step, target, began) for target in chosen])
 

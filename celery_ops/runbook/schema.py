@@ -410,8 +410,30 @@ class ActivateStep:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class WatchStep:
+    """How the tasks of workers end is counted `lasts` seconds long. More failures than
+    `max_failures`, of all that ended or in number, are a failure, and so is that none ended.
+    """
+
+    id: str
+    target: CurrentWorker | Slot[str]
+    lasts: Slot[float]
+    max_failures: Slot[Count]
+    when: Condition | None
+    place: Place
+
+
 InnerStep = (
-    WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ProbeStep | ActivateStep
+    WorkerStep
+    | WaitStep
+    | CheckStep
+    | RunStep
+    | ControlStep
+    | ScaleStep
+    | ProbeStep
+    | ActivateStep
+    | WatchStep
 )
 
 
@@ -448,6 +470,7 @@ Step = (
     | ProbeStep
     | QueueStep
     | ActivateStep
+    | WatchStep
     | NotifyStep
     | Roll
 )
