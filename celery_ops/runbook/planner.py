@@ -20,8 +20,8 @@ from celery_ops.runbook import (
     orphans,
     probes,
     queue_plans,
-    releasing,
     revocation,
+    switching,
 )
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
@@ -477,9 +477,9 @@ class _Draft:
         self.irreversible.append(f"step {step.id}: {action}")
         return [PlannedAction(step.id, name, str(action), None)]
 
-    def switch(self, step: ActivateStep, chosen: Iterable[str]) -> releasing.Switching:
+    def switch(self, step: ActivateStep, chosen: Iterable[str]) -> switching.Switching:
         targets = [self.targets[name] for name in chosen]
-        made = releasing.plan(step, targets, self.snapshot, self.scope, self.hosts)
+        made = switching.plan(step, targets, self.snapshot, self.scope, self.hosts)
         self.refusals += made.refusals
         self.activations |= dict.fromkeys(made.activations)
         return made

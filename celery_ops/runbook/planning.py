@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
-from celery_ops.runbook import planner, releasing, sighting
+from celery_ops.runbook import planner, sighting, switching
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
@@ -62,7 +62,7 @@ class Planner:
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
         snapshot = await self._survey(runbook)
-        given = releasing.with_names(runbook, given, snapshot)
+        given = switching.with_names(runbook, given, snapshot)
         params = parse_params(runbook, given)
         now = self._clock.now()
         scout = Scout(
