@@ -67,10 +67,15 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True)
 class SymlinkRelease:
-    """A release is a directory below `releases`; `current` is the link to the one in use."""
+    """A release is a directory below `releases`; `current` is the link to the one in use.
+
+    `tasks` prints the names of a release's tasks, one a word; its directory is the last word. None:
+    the release is asked itself, by its interpreter.
+    """
 
     current: str
     releases: str
+    tasks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +356,9 @@ def _release(values: Values | None) -> Release | None:
     image = values.get(layout.IMAGE)
     if symlink is not None:
         return SymlinkRelease(
-            symlink.get_or(layout.CURRENT_LINK, ""), symlink.get_or(layout.RELEASES, "")
+            symlink.get_or(layout.CURRENT_LINK, ""),
+            symlink.get_or(layout.RELEASES, ""),
+            symlink.get(layout.TASKS_OF),
         )
     if commands is not None:
         return CommandRelease(

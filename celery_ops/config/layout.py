@@ -90,8 +90,11 @@ SERVICES = Key(
 
 CURRENT_LINK = Key("current", Text(), "The link to the release in use", required=True)
 RELEASES = Key("releases", Text(), "The directory with one directory a release", required=True)
+TASKS_OF = Key("tasks", ARGV, "Prints the task names of the release in the directory that is added")
 SYMLINK = Key(
-    "symlink", Record((CURRENT_LINK, RELEASES)), "Releases are directories, one is linked"
+    "symlink",
+    Record((CURRENT_LINK, RELEASES, TASKS_OF)),
+    "Releases are directories, one is linked",
 )
 CURRENT = Key("current", ARGV, "Prints the release in use", required=True)
 ACTIVATE = Key("activate", ARGV, "Switches to the release named by its last word", required=True)

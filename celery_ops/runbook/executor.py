@@ -347,7 +347,7 @@ class Executor:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one
         that was left out stays so, whatever holds when the run is taken up again.
         """
-        if isinstance(step, Roll | ConfirmStep | NotifyStep) or step.when is None:
+        if isinstance(step, ConfirmStep | NotifyStep) or step.when is None:
             return True
         if self._recall.knows(step.id):
             return not self._recall.was_left_out(step.id)
@@ -361,7 +361,7 @@ class Executor:
         """A step outside a roll: all of its targets at once, under the guard."""
         targets = [self._stage.targets[name] for name in planned.targets]
         if step.verb.takes_capacity:
-            keep = self._stage.keep_available()
+            keep = self._stage.keep_available(step)
             snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
         else:
             snapshot = await self._stage.look()

@@ -94,7 +94,17 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         when=steps.when(spot),
         place=spot.place,
         retries=steps.retries(spot),
+        keep_available=_keep_available(steps, spot),
     )
+
+
+def _keep_available(steps: StepReader, spot: Spot) -> Slot[Count] | None:
+    node = spot.keys.get("keep_available")
+    if node is None:
+        return None
+    if spot.where is Where.ROLL:
+        steps.wrong(node.place, "inside a roll the guard is the roll's own `keep_available`")
+    return steps.values.count(node, f"keep_available of {spot.what}")
 
 
 def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
@@ -317,6 +327,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         steps=inner,
         verify=verify,
         place=spot.place,
+        when=steps.when(spot),
     )
 
 
@@ -371,20 +382,20 @@ _STEPS = frozenset({Where.STEPS})
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _RETRIES = ("retries", "retry_pause")
-_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
+_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "keep_available"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         _read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when", "queue"),
+        ("timeout", "on_timeout", "when", "queue", "keep_available"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
     "stop": _WORKER_VERB,
     "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
-    "restart": _STARTING_VERB,
+    "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
         _read_wait,
         _ANYWHERE,
@@ -442,6 +453,7 @@ VERBS: Mapping[str, Verb] = {
             "offline",
             "steps",
             "verify",
+            "when",
         ),
         {
             "steps": "what is done to each worker",

@@ -285,7 +285,7 @@ class _Draft:
                 return self.plan_roll(step)
             case WorkerStep():
                 chosen = [worker.name for worker in self.selected(step)]
-                batches = self.guarded(chosen) if step.verb.takes_capacity else ()
+                batches = self.guarded(step, chosen) if step.verb.takes_capacity else ()
                 return PlannedStep(
                     id=step.id,
                     says=in_words(step, self.scope),
@@ -393,9 +393,9 @@ class _Draft:
         ]
         return set(absent)
 
-    def guarded(self, chosen: list[str]) -> tuple[PlannedBatch, ...]:
+    def guarded(self, step: WorkerStep, chosen: list[str]) -> tuple[PlannedBatch, ...]:
         """A step outside a roll takes all of its targets at once."""
-        guard = Guard(keep_available(self.request.params), frozenset(self.request.allow_gap))
+        guard = Guard(keep_available(self.request.params, step), frozenset(self.request.allow_gap))
         return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)
 
     def batch(

@@ -145,7 +145,7 @@ class Recall:
 
     def knows(self, step: str) -> bool:
         """Something of a step was begun, or it was told that it is left out."""
-        return any(act.step == step for act in self.acts)
+        return step in self._batches or any(act.step == step for act in self.acts)
 
     def was_left_out(self, step: str) -> bool:
         """A step as a whole."""

@@ -163,7 +163,10 @@ class CurrentWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStep:
-    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds."""
+    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
+
+    `keep_available` is for a step outside of a roll; None: the parameter of that name.
+    """
 
     id: str
     verb: WorkerVerb
@@ -173,6 +176,7 @@ class WorkerStep:
     when: Condition | None
     place: Place
     retries: Retries = NO_RETRIES
+    keep_available: Slot[Count] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +458,7 @@ class Roll:
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place
+    when: Condition | None = None
 
 
 Step = (

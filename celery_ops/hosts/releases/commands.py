@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,8 +90,4 @@ class Commands:
         return Command((*self.release.tasks, looks.checked(release)), env=worker)
 
     def read_tasks(self, release: str, completed: Completed) -> frozenset[str]:
-        """One name a word."""
-        if completed.code:
-            says = f"Which tasks {release} has cannot be told: {looks.said(completed)}."
-            raise CommandFailed(says)
-        return frozenset(re.findall(r"[^\s,]+", completed.out.decode("utf-8", "replace")))
+        return looks.names_of_tasks(release, completed)

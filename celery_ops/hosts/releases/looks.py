@@ -5,6 +5,7 @@ Processes are told by when they began: one that began after a release became cur
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
@@ -44,6 +45,13 @@ def lines_of(completed: Completed) -> dict[str, list[str]]:
     if completed.code or "at" not in found:
         raise CommandFailed(f"The releases of the host cannot be read: {said(completed)}.")
     return found
+
+
+def names_of_tasks(release: str, completed: Completed) -> frozenset[str]:
+    """What a command printed, one name a word. Raise CommandFailed if it failed."""
+    if completed.code:
+        raise CommandFailed(f"Which tasks {release} has cannot be told: {said(completed)}.")
+    return frozenset(re.findall(r"[^\s,]+", completed.out.decode("utf-8", "replace")))
 
 
 def said(completed: Completed) -> str:

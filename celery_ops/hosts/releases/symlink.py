@@ -215,6 +215,8 @@ class Symlink:
     def tasks(self, release: str, *, pid: int | None) -> Command | None:
         """Asked of the release itself, by its own interpreter in the place of the worker's."""
         named = looks.checked(release)
+        if self.release.tasks is not None:
+            return Command((*self.release.tasks, f"{self.release.releases.rstrip('/')}/{named}"))
         if pid is None:
             return None
         return Command(
@@ -224,13 +226,15 @@ class Symlink:
         )
 
     def read_tasks(self, release: str, completed: Completed) -> frozenset[str]:
+        if self.release.tasks is not None:
+            return looks.names_of_tasks(release, completed)
         told = re.findall(r"^tasks=(.*)$", completed.out.decode("utf-8", "replace"), re.MULTILINE)
         if completed.code or not told:
             last = completed.err.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
             raise CommandFailed(
                 f"Which tasks {release} has cannot be told: {last or looks.said(completed)}.",
-                fix="Run `celery-ops` as the workers' user there, or use `release: commands:` with"
-                " `tasks:`.",
+                fix="Log in as the workers' user there, or write `tasks:` below `symlink:`,"
+                " a command that prints them.",
             )
         return frozenset(name for name in json.loads(told[-1]) if not name.startswith(_PRIVATE))
 
