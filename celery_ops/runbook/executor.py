@@ -23,7 +23,7 @@ from celery_ops.errors import (
     RecordUnreadable,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, conclusion, controls
+from celery_ops.runbook import beats, conclusion, controls, probes
 from celery_ops.runbook.activating import activate_on
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
@@ -327,7 +327,8 @@ class Executor:
         """What a step without targets came to."""
         match step:
             case ProbeStep():
-                return await Probing(self._stage, step).of_queues()
+                is_there = not step.optional or self._plan.where.probe is not None
+                return await Probing(self._stage, step).of_queues() if is_there else probes.LEFT_OUT
             case RestoreStep():
                 return await Restoring(self._stage, step).go()
             case RevokeStep():

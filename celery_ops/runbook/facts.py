@@ -91,9 +91,12 @@ class TargetsFacts:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """`step.…`: the steps of the current target began at this moment."""
+    """`step.…`: the steps of the current target began at this moment, and whether they are those of
+    the first batch of a roll that has a canary.
+    """
 
     started_at: datetime
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ _KEYS: Mapping[str, Schema] = {
     "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},
     "vouched": _WORD,
     "for": _DURATION,
+    "optional": {"type": "boolean", "description": "left out where no probe is configured"},
     "max_failures": {**_NUMBER, "description": "so many tasks may fail, or a share of all: 5%"},
     "order": _one_of(Order),
     "canary": _NUMBER,

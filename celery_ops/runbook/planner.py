@@ -345,7 +345,7 @@ class _Draft:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""
         probe = self.request.where.probe
         if probe is None:
-            self.refusals.append(probes.UNCONFIGURED)
+            self.refusals += () if step.optional else (probes.UNCONFIGURED,)
             return
         says = probes.obstacles(step, probe, self.snapshot, self.scope)
         is_mended = changes_workers_before(step, self.request.runbook)

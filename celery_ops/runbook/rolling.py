@@ -57,6 +57,7 @@ class Rolling:
         self._keep = stage.value(roll.keep_available)
         self._failed: list[str] = []
         self._put_off: list[PutOff] = []
+        self._canaries = {name for one in batches if one.canary for name in one.workers}
         self._once = self._done_once()
         """What is done once a host, by step and host: how it failed there, empty if it did not."""
 
@@ -331,7 +332,7 @@ class Rolling:
             "params": stage.params,
             "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),
             "before": facts.BeforeFacts(before),
-            "step": facts.StepFacts(began),
+            "step": facts.StepFacts(began, target.name in self._canaries),
         }
         hold = stage.value(verify.hold)
         judge = Verification(verify, target.name, scope, hold, stage.clock.now())
@@ -410,7 +411,7 @@ class Rolling:
             **self._stage.scope(snapshot),
             "worker": facts.of_worker(worker) if worker is not None else None,
             "before": facts.BeforeFacts(facts.of_planned(target.planned)),
-            "step": facts.StepFacts(began),
+            "step": facts.StepFacts(began, target.name in self._canaries),
         }
 
 

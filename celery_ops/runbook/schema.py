@@ -353,7 +353,8 @@ class ProbeStep:
     current worker, that it runs one.
 
     A text may name several queues, separated by commas, and `configured` stands for the context's
-    own. `timeout` in seconds; None: the context's.
+    own. `timeout` in seconds; None: the context's. An `optional` one is left out where the context
+    has no probe.
     """
 
     id: str
@@ -361,6 +362,7 @@ class ProbeStep:
     timeout: Slot[float] | None
     when: Condition | None
     place: Place
+    optional: bool = False
 
 
 class QueueVerb(StrEnum):

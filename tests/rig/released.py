@@ -43,12 +43,11 @@ def novel(number, seconds=0.0):
     counts.hincrby("end", number, 1)
 """
 FAILING = """
-from celery.signals import task_prerun
-
-@task_prerun.connect
-def fail(task=None, **_):
-    if task.name == "rig.work":
+class Bad:
+    def __getattr__(self, name):
         raise ValueError("a bad release")
+
+counts = Bad()
 """
 TASKS = (*("sh", "-c", r'sed -n "s/.*name=\"\(rig[.a-z_]*\)\".*/\1/p" "$1/rigapp.py"', "tasks"),)
 """Prints the names of the tasks in a release's directory."""
