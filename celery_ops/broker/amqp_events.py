@@ -51,7 +51,9 @@ async def heartbeats(address: AmqpAddress, names: AmqpNames) -> AsyncIterator[He
 
 
 @contextlib.asynccontextmanager
-async def follow(address: AmqpAddress, names: AmqpNames, task: str) -> AsyncIterator[FollowedTask]:
+async def follow(
+    address: AmqpAddress, names: AmqpNames, task: str | None
+) -> AsyncIterator[FollowedTask]:
     """As the port says: the queue is bound, and this confirmed, before it is entered.
 
     Where no worker has ever announced anything, nothing is heard.
@@ -63,7 +65,7 @@ async def follow(address: AmqpAddress, names: AmqpNames, task: str) -> AsyncIter
 class FollowedTask:
     """Implements `ports.Followed` by a queue of all task events."""
 
-    def __init__(self, inbox: _Inbox, task: str) -> None:
+    def __init__(self, inbox: _Inbox, task: str | None) -> None:
         self._inbox = inbox
         self._task = task
 

@@ -248,7 +248,7 @@ class NoBroker:
         del message
         return None
 
-    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+    def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
         del task
         raise BrokerUnreachable(_NO_BROKER)
 

@@ -265,17 +265,17 @@ def task_headers(message: TaskMessage) -> dict[str, object]:
     }
 
 
-def read_task_events(raw: bytes, task: str) -> tuple[TaskNews, ...]:
-    """What a message of events tells of the task with that id; of thousands, hardly any does."""
+def read_task_events(raw: bytes, task: str | None) -> tuple[TaskNews, ...]:
+    """What a message of events tells of the task with that id, or of every task (None)."""
     envelope = _json_object(raw)
     if envelope is None:
         return ()
     return task_news_of(str(envelope.get("content-type")), _body(envelope) or b"", task)
 
 
-def task_news_of(content_type: str, body: bytes, task: str) -> tuple[TaskNews, ...]:
-    """The same of a message's body."""
-    if content_type != "application/json" or task.encode() not in body:
+def task_news_of(content_type: str, body: bytes, task: str | None) -> tuple[TaskNews, ...]:
+    """The same of a message's body; of thousands, hardly any is about one task."""
+    if content_type != "application/json" or (task is not None and task.encode() not in body):
         return ()
     try:
         events = json.loads(body)
@@ -367,8 +367,8 @@ def _node_of_pickle(body: bytes | None) -> str:
     return ""
 
 
-def _task_news(event: object, task: str) -> TaskNews | None:
-    if not isinstance(event, dict) or event.get("uuid") != task:
+def _task_news(event: object, task: str | None) -> TaskNews | None:
+    if not isinstance(event, dict) or (task is not None and event.get("uuid") != task):
         return None
     state, worker = _STATES.get(str(event.get("type"))), event.get("hostname")
     if state is None:

@@ -161,7 +161,7 @@ class RabbitBroker:
         del message
         return None
 
-    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+    def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
         return amqp_events.follow(self._address, self._names, task)
 
     async def order(

@@ -150,7 +150,7 @@ class RedisBroker:
     async def ahead_of(self, message: TaskMessage) -> int | None:
         return await self._tasks.ahead_of(message)
 
-    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
+    def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
         return self._tasks.follow(task)
 
     async def taken(self) -> tuple[TakenRecord, ...]:

@@ -51,7 +51,7 @@ class Tasks:
         return int(length) - int(at) - 1
 
     @asynccontextmanager
-    async def follow(self, task: str) -> AsyncIterator[FollowedTask]:
+    async def follow(self, task: str | None) -> AsyncIterator[FollowedTask]:
         """As the port says: subscribed to, and confirmed, before it is entered."""
         async with self._wire.connection() as connection:
             await connection.send_command(*self._names.task_events)
@@ -62,7 +62,7 @@ class Tasks:
 class FollowedTask:
     """Implements `ports.Followed` by a subscription to all task events."""
 
-    def __init__(self, connection: AbstractConnection, task: str) -> None:
+    def __init__(self, connection: AbstractConnection, task: str | None) -> None:
         self._connection = connection
         self._task = task
 

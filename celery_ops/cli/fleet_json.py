@@ -121,6 +121,32 @@ def host(one: Host, now: datetime) -> Json:
     }
 
 
+def releases(snapshot: FleetSnapshot) -> Json:
+    """What `releases --json` prints: of each host the release that services are started with, the
+    one before, all there are from old to new, and what its workers run; null is not known.
+    """
+    return {**_head(snapshot), "hosts": [_releases_of(one, snapshot) for one in snapshot.hosts]}
+
+
+def _releases_of(host: Host, snapshot: FleetSnapshot) -> Json:
+    found = None if host.releases is None else host.releases.value
+    known = None if found is None else found.known
+    why = host.error or host.releases_unread
+    return {
+        "name": host.name,
+        "current": found.current if found else None,
+        "previous": found.previous if found else None,
+        "known": None if known is None else list(known),
+        "age": None if host.releases is None else round(host.releases.age(snapshot.at), 3),
+        "error": None if why is None else masked(why),
+        "workers": {
+            worker.name: worker.release
+            for worker in snapshot.workers
+            if worker.service is not None and worker.service.ref.host == host.name
+        },
+    }
+
+
 def host_service(one: Service, runs: Worker | None, now: datetime) -> Json:
     """A service with what its host tells of it. `worker` is whom its process was found to be, by
     its pid, `expected` whom the configuration says; `memory` (bytes) and `cpu` (cores) are of all
@@ -140,6 +166,7 @@ def host_service(one: Service, runs: Worker | None, now: datetime) -> Json:
         "pid": status.pid if status else None,
         "started_at": moment(status.started_at if status else None),
         "restarts": status.restarts if status else None,
+        "release": None if one.release is None else one.release.value,
         "processes": usage.processes if usage else None,
         "memory": usage.memory if usage else None,
         "cpu": None if usage is None or usage.cores is None else round(usage.cores, 3),
@@ -168,6 +195,7 @@ def worker(one: Worker, now: datetime) -> Json:
         "queues": None if one.queues is None else list(one.queues),
         "processed": processed,
         "version": heartbeat.value.version if heartbeat else None,
+        "release": one.release,
         "service": None if one.service is None else service(one.service),
         "taken": None if one.taken is None else taken(one.taken),
         "mine": one.mine,

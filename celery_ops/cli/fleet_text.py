@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from celery_ops.cli import queues_text
 from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
-from celery_ops.config.units import as_share, as_size
+from celery_ops.config.units import as_share, as_size, counted
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
 from celery_ops.model import HostFacts, Level, ServiceState, WorkerState
 from celery_ops.tui.text import UNKNOWN, age, number, safe
@@ -31,6 +32,7 @@ _WORKERS = (
     Column("queues", gives=True),
     Column("service", gives=True, optional=True),
 )
+_RELEASE = Column("release")
 _QUEUES = (
     Column("queue", gives=True),
     Column("ready", right=True),
@@ -50,6 +52,14 @@ _HOSTS = (
     Column("pid", right=True, optional=True),
 )
 _UNANSWERED = "not every known worker answered in time"
+_RELEASES = (
+    Column("host", gives=True),
+    Column("current"),
+    Column("age", right=True),
+    Column("previous"),
+    Column("can be switched to", gives=True),
+    Column("workers run", gives=True),
+)
 _LEVELS = {Level.ERROR: "ERROR", Level.WARNING: "warning", Level.INFO: "note"}
 _WORST_FIRST = tuple(_LEVELS)
 _WELL = frozenset({WorkerState.ONLINE})
@@ -84,8 +94,44 @@ def hosts(snapshot: FleetSnapshot, width: int) -> list[str]:
             for service in snapshot.services
             if service.ref.host == host.name
         ]
-    lines = table(_HOSTS, rows, width) if rows else ["no hosts are configured"]
+    has_releases = any(host.releases is not None for host in snapshot.hosts)
+    columns: tuple[Column, ...] = (*_HOSTS, _RELEASE) if has_releases else _HOSTS
+    rows = [row[: len(columns)] for row in rows]
+    lines = table(columns, rows, width) if rows else ["no hosts are configured"]
     return _joined([_head(snapshot), lines, _host_explanations(snapshot), _unmatched(snapshot)])
+
+
+def releases(snapshot: FleetSnapshot, width: int) -> list[str]:
+    """What each host would start its services with, what else it has, and what its workers run."""
+    rows, lines = [], []
+    for host in snapshot.hosts:
+        if host.releases is None:
+            why = host.error or host.releases_unread or "not configured (`release:` in the context)"
+            lines.append(safe(f"{host.name}: its releases are not known: {masked(why)}"))
+            continue
+        found = host.releases.value
+        rows.append(
+            (
+                host.name,
+                found.current or "none",
+                age(host.releases.age(snapshot.at)),
+                found.previous or UNKNOWN,
+                UNKNOWN if found.known is None else ", ".join(reversed(found.known)) or "nothing",
+                _run_on(host.name, snapshot),
+            )
+        )
+    shown = table(_RELEASES, rows, width) if rows else []
+    return _joined([_head(snapshot), shown, lines or ([] if rows else ["no hosts are configured"])])
+
+
+def _run_on(host: str, snapshot: FleetSnapshot) -> str:
+    """`v2 (3 workers), not known (1 worker)`."""
+    counts = Counter(
+        worker.release or "not known"
+        for worker in snapshot.workers
+        if worker.service is not None and worker.service.ref.host == host
+    )
+    return ", ".join(f"{name} ({counted(number, 'worker')})" for name, number in counts.items())
 
 
 def _head(snapshot: FleetSnapshot) -> list[str]:
@@ -129,6 +175,10 @@ def _worker_table(snapshot: FleetSnapshot, width: int) -> list[str]:
     if not snapshot.workers:
         return ["no workers were seen"]
     rows = [_worker_row(worker, snapshot) for worker in snapshot.workers]
+    if any(host.releases is not None for host in snapshot.hosts):
+        told = [(*row, one.release or UNKNOWN)
+                for row, one in zip(rows, snapshot.workers, strict=True)]  # fmt: skip
+        return table((*_WORKERS, _RELEASE), told, width)
     return table(_WORKERS, rows, width)
 
 
@@ -175,6 +225,7 @@ def _host_row(host: Host, now: datetime) -> tuple[str, ...]:
         UNKNOWN if disk is None else f"{disk.mount} {as_share(disk.fullness)}",
         "",
         "",
+        "" if host.releases is None else host.releases.value.current or "none",
     )
 
 
@@ -198,6 +249,7 @@ def _service_row(service: Service, worker: Worker | None, now: datetime) -> tupl
         "",
         number(status.restarts if status is not None else None),
         UNKNOWN if status is None or status.pid is None else str(status.pid),
+        UNKNOWN if service.release is None else service.release.value,
     )
 
 
@@ -210,6 +262,8 @@ def _host_explanations(snapshot: FleetSnapshot) -> list[str]:
             lines.append(f"{host.name} has not answered{_since(host.silent_since)}")
         if host.unread is not None:
             lines.append(f"{host.name} does not tell how it is doing: {masked(host.unread)}")
+        if host.releases_unread is not None and host.error is None:
+            lines.append(f"{host.name} does not tell its releases: {masked(host.releases_unread)}")
     lost = {host.name for host in snapshot.hosts if host.error is not None}
     for service in snapshot.services:
         if service.error is not None and service.ref.host not in lost:

@@ -43,6 +43,7 @@ _COMMANDS: Mapping[str, _Command] = {
     "workers": _Command("status:workers", "The workers."),
     "queues": _Command("status:queues", "The queues."),
     "hosts": _Command("status:hosts", "The hosts, and the services on them."),
+    "releases": _Command("status:releases", "The releases of each host, and what workers run."),
     "runbook": _Command("runbook:runbook", "Plan and run a runbook, or check its file."),
     "runbooks": _Command("runbook:runbooks", "The runbooks there are, and where each comes from."),
     "runs": _Command("runs:runs", "The runs there were; show, follow and steer one."),

@@ -1,4 +1,4 @@
-"""`status`, `workers`, `queues` and `hosts`: what is there, once or again and again.
+"""`status`, `workers`, `queues`, `hosts`, `releases`: what is there, once or again and again.
 
 Changes nothing.
 """
@@ -46,6 +46,8 @@ _WORKERS = _View(fleet_json.workers, fleet_text.workers)
 _QUEUES = _View(fleet_json.queues, fleet_text.queues)
 _HOSTS = _View(fleet_json.hosts, fleet_text.hosts, HOSTS_PATIENCE)
 
+_RELEASES = _View(fleet_json.releases, fleet_text.releases, HOSTS_PATIENCE)
+
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _watch = click.option("--watch", is_flag=True, help="Again and again; JSON: a document a line.")
 
@@ -90,6 +92,15 @@ def hosts(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
     One look cannot tell how much CPU a service uses: --watch does.
     """
     _show(ctx, _HOSTS, as_json=as_json, watch=watch)
+
+
+@click.command()
+@_json
+@_watch
+@click.pass_context
+def releases(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The releases of each host: the current one, what can be switched to, what its workers run."""
+    _show(ctx, _RELEASES, as_json=as_json, watch=watch)
 
 
 def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> None:

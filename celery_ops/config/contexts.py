@@ -67,19 +67,27 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True)
 class SymlinkRelease:
-    """A release is a directory below `releases`; `current` is the link to the one in use."""
+    """A release is a directory below `releases`; `current` is the link to the one in use.
+
+    `tasks` prints the names of a release's tasks, one a word; its directory is the last word. None:
+    the release is asked itself, by its interpreter.
+    """
 
     current: str
     releases: str
+    tasks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRelease:
-    """A release is whatever these argvs say it is; the release's name is added as the last word."""
+    """A release is whatever these argvs say it is; the release's name is added as the last word to
+    `activate`, `exists` and `tasks`. `releases` prints all, from old to new.
+    """
 
     current: tuple[str, ...]
     activate: tuple[str, ...]
     exists: tuple[str, ...] | None = None
+    releases: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
 
 
@@ -348,13 +356,16 @@ def _release(values: Values | None) -> Release | None:
     image = values.get(layout.IMAGE)
     if symlink is not None:
         return SymlinkRelease(
-            symlink.get_or(layout.CURRENT_LINK, ""), symlink.get_or(layout.RELEASES, "")
+            symlink.get_or(layout.CURRENT_LINK, ""),
+            symlink.get_or(layout.RELEASES, ""),
+            symlink.get(layout.TASKS_OF),
         )
     if commands is not None:
         return CommandRelease(
             current=commands.get_or(layout.CURRENT, ()),
             activate=commands.get_or(layout.ACTIVATE, ()),
             exists=commands.get(layout.EXISTS),
+            releases=commands.get(layout.LISTED),
             tasks=commands.get(layout.TASKS),
         )
     return None if image is None else ImageRelease(image)

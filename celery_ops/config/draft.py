@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SCHEMA_FILE = "celery-ops.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9/_.](?:[A-Za-z0-9/_.@+-]|:(?=[A-Za-z0-9/_.@+-]))*")
-_WORDS = {"null", "true", "false"}
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off"}
+"""What is no string to others: to YAML 1.2, and to the readers of 1.1 that are still everywhere."""
 _SECRET = re.compile(r"passw|pwd|secret|token|credential", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][0-9]+)?")
 _MANY = 5

@@ -90,15 +90,21 @@ SERVICES = Key(
 
 CURRENT_LINK = Key("current", Text(), "The link to the release in use", required=True)
 RELEASES = Key("releases", Text(), "The directory with one directory a release", required=True)
+TASKS_OF = Key("tasks", ARGV, "Prints the task names of the release in the directory that is added")
 SYMLINK = Key(
-    "symlink", Record((CURRENT_LINK, RELEASES)), "Releases are directories, one is linked"
+    "symlink",
+    Record((CURRENT_LINK, RELEASES, TASKS_OF)),
+    "Releases are directories, one is linked",
 )
 CURRENT = Key("current", ARGV, "Prints the release in use", required=True)
 ACTIVATE = Key("activate", ARGV, "Switches to the release named by its last word", required=True)
 EXISTS = Key("exists", ARGV, "Exits 0 if the release named by its last word is there")
+LISTED = Key("releases", ARGV, "Prints the releases there are, one a line, from old to new")
 TASKS = Key("tasks", ARGV, "Prints the task names of the release named by its last word")
 RELEASE_COMMANDS = Key(
-    "commands", Record((CURRENT, ACTIVATE, EXISTS, TASKS)), "Releases are what these commands say"
+    "commands",
+    Record((CURRENT, ACTIVATE, EXISTS, LISTED, TASKS)),
+    "Releases are what these commands say",
 )
 IMAGE = Key("image", Text(), "Releases are tags of this container image")
 RELEASE = Key(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from celery_ops.model import HostReleases
     from celery_ops.ports import HostReading, ProcessTree
 
 LATE_AFTER = 3.0
@@ -99,6 +100,16 @@ class Machines:
         machine.is_tried = True
         unread = None if isinstance(error, HostUnreachable) else told(error)
         machine.host = replace(machine.host, unread=unread)
+
+    def read_releases(self, name: str, reading: Reading[HostReleases]) -> None:
+        """Take note of the releases it has."""
+        machine = self._machine(name)
+        machine.host = replace(machine.host, releases=reading, releases_unread=None)
+
+    def releases_not_read(self, name: str, error: OpsError) -> None:
+        """They could not be read."""
+        machine = self._machine(name)
+        machine.host = replace(machine.host, releases_unread=told(error))
 
     def _machine(self, name: str) -> _Machine:
         return self._machines.setdefault(name, _Machine(Host(name, name)))

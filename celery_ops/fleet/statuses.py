@@ -10,13 +10,14 @@ background until its deadline, and its answer is picked up when it comes.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.config.contexts import LOCAL
 from celery_ops.errors import CommandFailed, OpsError
 from celery_ops.fleet.machines import Machines, told
+from celery_ops.fleet.releases import ReleaseMemory
 from celery_ops.fleet.restarts import RestartMemory
 from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
 
@@ -33,6 +34,8 @@ POLL_INTERVAL = 2.0
 """Seconds between two routine polls of the same supervisor."""
 FACTS_INTERVAL = 5.0
 """Seconds between two readings of a host's facts."""
+RELEASES_INTERVAL = 1.0
+"""Seconds between two questions which release a service runs that has just begun."""
 ROUTINE_PATIENCE = 0.2
 """Seconds a routine refresh waits for supervisors; later answers belong to the next one."""
 
@@ -65,11 +68,13 @@ class Statuses:
         self._hosts = hosts
         self._clock = clock
         self._restarts = RestartMemory()
+        self._releases = ReleaseMemory()
         self._polls: dict[_Group, _Poll] = {}
         self._polled_at: dict[_Group, float] = {}
         self._looks: dict[str, asyncio.Task[None]] = {}
         """At hosts, for their facts."""
         self._looked_at: dict[str, float] = {}
+        self._releases_at: dict[str, float] = {}
         self._arguments: dict[_Life, tuple[str, ...]] = {}
 
     @property
@@ -85,6 +90,8 @@ class Statuses:
             self.services.setdefault(ref, Service(ref, None))
         groups = _grouped(refs)
         await asyncio.gather(*(self._poll(group, members) for group, members in groups.items()))
+        hosts = {host for host, _, _ in groups if self._is_release_due(host)}
+        await asyncio.gather(*map(self._try_releases, hosts))
 
     async def refresh(self, patience: float) -> None:
         """Ask about all whose reading is due, and wait for those answers `patience` seconds at
@@ -136,6 +143,20 @@ class Statuses:
             return False
         looked_at = self._looked_at.get(name)
         return looked_at is None or self._clock.monotonic() - looked_at >= FACTS_INTERVAL
+
+    def _is_release_due(self, name: str) -> bool:
+        """Whether a service began there of which it is not known yet what it runs."""
+        asked_at = self._releases_at.get(name)
+        is_early = asked_at is not None and self._clock.monotonic() - asked_at < RELEASES_INTERVAL
+        return (
+            self._hosts.releases is not None
+            and not is_early
+            and any(
+                service.release is None and service.status is not None and service.status.value.pid
+                for ref, service in self.services.items()
+                if ref.host == name
+            )
+        )
 
     def _begin(self, group: _Group, members: tuple[ServiceRef, ...]) -> _Poll:
         poll = _Poll(members, asyncio.ensure_future(self._poll(group, members)))
@@ -208,14 +229,9 @@ class Statuses:
             await asyncio.wait(polls)
         if self._machines.is_lost(host) and any(ref.host == host for ref in self.services):
             return
-        pids = {
-            service.status.value.pid
-            for ref, service in self.services.items()
-            if ref.host == host and service.status is not None
-        }
         with self._asking(host) as asked_at:
             try:
-                reading = await self._hosts.facts(host, {pid for pid in pids if pid is not None})
+                reading = await self._hosts.facts(host, self._pids(host))
             except CommandFailed as error:
                 self._machines.answered(host, asked_at, self._clock.now())
                 self._machines.not_read(host, error)
@@ -231,6 +247,50 @@ class Statuses:
             status = service.status
             if ref.host == host and status is not None and status.value.pid is not None:
                 self.services[ref] = replace(service, usage=usages.get(status.value.pid))
+        await self._try_releases(host)
+
+    async def _try_releases(self, host: str) -> None:
+        with suppress(OpsError):  # told with the host
+            await self.read_releases(host)
+
+    async def read_releases(self, host: str) -> str | None:
+        """Which releases it has, and which ones its services run; the one that is current.
+
+        None where it is not configured how they are kept. Raise CommandFailed or HostUnreachable.
+        """
+        layout = self._hosts.releases
+        if layout is None:
+            return None
+        self._releases_at[host] = self._clock.monotonic()
+        with self._asking(host) as asked_at:
+            try:
+                completed = await self._hosts.shell(host).run(
+                    layout.look(self._pids(host)), timeout=POLL_DEADLINE
+                )
+                self._machines.answered(host, asked_at, self._clock.now())
+                reading = layout.read(completed)
+            except OpsError as error:
+                self._machines.failed(host, asked_at, error)
+                self._machines.releases_not_read(host, error)
+                raise
+        at = self._clock.now()
+        runs = self._releases.note(host, reading)
+        self._machines.read_releases(host, Reading(reading.host, at))
+        for ref, service in self.services.items():
+            pid = service.status.value.pid if service.status is not None else None
+            if ref.host == host and pid in reading.started:
+                release = Reading(runs[pid], at) if pid in runs else None
+                self.services[ref] = replace(service, release=release)
+        return reading.host.current
+
+    def _pids(self, host: str) -> set[int]:
+        """Of the services of a host that run."""
+        return {
+            service.status.value.pid
+            for ref, service in self.services.items()
+            if ref.host == host and service.status is not None
+            if service.status.value.pid is not None
+        }
 
     @contextmanager
     def _asking(self, host: str) -> Iterator[datetime]:
@@ -248,11 +308,19 @@ class Statuses:
             return
         if status is None:
             says = "its supervisor did not mention it"
-            self.services[ref] = Service(ref, before.status, says, restarted=before.restarted)
+            self.services[ref] = Service(
+                ref, before.status, says, restarted=before.restarted, release=before.release
+            )
             return
         usage = before.usage if before.usage and before.usage.value.pid == status.pid else None
-        restarted = self._restarts.note(ref, status, at)
-        self.services[ref] = Service(ref, Reading(status, at), usage=usage, restarted=restarted)
+        life = None if before.status is None else _life(ref, before.status.value)
+        self.services[ref] = Service(
+            ref,
+            Reading(status, at),
+            usage=usage,
+            restarted=self._restarts.note(ref, status, at),
+            release=before.release if life == _life(ref, status) else None,
+        )
 
     def _fail(
         self, host: str, refs: Iterable[ServiceRef], error: OpsError, asked_at: datetime

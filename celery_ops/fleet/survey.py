@@ -126,6 +126,13 @@ class Surveyor:
             snapshot = await self.refresh(questions=questions or _FOR_A_PROOF, timeout=timeout)
         return snapshot
 
+    async def current_release(self, host: str) -> str | None:
+        """The release that a host's services are started with now; the next snapshot knows it too.
+
+        Raise CommandFailed or HostUnreachable.
+        """
+        return await self._statuses.read_releases(host)
+
     def lost(self, error: BrokerUnreachable) -> FleetSnapshot:
         """The last known fleet while its broker cannot be read: everything in it ages, visibly."""
         self._lost_at = self._lost_at or self._clock.now()

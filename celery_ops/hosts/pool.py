@@ -10,6 +10,7 @@ from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import facts, listing, owners, processes, rights
 from celery_ops.hosts.local import LocalShell
+from celery_ops.hosts.releases import layout_of
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.hosts.supervisord import Listed
     from celery_ops.model import Discovered, Rights, ServiceRef
-    from celery_ops.ports import HostReading, Shell, Supervisor
+    from celery_ops.ports import HostReading, ReleaseLayout, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
 FACTS_TIMEOUT = 10.0
@@ -67,6 +68,11 @@ class HostPool:
             known = ", ".join(sorted(self._supervisors))
             raise CommandFailed(f"This version does not speak to {kind}, only to {known}.")
         return self._supervisors[kind]
+
+    @property
+    def releases(self) -> ReleaseLayout | None:
+        """How the hosts keep releases; None where that is not configured."""
+        return layout_of(self._context)
 
     async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """Command lines of processes; a pid that is gone, or is the kernel's, is left out.

@@ -11,6 +11,7 @@ from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
+from celery_ops.model.releases import HostReleases
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import (
     SeenTask,
@@ -52,6 +53,7 @@ __all__ = [
     "Holder",
     "Host",
     "HostFacts",
+    "HostReleases",
     "IdleService",
     "Incarnation",
     "Level",

@@ -11,6 +11,7 @@ from celery_ops.model.told import Reading
 
 if TYPE_CHECKING:
     from celery_ops.model.machine import HostFacts, Restarts, Retry, Usage
+    from celery_ops.model.releases import HostReleases
 
 
 class ServiceState(StrEnum):
@@ -100,6 +101,8 @@ class Service:
     """Of the process that `status` names; None where its host did not tell."""
     restarted: Restarts | None = None
     """Within the last minutes, as far as somebody watched."""
+    release: Reading[str] | None = None
+    """What the process that `status` names runs; None: not known."""
 
     @property
     def state(self) -> ServiceState:
@@ -124,6 +127,9 @@ class Host:
     silent_since: datetime | None = None
     facts: Reading[HostFacts] | None = None
     unread: str | None = None
+    releases: Reading[HostReleases] | None = None
+    """None: not configured, or never read; `releases_unread` says why."""
+    releases_unread: str | None = None
 
     @property
     def reachable(self) -> bool | None:

@@ -89,6 +89,13 @@ class Worker:
         return tuple(queue.name for queue in self.consuming.value)
 
     @property
+    def release(self) -> str | None:
+        """What its process runs, as its host tells; None: not known."""
+        if self.service is None or self.service.release is None:
+            return None
+        return self.service.release.value
+
+    @property
     def answers(self) -> bool:
         """Alive and addressable: directed control messages will be read."""
         return self.state in {

@@ -36,6 +36,7 @@ from celery_ops.ports.messages import (
     Transfer,
     Transferred,
 )
+from celery_ops.ports.releases import ReleaseLayout, ReleasesReading
 
 __all__ = [
     "AddConsumer",
@@ -59,6 +60,8 @@ __all__ = [
     "Question",
     "QueueReading",
     "QueuesReading",
+    "ReleaseLayout",
+    "ReleasesReading",
     "Reply",
     "Results",
     "Round",

@@ -126,7 +126,7 @@ class QueuesReading:
 
 
 class Followed(Protocol):
-    """One task, from now on, by what workers announce of it (if their task events are on)."""
+    """Tasks, from now on, by what workers announce of them (if their task events are on)."""
 
     async def news(self, timeout: float) -> tuple[TaskNews, ...]:
         """What came since the last call, as soon as anything did; nothing after that many s."""

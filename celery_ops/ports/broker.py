@@ -85,8 +85,10 @@ class Broker(Protocol):
         """How many messages are served before it; None if it was not found in its queue."""
         ...
 
-    def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:
-        """What is announced of the task with that id, from the moment it is entered."""
+    def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
+        """What is announced of the task with that id, or of every task (None), from the moment it
+        is entered.
+        """
         ...
 
     async def taken(self) -> tuple[TakenRecord, ...]: ...

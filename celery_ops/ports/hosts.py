@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from celery_ops.errors import CommandFailed, StreamFailed
     from celery_ops.model import HostFacts, ServiceRef, ServiceStatus
+    from celery_ops.ports.releases import ReleaseLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class Hosts(Protocol):
 
         Raise HostUnreachable, CommandFailed or UsageError.
         """
+        ...
+
+    @property
+    def releases(self) -> ReleaseLayout | None:
+        """How they keep releases; None where that is not configured."""
         ...
 
     async def close(self) -> None: ...

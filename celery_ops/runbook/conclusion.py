@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost, OpsError
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
+from celery_ops.runbook.activating import switch
 from celery_ops.runbook.beats import left_stopped
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import STEP, Cleanup
@@ -23,7 +24,14 @@ from celery_ops.runbook.queue_plans import left_paused
 from celery_ops.runbook.recall import UNDO, Recall
 from celery_ops.runbook.report import again, cause, causes, paused
 from celery_ops.runbook.scaling import scale_back
-from celery_ops.runbook.schema import CheckStep, NotifyStep, QueueStep, WorkerStep, WorkerVerb
+from celery_ops.runbook.schema import (
+    CheckStep,
+    NotifyStep,
+    OnTimeout,
+    QueueStep,
+    WorkerStep,
+    WorkerVerb,
+)
 from celery_ops.runbook.undo import Irreversible, Reversal, reversals
 
 if TYPE_CHECKING:
@@ -181,6 +189,9 @@ class Conclusion:
         if one.messages:
             await self._messages_back(one)
             return
+        if one.release:
+            await self._release_back(step, one)
+            return
         if target is None:
             raise StepFailed(f"{one.target} is none of the run's targets")
         if one.processes is not None:
@@ -192,6 +203,37 @@ class Conclusion:
         for step in self._runbook.steps:
             if isinstance(step, QueueStep) and step.id == one.step:
                 self.gave_back += await take_back(self._stage, step)
+
+    async def _release_back(self, step: str, one: Reversal) -> None:
+        """And a worker that runs another one by now is restarted. Raise StepFailed."""
+        stage, target = self._stage, self._stage.targets.get(one.target)
+        stage.effects.intend(
+            step, one.target, f"make {one.release} the current release of {one.host} again",
+            expect="it is the one that services are started with", undo=None, verb="undo",
+        )  # fmt: skip
+        await switch(
+            stage, step, one.target, one.host, one.release, expect=None, timeout=UNDO_TIMEOUT
+        )
+        if target is None or target.owed:
+            return
+        snapshot = await stage.look()
+        worker = snapshot.worker(target.name)
+        if worker is None or worker.release == one.release:
+            return
+        stage.refresh_target(f"{step} restart", target, WorkerVerb.RESTART, snapshot)
+        kept, target.failed = target.failed, ""
+        if worker.answers:
+            order = Order(f"{step} drain", WorkerVerb.DRAIN, UNDO_TIMEOUT, OnTimeout.PROCEED)
+            await stage.verbs.perform(order, [target])
+        if not target.failed:
+            await stage.verbs.perform(
+                Order(f"{step} restart", WorkerVerb.RESTART, UNDO_TIMEOUT), [target]
+            )
+        if target.owed:
+            await stage.verbs.put_right(STEP, target)
+        failed, target.failed = target.failed, kept
+        if failed and failed != kept:
+            raise StepFailed(failed)
 
     async def _stop_again(self, step: str, target: Target) -> None:
         """Drained first, for it may have begun tasks since. Raise StepFailed."""

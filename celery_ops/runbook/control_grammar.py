@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 
 from celery_ops.config.document import Scalar, kind, shown
+from celery_ops.config.units import Count
 from celery_ops.runbook.dangers import control_danger
-from celery_ops.runbook.schema import Argument, ControlStep, CurrentWorker, ScaleStep, Slot
+from celery_ops.runbook.schema import (
+    Argument,
+    Constant,
+    ControlStep,
+    CurrentWorker,
+    ScaleStep,
+    Slot,
+    WatchStep,
+)
 from celery_ops.runbook.steps import Spot, StepReader, Where
 
 WORKER = "worker"
+MAX_FAILURES = Count(5, percent=True)
 _METHOD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NEVER_SENT = {"hello": "it merges what others have revoked into whoever answers"}
 
@@ -27,6 +37,24 @@ def read_scale(steps: StepReader, spot: Spot) -> ScaleStep | None:
     if target is None:
         return None
     return ScaleStep(spot.id, target, goal, change, timeout, when, spot.place)
+
+
+def read_watch(steps: StepReader, spot: Spot) -> WatchStep | None:
+    """`watch: worker`: how its tasks end, for so long, and how many may fail."""
+    target, values = worker_target(steps, spot), steps.values
+    lasts, most = spot.keys.get("for"), spot.keys.get("max_failures")
+    if target is None or lasts is None:
+        return None
+    return WatchStep(
+        id=spot.id,
+        target=target,
+        lasts=values.duration(lasts, f"for of {spot.what}"),
+        max_failures=Constant(MAX_FAILURES)
+        if most is None
+        else values.count(most, f"max_failures of {spot.what}"),
+        when=steps.when(spot),
+        place=spot.place,
+    )
 
 
 def read_control(steps: StepReader, spot: Spot) -> ControlStep | None:

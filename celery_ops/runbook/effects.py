@@ -217,6 +217,20 @@ class Effects:
         completed = await shell.run(action.command, timeout=HOST_TIMEOUT)
         self._hosts.supervisor(action.service.supervisor).read_effect(action.service, completed)
 
+    async def activate(self, host: str, release: str, expect: str | None, timeout: float) -> None:
+        """Have a host switch its release. Raise CommandFailed or HostUnreachable."""
+        layout = self._hosts.releases
+        if layout is None:
+            raise CommandFailed("How releases are kept is not configured.")
+        await self._fenced(self._still_ours)
+        self.made += 1
+        try:
+            command = layout.activate(release, expect=expect)
+            shell = self._hosts.shell(host)
+        except UsageError as error:
+            raise CommandFailed(error.says, fix=error.fix) from error
+        layout.read_activated(release, await shell.run(command, timeout=timeout))
+
     async def run(self, host: str, command: Command, timeout: float) -> Outcome:
         """Run a command of the runbook's; done if it ended with 0, and the last of what it said: of
         one that failed, how it ended comes first, in a line of its own.

@@ -23,7 +23,8 @@ from celery_ops.errors import (
     RecordUnreadable,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, coming, conclusion, controls
+from celery_ops.runbook import beats, conclusion, controls, probes
+from celery_ops.runbook.activating import activate_on
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
@@ -65,11 +66,13 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
 from celery_ops.runbook.watch import Watch
+from celery_ops.runbook.watching import watch_workers
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
 if TYPE_CHECKING:
@@ -310,6 +313,8 @@ class Executor:
                 await self._control(step, planned)
             case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
                 self._came_to.append(await self._of_messages(step))
+            case WatchStep():
+                self._came_to.append(await watch_workers(self._stage, step, planned.targets))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():
@@ -322,7 +327,8 @@ class Executor:
         """What a step without targets came to."""
         match step:
             case ProbeStep():
-                return await Probing(self._stage, step).of_queues()
+                is_there = not step.optional or self._plan.where.probe is not None
+                return await Probing(self._stage, step).of_queues() if is_there else probes.LEFT_OUT
             case RestoreStep():
                 return await Restoring(self._stage, step).go()
             case RevokeStep():
@@ -336,13 +342,13 @@ class Executor:
             case QueueStep():
                 return await Moving(self._stage, step, self._runbook.params).go()
             case ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
+                return await activate_on(self._stage, step)
 
     async def _applies(self, step: Step) -> bool:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one
         that was left out stays so, whatever holds when the run is taken up again.
         """
-        if isinstance(step, Roll | ConfirmStep | NotifyStep) or step.when is None:
+        if isinstance(step, ConfirmStep | NotifyStep) or step.when is None:
             return True
         if self._recall.knows(step.id):
             return not self._recall.was_left_out(step.id)
@@ -356,7 +362,7 @@ class Executor:
         """A step outside a roll: all of its targets at once, under the guard."""
         targets = [self._stage.targets[name] for name in planned.targets]
         if step.verb.takes_capacity:
-            keep = self._stage.keep_available()
+            keep = self._stage.keep_available(step)
             snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
         else:
             snapshot = await self._stage.look()

@@ -41,6 +41,7 @@ class WorkerFacts:
     processes: int | None
     pool: str | None
     version: str | None
+    release: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,12 @@ class TargetsFacts:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """`step.…`: the steps of the current target began at this moment."""
+    """`step.…`: the steps of the current target began at this moment, and whether they are those of
+    the first batch of a roll that has a canary.
+    """
 
     started_at: datetime
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         processes=processes_of(worker),
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
+        release=worker.release,
     )
 
 
@@ -152,6 +157,7 @@ def of_planned(target: PlannedWorker) -> WorkerFacts:
         processes=target.processes,
         pool=None,
         version=None,
+        release=target.release,
     )
 
 

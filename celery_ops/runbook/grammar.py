@@ -14,6 +14,7 @@ from celery_ops.runbook.control_grammar import (
     WORKER,
     read_control,
     read_scale,
+    read_watch,
     takes_worker,
     worker_target,
 )
@@ -93,7 +94,17 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         when=steps.when(spot),
         place=spot.place,
         retries=steps.retries(spot),
+        keep_available=_keep_available(steps, spot),
     )
+
+
+def _keep_available(steps: StepReader, spot: Spot) -> Slot[Count] | None:
+    node = spot.keys.get("keep_available")
+    if node is None:
+        return None
+    if spot.where is Where.ROLL:
+        steps.wrong(node.place, "inside a roll the guard is the roll's own `keep_available`")
+    return steps.values.count(node, f"keep_available of {spot.what}")
 
 
 def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
@@ -280,7 +291,7 @@ def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | QueueStep | No
 
 
 def _read_activate(steps: StepReader, spot: Spot) -> ActivateStep | None:
-    release = steps.values.plain_text(spot.value, f"the release of {spot.what}")
+    release = steps.values.release(spot.value, f"the release of {spot.what}")
     on = _host(steps, spot)
     if on is None:
         return None
@@ -316,6 +327,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         steps=inner,
         verify=verify,
         place=spot.place,
+        when=steps.when(spot),
     )
 
 
@@ -370,20 +382,20 @@ _STEPS = frozenset({Where.STEPS})
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _RETRIES = ("retries", "retry_pause")
-_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
+_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "keep_available"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         _read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when", "queue"),
+        ("timeout", "on_timeout", "when", "queue", "keep_available"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
     "stop": _WORKER_VERB,
     "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
-    "restart": _STARTING_VERB,
+    "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
         _read_wait,
         _ANYWHERE,
@@ -400,7 +412,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "scale": Verb(read_scale, _ANYWHERE, ("to", "by", "timeout", "when")),
     "control": Verb(read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
-    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "when")),
+    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "optional", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore,
@@ -420,6 +432,12 @@ VERBS: Mapping[str, Verb] = {
         {"to": "the queue that the messages go to"},
     ),
     "purge": Verb(read_queue_step, _STEPS, ("filter", "file", "when")),
+    "watch": Verb(
+        read_watch,
+        _ANYWHERE,
+        ("for", "max_failures", "when"),
+        {"for": "how long the tasks that end are counted"},
+    ),
     "activate": Verb(_read_activate, _ANYWHERE, ("on", "timeout", "when")),
     "roll": Verb(
         _read_roll,
@@ -435,6 +453,7 @@ VERBS: Mapping[str, Verb] = {
             "offline",
             "steps",
             "verify",
+            "when",
         ),
         {
             "steps": "what is done to each worker",

@@ -101,7 +101,7 @@ def _table(properties: Mapping[str, Schema], required: tuple[str, ...]) -> Schem
 _VERIFY = _table(
     {"that": _CONDITIONS, "hold": _DURATION, "timeout": _DURATION}, ("that", "timeout")
 )
-_OF_THE_TURN = frozenset({"drain", "resume", "stop", "start", "restart", "scale"})
+_OF_THE_TURN = frozenset({"drain", "resume", "stop", "start", "restart", "scale", "watch"})
 """Inside a roll they are done to the worker whose turn it is."""
 
 _VALUES: Mapping[str, Schema] = {
@@ -154,6 +154,9 @@ _KEYS: Mapping[str, Schema] = {
     "older_than": _DURATION,
     "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},
     "vouched": _WORD,
+    "for": _DURATION,
+    "optional": {"type": "boolean", "description": "left out where no probe is configured"},
+    "max_failures": {**_NUMBER, "description": "so many tasks may fail, or a share of all: 5%"},
     "order": _one_of(Order),
     "canary": _NUMBER,
     "batch": _NUMBER,

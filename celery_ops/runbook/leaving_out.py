@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.plan import PlannedStep
-from celery_ops.runbook.schema import ConfirmStep, NotifyStep, Roll
+from celery_ops.runbook.schema import ConfirmStep, NotifyStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,12 +19,12 @@ _OTHERS = dict.fromkeys(("fleet", "targets"))
 
 def is_left_out(step: Step, params: Mapping[str, Value]) -> bool:
     """It will not be done, with these parameters."""
-    if isinstance(step, Roll | ConfirmStep | NotifyStep) or step.when is None:
+    if isinstance(step, ConfirmStep | NotifyStep) or step.when is None:
         return False
     return step.when.evaluate({**_OTHERS, "params": params}).truth is Truth.FAILS
 
 
 def left_out(step: Step) -> PlannedStep:
     """How it stands in a plan."""
-    when = None if isinstance(step, Roll | ConfirmStep | NotifyStep) else step.when
+    when = None if isinstance(step, ConfirmStep | NotifyStep) else step.when
     return PlannedStep(step.id, f"left out: {when.source if when else 'it'} does not hold")

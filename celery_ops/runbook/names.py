@@ -238,7 +238,7 @@ _KINDS: Mapping[type, Kind] = {
 
 def _of_param(declared: ParamType) -> Type:
     match declared:
-        case ParamType.WORKERS | ParamType.TEXT:
+        case ParamType.WORKERS | ParamType.TEXT | ParamType.RELEASE:
             return Type(Kind.TEXT)
         case ParamType.COUNT:
             return Type(Kind.COUNT)

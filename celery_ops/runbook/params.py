@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from celery_ops.config import units
 from celery_ops.config.document import Place, did_you_mean, shown
 from celery_ops.errors import UsageError
-from celery_ops.runbook.schema import Param, ParamType, Runbook, Value
+from celery_ops.model.releases import PREVIOUS, is_name
+from celery_ops.runbook.schema import Constant, Param, ParamType, Runbook, Value, WorkerStep
 from celery_ops.runbook.selectors import Selector
 from celery_ops.runbook.syntax import KEYWORDS
 
@@ -29,6 +30,7 @@ _EXAMPLES: Mapping[ParamType, str] = {
     ParamType.TEXT: "any text",
     ParamType.INTEGER: "3",
     ParamType.BOOLEAN: "true or false",
+    ParamType.RELEASE: "v42, or previous",
 }
 _EXPECTED_BY_THE_GUARD = {"keep_available": ParamType.COUNT, "allow_gap": ParamType.TEXT}
 
@@ -93,9 +95,14 @@ def parse_params(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Value]
     return values
 
 
-def keep_available(params: Mapping[str, Value]) -> units.Count:
-    """The guard of steps outside a roll: the parameter of that name, else one consumer."""
-    keep = params.get("keep_available")
+def keep_available(params: Mapping[str, Value], step: WorkerStep | None = None) -> units.Count:
+    """The guard of a step outside a roll: its own, else the parameter of that name, else one
+    consumer.
+    """
+    own = None if step is None else step.keep_available
+    if isinstance(own, Constant):
+        return own.value
+    keep = params.get("keep_available" if own is None else own.path[1])
     return keep if isinstance(keep, units.Count) else units.Count(1)
 
 
@@ -118,6 +125,10 @@ def value_of(declared: ParamType, text: str) -> Value:
             if text not in {"true", "false"}:
                 raise ValueError(f"neither true nor false: {shown(text)}")
             return text == "true"
+        case ParamType.RELEASE:
+            if text != PREVIOUS and not is_name(text):
+                raise ValueError(f"no name of a release: {shown(text)}")
+            return text
 
 
 def bounded_duration(text: str) -> float:

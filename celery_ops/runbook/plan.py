@@ -44,6 +44,8 @@ class PlannedWorker:
     """Queues that were taken from this life of it since they are paused: its next one consumes them
     by itself.
     """
+    release: str | None = None
+    """What it ran then; None: not known."""
 
     @property
     def is_beat(self) -> bool:
@@ -133,6 +135,18 @@ class PlannedMove:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedActivation:
+    """A release that a step makes the current one of a host; `before` is the one that was so when
+    the plan was made.
+    """
+
+    step: str
+    host: str
+    release: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """A question that must be answered before anything is changed. `typed`: the text to type."""
 
@@ -219,6 +233,8 @@ class Plan:
     """Workers that were meant and cannot be reached, with the reason: `offline: skip`."""
     moves: tuple[PlannedMove, ...] = ()
     """What steps about the messages of queues are meant for."""
+    activations: tuple[PlannedActivation, ...] = ()
+    """The releases that steps switch hosts to."""
 
     @property
     def message_count(self) -> int:

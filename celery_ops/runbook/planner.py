@@ -16,12 +16,12 @@ from celery_ops.model import Level
 from celery_ops.runbook import (
     actions,
     beats,
-    coming,
     facts,
     orphans,
     probes,
     queue_plans,
     revocation,
+    switching,
 )
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
@@ -39,6 +39,7 @@ from celery_ops.runbook.params import ALLOW_GAP, keep_available
 from celery_ops.runbook.plan import (
     Plan,
     PlannedAction,
+    PlannedActivation,
     PlannedBatch,
     PlannedStep,
     QueueCapacity,
@@ -65,6 +66,7 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
     WorkerVerb,
 )
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
     from celery_ops.runbook.scouting import Scouted
 
+_ON_WORKERS = Roll | WorkerStep | ControlStep | ScaleStep | WatchStep
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
 
@@ -144,6 +147,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         messages=tuple(draft.messages),
         tasks=tuple(draft.tasks),
         moves=draft.moves,
+        activations=tuple(draft.activations),
         left_out=draft.left_out,
         at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
@@ -166,6 +170,7 @@ class _Draft:
     tasks: list[PlannedTask] = field(default_factory=list)
     scope: dict[str, object] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    activations: dict[PlannedActivation, None] = field(default_factory=dict)
 
     def choose_targets(self) -> None:
         """Resolve every selector of the runbook, and fix what the guard is measured by."""
@@ -177,7 +182,7 @@ class _Draft:
                 for service in self.chosen_beats(step):
                     beat = plan_beat(service, self.snapshot)
                     self.targets[beat.name] = beat
-        if not self.targets and any(self.selects_workers(step) for step in self.steps):
+        if not self.targets and any(isinstance(step, _ON_WORKERS) for step in self.steps):
             why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
             self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
@@ -222,9 +227,9 @@ class _Draft:
                     absent = self.absence(step, worker)
                     self.left_out |= {} if absent is None else {worker.name: absent}
                 return [worker for worker in ordered if worker.name not in self.left_out]
-            case ControlStep(target=target) | ScaleStep(target=target) if not isinstance(
-                target, CurrentWorker
-            ):
+            case (
+                ControlStep(target=target) | ScaleStep(target=target) | WatchStep(target=target)
+            ) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 return in_order(chosen, Order.BY_NAME)
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
@@ -253,9 +258,6 @@ class _Draft:
         verdict = None if step.when is None else step.when.evaluate(self.scope_of(name))
         return verdict is None or verdict.truth is not Truth.FAILS
 
-    def selects_workers(self, step: Step) -> bool:
-        return isinstance(step, Roll | WorkerStep | ControlStep | ScaleStep)
-
     def check_preflight(self, step: CheckStep | DoctorStep) -> None:
         match step:
             case CheckStep():
@@ -283,7 +285,7 @@ class _Draft:
                 return self.plan_roll(step)
             case WorkerStep():
                 chosen = [worker.name for worker in self.selected(step)]
-                batches = self.guarded(chosen) if step.verb.takes_capacity else ()
+                batches = self.guarded(step, chosen) if step.verb.takes_capacity else ()
                 return PlannedStep(
                     id=step.id,
                     says=in_words(step, self.scope),
@@ -291,7 +293,7 @@ class _Draft:
                     batches=batches,
                     actions=self.actions(step, chosen),
                 )
-            case ControlStep() | ScaleStep():
+            case ControlStep() | ScaleStep() | WatchStep():
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
@@ -319,8 +321,7 @@ class _Draft:
                 self.hazards += orphans.reruns(messages, self.snapshot)
                 return one
             case ActivateStep():
-                self.refusals.append(coming.refusal(step))
-                return coming.planned(step, self.scope)
+                return self.switch(step, ()).planned
             case QueueStep():
                 made = self.request.scouted.get(step.id) or queue_plans.planned(
                     step, self.request.runbook, self.snapshot, self.scope
@@ -344,7 +345,7 @@ class _Draft:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""
         probe = self.request.where.probe
         if probe is None:
-            self.refusals.append(probes.UNCONFIGURED)
+            self.refusals += () if step.optional else (probes.UNCONFIGURED,)
             return
         says = probes.obstacles(step, probe, self.snapshot, self.scope)
         is_mended = changes_workers_before(step, self.request.runbook)
@@ -352,7 +353,7 @@ class _Draft:
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]
-        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.allow_gap))
+        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.request.allow_gap))
         size = max(1, resolve(roll.batch, self.scope).down(len(chosen)))
         canary = resolve(roll.canary, self.scope)
         takes = any(
@@ -392,13 +393,9 @@ class _Draft:
         ]
         return set(absent)
 
-    @property
-    def allow_gap(self) -> tuple[str, ...]:
-        return self.request.allow_gap
-
-    def guarded(self, chosen: list[str]) -> tuple[PlannedBatch, ...]:
+    def guarded(self, step: WorkerStep, chosen: list[str]) -> tuple[PlannedBatch, ...]:
         """A step outside a roll takes all of its targets at once."""
-        guard = Guard(keep_available(self.request.params), frozenset(self.allow_gap))
+        guard = Guard(keep_available(self.request.params, step), frozenset(self.request.allow_gap))
         return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)
 
     def batch(
@@ -453,9 +450,8 @@ class _Draft:
                 for name in chosen:
                     found += probes.actions(step, where, seen, self.scope, name)
             case ActivateStep():
-                self.refusals.append(coming.refusal(step))
-                found += [coming.activation(step, name, self.scope) for name in chosen]
-            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep():
+                found += self.switch(step, chosen).planned.actions
+            case WaitStep() | CheckStep() | ConfirmStep() | NotifyStep() | WatchStep():
                 pass
         return tuple(found)
 
@@ -480,6 +476,13 @@ class _Draft:
         action = actions.control(step, name, self.scope_of(name))
         self.irreversible.append(f"step {step.id}: {action}")
         return [PlannedAction(step.id, name, str(action), None)]
+
+    def switch(self, step: ActivateStep, chosen: Iterable[str]) -> switching.Switching:
+        targets = [self.targets[name] for name in chosen]
+        made = switching.plan(step, targets, self.snapshot, self.scope, self.hosts)
+        self.refusals += made.refusals
+        self.activations |= dict.fromkeys(made.activations)
+        return made
 
     def scale_action(self, step: ScaleStep, name: str) -> PlannedAction:
         action, refusals = planned_scale(step, self.targets[name], self.snapshot, self.scope)

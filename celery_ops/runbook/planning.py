@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
-from celery_ops.runbook import planner, sighting
+from celery_ops.runbook import planner, sighting, switching
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
@@ -69,6 +69,8 @@ class Planner:
         params = parse_params(runbook, given)
         gaps = tuple(re.findall(r"[^,\s]+", str(params.get(ALLOW_GAP.name, ""))))
         snapshot = await self._survey(runbook)
+        given = switching.with_names(runbook, given, snapshot)
+        params = parse_params(runbook, given)
         now = self._clock.now()
         scout = Scout(
             self._surveyor.broker,

@@ -25,6 +25,7 @@ UNCONFIGURED = (
     "no probe is configured for this context: name a task that does no harm, and the queues it is"
     " for, in celery-ops.yaml: probe: {task: myproject.ping, queues: [default]}"
 )
+LEFT_OUT = "no probe is configured: nothing is probed"
 _NOTHING_TO_UNDO = "nothing to take back: it expires by itself"
 _SHOWN = 5
 
@@ -120,6 +121,8 @@ def planned(
     step: ProbeStep, where: Where, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> PlannedStep:
     """The step at its own, outside of a roll: each queue is a target."""
+    if step.optional and where.probe is None:
+        return PlannedStep(step.id, LEFT_OUT)
     done = actions(step, where, snapshot, scope)
     return PlannedStep(step.id, in_words(step, where.probe, scope), actions=done)
 

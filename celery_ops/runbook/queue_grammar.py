@@ -55,7 +55,14 @@ def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
         timeout=None if timeout is None else values.some_time(timeout, f"timeout of {spot.what}"),
         when=steps.when(spot),
         place=spot.place,
+        optional=_is_optional(steps, spot),
     )
+
+
+def _is_optional(steps: StepReader, spot: Spot) -> bool:
+    node = spot.keys.get("optional")
+    what = f"optional of {spot.what}"
+    return node is not None and steps.values.reader.boolean(node, what) is True
 
 
 def _check_queue(steps: StepReader, spot: Spot, node: Node) -> None:

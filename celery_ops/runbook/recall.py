@@ -28,6 +28,8 @@ UNDO = "undo "
 """How the step of a reversal begins, before the one that it reverses."""
 PAUSE_QUEUE, RESUME_QUEUE = "pause queue", "resume queue"
 """The verbs of what is done to the consumers of a queue."""
+ACTIVATE = "activate"
+"""The verb of a switch of a host's release."""
 NOTIFY = "notify"
 """The verb of the one act that changes nothing in a fleet."""
 
@@ -143,7 +145,7 @@ class Recall:
 
     def knows(self, step: str) -> bool:
         """Something of a step was begun, or it was told that it is left out."""
-        return any(act.step == step for act in self.acts)
+        return step in self._batches or any(act.step == step for act in self.acts)
 
     def was_left_out(self, step: str) -> bool:
         """A step as a whole."""

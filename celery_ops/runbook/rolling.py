@@ -7,8 +7,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import PreconditionFailed
-from celery_ops.runbook import coming, controls, facts
+from celery_ops.runbook import controls, facts
+from celery_ops.runbook.activating import activate_for
 from celery_ops.runbook.commands import host_of, run_on_host
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
@@ -30,8 +30,10 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
 )
+from celery_ops.runbook.watching import watch_targets
 from celery_ops.runbook.worker_probing import probe_targets
 from celery_ops.runbook.worker_verbs import all_of
 
@@ -55,6 +57,7 @@ class Rolling:
         self._keep = stage.value(roll.keep_available)
         self._failed: list[str] = []
         self._put_off: list[PutOff] = []
+        self._canaries = {name for one in batches if one.canary for name in one.workers}
         self._once = self._done_once()
         """What is done once a host, by step and host: how it failed there, empty if it did not."""
 
@@ -193,11 +196,20 @@ class Rolling:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
                 await all_of([self._send(step, one, snapshot, began) for one in chosen])
             case ActivateStep():
-                raise PreconditionFailed(coming.refusal(step))
-            case ProbeStep():
-                await probe_targets(stage, step, chosen)
+                await activate_for(stage, step, chosen)
             case CheckStep():
                 await all_of([self._check(step, one, snapshot, began) for one in chosen])
+            case ProbeStep() | WatchStep() | WaitStep():
+                await self._observe(step, chosen, began)
+
+    async def _observe(
+        self, step: ProbeStep | WatchStep | WaitStep, chosen: list[Target], began: datetime
+    ) -> None:
+        match step:
+            case ProbeStep():
+                await probe_targets(self._stage, step, chosen)
+            case WatchStep():
+                await watch_targets(self._stage, step, chosen)
             case WaitStep():
                 await all_of([self._wait(step, target, began) for target in chosen])
 
@@ -320,7 +332,7 @@ class Rolling:
             "params": stage.params,
             "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),
             "before": facts.BeforeFacts(before),
-            "step": facts.StepFacts(began),
+            "step": facts.StepFacts(began, target.name in self._canaries),
         }
         hold = stage.value(verify.hold)
         judge = Verification(verify, target.name, scope, hold, stage.clock.now())
@@ -399,7 +411,7 @@ class Rolling:
             **self._stage.scope(snapshot),
             "worker": facts.of_worker(worker) if worker is not None else None,
             "before": facts.BeforeFacts(facts.of_planned(target.planned)),
-            "step": facts.StepFacts(began),
+            "step": facts.StepFacts(began, target.name in self._canaries),
         }
 
 

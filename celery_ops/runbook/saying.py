@@ -15,6 +15,7 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
+    WatchStep,
     WorkerStep,
 )
 
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
 
 Described = (
-    WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ConfirmStep | NotifyStep
+    WorkerStep
+    | WaitStep
+    | CheckStep
+    | RunStep
+    | ControlStep
+    | ScaleStep
+    | WatchStep
+    | ConfirmStep
+    | NotifyStep
 )
 _TRIED_AGAIN = (WorkerStep, CheckStep, RunStep)
 
@@ -48,6 +57,9 @@ def _does(step: Described, scope: Mapping[str, object]) -> str:
             return f"check {step.that.source}"
         case ControlStep() | ScaleStep():
             return _asks(step, scope)
+        case WatchStep():
+            lasts, most = resolve(step.lasts, scope), resolve(step.max_failures, scope)
+            return f"watch for {as_duration(lasts)} how tasks end: at most {most} may fail"
         case NotifyStep():
             return "notify, on this machine: " + " ".join(render(one, scope) for one in step.argv)
         case ConfirmStep():

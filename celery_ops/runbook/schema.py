@@ -27,7 +27,10 @@ class Risk(StrEnum):
 
 
 class ParamType(StrEnum):
-    """What a parameter may be. `WORKERS` is a selector, `COUNT` a number or a percentage."""
+    """What a parameter may be. `WORKERS` is a selector, `COUNT` a number or a percentage.
+
+    `previous` for a `RELEASE` becomes a name when the plan is made.
+    """
 
     WORKERS = "workers"
     COUNT = "count"
@@ -35,6 +38,7 @@ class ParamType(StrEnum):
     TEXT = "text"
     INTEGER = "integer"
     BOOLEAN = "boolean"
+    RELEASE = "release"
 
 
 Value = Count | float | int | bool | str
@@ -159,7 +163,10 @@ class CurrentWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStep:
-    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds."""
+    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
+
+    `keep_available` is for a step outside of a roll; None: the parameter of that name.
+    """
 
     id: str
     verb: WorkerVerb
@@ -169,6 +176,7 @@ class WorkerStep:
     when: Condition | None
     place: Place
     retries: Retries = NO_RETRIES
+    keep_available: Slot[Count] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +353,8 @@ class ProbeStep:
     current worker, that it runs one.
 
     A text may name several queues, separated by commas, and `configured` stands for the context's
-    own. `timeout` in seconds; None: the context's.
+    own. `timeout` in seconds; None: the context's. An `optional` one is left out where the context
+    has no probe.
     """
 
     id: str
@@ -353,6 +362,7 @@ class ProbeStep:
     timeout: Slot[float] | None
     when: Condition | None
     place: Place
+    optional: bool = False
 
 
 class QueueVerb(StrEnum):
@@ -406,8 +416,30 @@ class ActivateStep:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class WatchStep:
+    """How the tasks of workers end is counted `lasts` seconds long. More failures than
+    `max_failures`, of all that ended or in number, are a failure, and so is that none ended.
+    """
+
+    id: str
+    target: CurrentWorker | Slot[str]
+    lasts: Slot[float]
+    max_failures: Slot[Count]
+    when: Condition | None
+    place: Place
+
+
 InnerStep = (
-    WorkerStep | WaitStep | CheckStep | RunStep | ControlStep | ScaleStep | ProbeStep | ActivateStep
+    WorkerStep
+    | WaitStep
+    | CheckStep
+    | RunStep
+    | ControlStep
+    | ScaleStep
+    | ProbeStep
+    | ActivateStep
+    | WatchStep
 )
 
 
@@ -428,6 +460,7 @@ class Roll:
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place
+    when: Condition | None = None
 
 
 Step = (
@@ -444,6 +477,7 @@ Step = (
     | ProbeStep
     | QueueStep
     | ActivateStep
+    | WatchStep
     | NotifyStep
     | Roll
 )

@@ -87,10 +87,10 @@ def select(selector: Selector, snapshot: FleetSnapshot) -> tuple[Worker, ...]:
     """
     mine = [worker for worker in snapshot.workers if worker.mine]
     for term in selector.terms:
-        if term.field is Field.RELEASE:
+        if term.field is Field.RELEASE and all(one.release is None for one in mine):
             raise UsageError(
                 f"{shown(term.text)}: it is not known which release any worker runs",
-                fix="This version reads no releases: name the workers, their queue or their host.",
+                fix="How releases are kept stands in the configuration: `release:` of the context.",
             )
         if not any(term.matches(worker) for worker in mine):
             raise _no_match(term, mine, snapshot)
@@ -143,7 +143,7 @@ def _values(worker: Worker, field: Field) -> Iterable[str] | None:
         case Field.STATE:
             return (worker.state.value,)
         case Field.RELEASE:
-            return None
+            return None if worker.release is None else (worker.release,)
 
 
 def _no_match(term: Term, mine: list[Worker], snapshot: FleetSnapshot) -> UsageError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from celery_ops.config import units
 from celery_ops.config.document import Items, Scalar, did_you_mean, shown
 from celery_ops.errors import PreconditionFailed, UsageError
+from celery_ops.model.releases import is_name
 from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
 from celery_ops.runbook.names import UnknownName, as_written, names_at, names_of_messages, value_at
 from celery_ops.runbook.params import bounded_duration
@@ -154,6 +155,10 @@ class ValueReader:
     def plain_text(self, node: Node, what: str) -> Slot[str]:
         """A text for the engine (a host's name), not for people: a value or one reference."""
         return self._slot(node, what, ParamType.TEXT, str, "")
+
+    def release(self, node: Node, what: str) -> Slot[str]:
+        """The name of a release."""
+        return self._slot(node, what, ParamType.RELEASE, _release, "")
 
     def rate(self, node: Node, what: str) -> Slot[str]:
         """So many at most in a second, a minute or an hour: `100/s`."""
@@ -298,6 +303,14 @@ class ValueReader:
 def _rate(text: str) -> str:
     if not _RATE.fullmatch(text):
         raise ValueError(f"not a rate: {shown(text)} (write how many in which time: 100/s, 30/m)")
+    return text
+
+
+def _release(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(
+            f"no name of a release: {shown(text)} (`previous` is for parameters of type release)"
+        )
     return text
 
 

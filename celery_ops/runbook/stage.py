@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Journal
     from celery_ops.runbook.plan import Plan
     from celery_ops.runbook.recall import Recall
-    from celery_ops.runbook.schema import Constant, Reference, Retries, Value, WorkerVerb
+    from celery_ops.runbook.schema import (
+        Constant,
+        Reference,
+        Retries,
+        Value,
+        WorkerStep,
+        WorkerVerb,
+    )
     from celery_ops.runbook.task_events import TaskEvents
     from celery_ops.runbook.watch import Watch
     from celery_ops.runbook.worker_verbs import WorkerVerbs
@@ -125,8 +132,9 @@ class Stage:
         """Those that a step is still to be begun with: only these are taken away by it."""
         return [one.name for one in targets if self.recall.peek(step, one.name) is None]
 
-    def keep_available(self) -> Count:
-        return keep_available(self.params)
+    def keep_available(self, step: WorkerStep | None = None) -> Count:
+        """What the guard keeps while steps outside of a roll take workers away."""
+        return keep_available(self.params, step)
 
     def refresh_target(
         self, step: str, target: Target, verb: WorkerVerb, snapshot: FleetSnapshot

@@ -50,6 +50,7 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
             )
         ),
         paused=worker.paused,
+        release=worker.release,
     )
 
 
@@ -71,6 +72,7 @@ def plan_beat(service: Service, snapshot: FleetSnapshot) -> PlannedWorker:
         longest=None,
         stop_grace=status.stop_grace if status is not None else None,
         debtors=tuple(sorted(debtors)),
+        release=service.release.value if service.release is not None else None,
     )
 
 

@@ -15,7 +15,7 @@ from celery_ops.model import WorkerState
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.params import parse_params
-from celery_ops.runbook.recall import UNDO, VERIFY
+from celery_ops.runbook.recall import ACTIVATE, UNDO, VERIFY
 from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ _NOT_GIVEN_BACK = {
 @dataclass(frozen=True, slots=True)
 class Reversal:
     """One act that is reversed: `argv` is run on its step's `host` and with its `env`, its pool
-    gets so many `processes` again, its `messages` go back, or its worker is stopped again.
+    gets so many `processes` again, its `messages` go back, its `release` becomes the current one of
+    `host` again (and its worker is restarted on it), or its worker is stopped again.
     """
 
     step: str
@@ -48,6 +49,7 @@ class Reversal:
     env: tuple[tuple[str, Text], ...] = ()
     processes: int | None = None
     messages: bool = False
+    release: str = ""
 
     def __str__(self) -> str:
         does = f"{shlex.join(self.argv)} on {self.host}" if self.argv else "stop it again"
@@ -55,6 +57,8 @@ class Reversal:
             does = f"scale it back to {self.processes}"
         if self.messages:
             does = "give its messages back"
+        if self.release:
+            does = f"make {self.release} the current release of {self.host} again"
         return f"step {self.step}, {self.target}: {does}"
 
 
@@ -118,6 +122,8 @@ def _reversal(
         return (Reversal(act.step, target, processes=act.worker.processes),)
     if act.verb in {"run", "control", "revoke", "terminate"}:
         return (Irreversible(act.step, target),)
+    if act.verb == ACTIVATE:
+        return _release_back(act, runbook, plan, verified)
     if act.verb in _GIVEN_BACK:
         return (Reversal(act.step, target, messages=True),)
     if act.verb in _NOT_GIVEN_BACK:
@@ -146,6 +152,31 @@ def _run_back(
         if keep:
             return Irreversible(act.step, target, f"{', '.join(keep)} came through with it")
     return Reversal(act.step, target, argv, host, step.env)
+
+
+def _release_back(
+    act: Act, runbook: Runbook, plan: Plan, verified: Collection[tuple[str, str | None]]
+) -> tuple[Reversal | Irreversible, ...]:
+    """Not on a host where another worker of the roll came through with it: that keeps it."""
+    target = act.target or ""
+    planned = [one for one in plan.activations if one.step == act.step]
+    service = next((one.service for one in plan.targets if one.name == target), None)
+    hosts = {one.host for one in planned}
+    host = service.host if service is not None and service.host in hosts else target
+    one = next((one for one in planned if one.host == host or len(hosts) == 1), None)
+    if one is None or one.before == one.release:
+        return ()
+    if one.before is None:
+        return (Irreversible(act.step, target, "which release was the current one is not known"),)
+    roll = next(
+        (roll for roll in runbook.steps if isinstance(roll, Roll)
+         and any(step.id == act.step for step in roll.steps)), None,
+    )  # fmt: skip
+    there = {one.name for one in plan.targets if one.service and one.service.host == host}
+    keep = sorted(name for of, name in verified if roll and of == roll.id and name in there)
+    if keep:
+        return (Irreversible(act.step, target, f"{', '.join(keep)} came through with it"),)
+    return (Reversal(act.step, target, host=one.host, release=one.before),)
 
 
 def _host(step: RunStep, target: str, runbook: Runbook, plan: Plan) -> str:

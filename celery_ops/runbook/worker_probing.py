@@ -145,5 +145,7 @@ class WorkerProbing(Prober):
 
 async def probe_targets(stage: Stage, step: ProbeStep, targets: Sequence[Target]) -> None:
     """A probe in a roll: of the workers themselves, or of queues once they had their turn."""
+    if step.optional and stage.plan.where.probe is None:
+        return
     of = WorkerProbing if isinstance(step.queues, CurrentWorker) else Probing
     await of(stage, step).for_targets(targets)

@@ -309,6 +309,15 @@ def _restarts_cell(row: Row, _now: datetime) -> Cell:
     return Cell(number(_restarts(row)), Tone.BAD if loops else Tone.PLAIN)
 
 
+def _release(row: Row) -> str | None:
+    """A host's current one, or what a service runs."""
+    if row.service is not None:
+        return None if row.service.release is None else row.service.release.value
+    if row.host is None or row.host.releases is None:
+        return None
+    return row.host.releases.value.current
+
+
 def _pid(row: Row) -> int | None:
     if row.service is not None and row.service.status is not None:
         return row.service.status.value.pid
@@ -360,6 +369,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("disk", _disk, _fullness, 10, grow=1, drop=4),
     Column("up", _up, _seconds_up, 4, drop=6, right=True),
     Column("restarts", _restarts_cell, _restarts, 8, drop=5, right=True, counts=True),
+    Column("release", lambda one, _: known(_release(one)), _release, 8, drop=9),
     Column("pid", _pid_cell, _pid, 7, drop=7, right=True, counts=True),
     Column("note", _note, lambda one: _why(one) or None, 12, grow=3, drop=1),
 )  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery_ops.tui.messages import ChangeAsked
 
 
-_FREE = {ParamType.TEXT, ParamType.INTEGER}
+_FREE = {ParamType.TEXT, ParamType.INTEGER, ParamType.RELEASE}
 """Others say how carefully: that is what the runbook's own values are for."""
 
 

@@ -173,6 +173,7 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("load", lambda one, _: known(_shown(_load(one))), _load,
            5, drop=9, right=True, counts=True),
     Column("version", lambda one, _: known(_version(one)), _version, 7, drop=10),
+    Column("release", lambda one, _: known(one.release), lambda one: one.release, 8, drop=9),
     Column("service", lambda one, _: service_cell(one.service),
            lambda one: one.service.ref.name if one.service else None, 14, grow=1, drop=7),
     Column("note", _note, lambda one: one.says or None, 20, grow=3, drop=4),

@@ -183,6 +183,7 @@ def test_a_worker_is_told_as_documented() -> None:
         "queues": ["default"],
         "processed": 1234,
         "version": None,
+        "release": None,
         "service": {"host": "web1", "systemd": "celery-worker@1.service", "state": "running"},
         "taken": None,
         "mine": True,

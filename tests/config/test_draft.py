@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from celery_ops.config.contexts import Context, load, schema, select
@@ -129,6 +129,8 @@ hostile = st.text(
 
 
 @given(value=hostile)
+@example(value="NO")
+@example(value="on")
 def test_a_string_is_read_back_as_itself(value: str) -> None:
     for before, after in (("", ""), ("{a: ", "}"), ("[", "]")):
         found = yaml.safe_load(f"{before}{scalar(value)}{after}")

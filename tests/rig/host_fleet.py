@@ -26,7 +26,7 @@ from tests.rig.systemd_hosts import ENDS_WITH_US, base_file_system, host_network
 from tests.rig.workers import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from redis import Redis
@@ -110,8 +110,11 @@ class HostFleet:
         hosts: Sequence[SystemdHost],
         *,
         beats: bool,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
+        """`settings` are further keys of the context."""
         self.folder = folder
+        self._settings = dict(settings or {})
         self.server = server
         self.fleet = fleet
         self.hosts = {host.name: host for host in hosts}
@@ -151,6 +154,7 @@ class HostFleet:
                 for one in self.members
             ]
             + [{"host": one.host, "systemd": one.name, "beat": True} for one in self.beats],
+            **self._settings,
         }
         # JSON is YAML.
         return json.dumps({"default": CONTEXT, "contexts": {CONTEXT: context}}, indent=2)
@@ -239,11 +243,16 @@ def host_fleet(
     unit: Mapping[str, str] | None = None,
     sudoers: Sequence[str] | None = None,
     beats: bool = False,
+    beat: Mapping[str, str] | None = None,
+    files: Callable[[str], Mapping[str, str]] | None = None,
+    links: Mapping[str, str] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Iterator[HostFleet]:
     """Boot these hosts, or three, and wait for all workers. At the end nothing is left.
 
     `unit` changes keys of the template; `sudoers` is what ops may do, else the least there is;
-    with `beats` each host has a scheduler that is started at boot.
+    with `beats` each host has a scheduler that is started at boot, by the unit `beat`. `files`
+    makes further ones of the text of the application. `settings` are further keys of the context.
     """
     hosts = hosts or HOSTS
     layer = celery_layer(base_file_system())
@@ -255,25 +264,28 @@ def host_fleet(
         stack.callback(server.stop)
         # What runs in a host knows no other address, and neither does who sends.
         fleet = Fleet(folder / "app", broker_url(server), server.url(1), CONF)
+        application = (folder / "app/rigapp.py").read_text()
         booted = stack.enter_context(
             systemd_hosts(
                 *hosts,
                 units={
                     "celery@": {**UNIT, **(unit or {})},
-                    **({BEAT: BEAT_UNIT} if beats else {}),
+                    **({BEAT: beat or BEAT_UNIT} if beats else {}),
                 },
                 key=make_key(folder / "key").with_suffix(".pub").read_text().strip(),
                 sudoers="\n".join(least_rights() if sudoers is None else sudoers),
                 network=network,
                 layers=[layer],
                 files={
-                    "srv/rig/rigapp.py": (folder / "app/rigapp.py").read_text(),
+                    "srv/rig/rigapp.py": application,
                     "srv/rig/environment": _environment(fleet),
                     "srv/rig/faults/none": "",
+                    **({} if files is None else files(application)),
                 },
+                links=links,
             )
         )
-        made = HostFleet(folder, server, fleet, booted, beats=beats)
+        made = HostFleet(folder, server, fleet, booted, beats=beats, settings=settings)
         stack.callback(made.close)
         stack.callback(made.dismiss)
         made.wait_until_ready()

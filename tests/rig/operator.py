@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 120.0
+DEADLINE = 240.0
 """Seconds; no part of a test takes nearly as long, even where others use the machine too."""
 
 Event = dict[str, Any]

@@ -159,12 +159,14 @@ def systemd_hosts(
     network: Network | None = None,
     layers: Sequence[Path] = (),
     files: Mapping[str, str] | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> Iterator[list[SystemdHost]]:
     """Boot hosts with these services (name: its keys of `[Service]`; `WantedBy=` goes to Install,
     where a template names its instances: `multi-user.target a b`).
 
     `key` is the public SSH key that root and ops let in; `sudoers` is what ops may do. `layers` lie
-    over the base file system, unchanged; `files` are made for the user celery. At the end the hosts
+    over the base file system, unchanged; `files` are made for the user celery, `links` (name: where
+    it leads) for ops, with their directories. At the end the hosts
     lose their power, and nothing of them is left.
     """
     base = base_file_system()
@@ -179,6 +181,7 @@ def systemd_hosts(
             address = f"{network.prefix}.{number}"
             _prepare(root, name, address, units, key, sudoers)
             _write_files(root, files or {})
+            _make_links(root, links or {})
             namespace = stack.enter_context(_namespace(network, number))
             groups = stack.enter_context(_control_groups(f"{network.bridge}-{number}"))
             console = folder / f"{name}.console"
@@ -371,6 +374,15 @@ def _write_files(root: Path, files: Mapping[str, str]) -> None:
         path.chmod(0o600)
         for changed in (path, path.parent):
             os.chown(changed, owner.st_uid, owner.st_gid)
+
+
+def _make_links(root: Path, links: Mapping[str, str]) -> None:
+    owner = (root / "home/ops").stat()
+    for name, leads_to in links.items():
+        link = root / name
+        link.symlink_to(leads_to)
+        os.chown(link, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.chown(link.parent, owner.st_uid, owner.st_gid)
 
 
 @contextlib.contextmanager

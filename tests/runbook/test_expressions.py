@@ -52,6 +52,7 @@ WORKER = WorkerFacts(
     concurrency=4,
     pool=None,
     version="5.7.0",
+    release="v41",
 )
 SCOPE: dict[str, object] = {
     "worker": WORKER,

@@ -32,6 +32,7 @@ x-mine: {a: 1}
 params:
   n: {type: integer, default: 2}
   q: {type: text, default: mail}
+  r: {type: release, default: previous}
   x-old: [1]
 preflight: [doctor: [stop-loses-tasks], check: "true"]
 steps:
@@ -95,7 +96,7 @@ steps:
         to: ${{ params.n }}
       - run: [x]
         once_per: host
-      - activate: ${{ params.q }}
+      - activate: ${{ params.r }}
         timeout: 1m
       - drain: worker
         timeout: 1m

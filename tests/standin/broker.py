@@ -128,9 +128,9 @@ class StandinLease:
 
 
 class StandinFollowed:
-    """What is announced of one task from now on."""
+    """What is announced of one task, or of all (None), from now on."""
 
-    def __init__(self, broker: StandinBroker, task: str) -> None:
+    def __init__(self, broker: StandinBroker, task: str | None) -> None:
         self._broker = broker
         self._task = task
         self._told = len(self._announced())
@@ -149,7 +149,8 @@ class StandinFollowed:
 
     def _announced(self) -> list[TaskNews]:
         self._broker.fleet.settle()
-        return self._broker.fleet.events.get(self._task, [])
+        fleet = self._broker.fleet
+        return fleet.announced if self._task is None else fleet.events.get(self._task, [])
 
 
 class StandinResults:
@@ -358,7 +359,7 @@ class StandinBroker:
         return waiting.index(message.id) if message.id in waiting else None
 
     @asynccontextmanager
-    async def follow(self, task: str) -> AsyncIterator[StandinFollowed]:
+    async def follow(self, task: str | None) -> AsyncIterator[StandinFollowed]:
         self.check_reachable()
         yield StandinFollowed(self, task)
 

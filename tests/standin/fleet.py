@@ -57,6 +57,8 @@ class StandinFleet:
         """How long tasks that the broker is sent run, and the exception that they end with."""
         self.events: dict[str, list[TaskNews]] = {}
         """What workers announced of each message, where their task events are on."""
+        self.announced: list[TaskNews] = []
+        """All of it, in order."""
         self.results: dict[str, TaskNews] = {}
         """How messages ended, where a worker keeps results."""
         self.least_consumers: dict[str, int] = {}
@@ -414,6 +416,7 @@ class StandinFleet:
         news = TaskNews(state, worker.name, runtime, error)
         if worker.sends_task_events:
             self.events.setdefault(message.id, []).append(news)
+            self.announced.append(news)
         if worker.keeps_results and state.is_end:
             self.results[message.id] = TaskNews(state, None, None, error)
 

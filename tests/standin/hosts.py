@@ -16,6 +16,7 @@ from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.model import Disk, HostFacts, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command, Completed, HostReading, ProcessTree
 from tests.standin.fleet import SimulatedService, StandinFleet
+from tests.standin.releases import StandinReleases
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
@@ -117,6 +118,8 @@ class StandinShell:
         if hosts.seconds > timeout:
             raise CommandFailed(f"{command} did not end within {timeout:.0f} s")
         hosts.fleet.settle()
+        if command.argv[0] == "release" and hosts.layout is not None:
+            return hosts.layout.obey(self._name, command)
         if command.argv[0] != "standin":
             program = hosts.programs.get(command.argv[0])
             return program(command) if program is not None else _completed()
@@ -207,6 +210,7 @@ class StandinHosts:
         self.facts_of: dict[str, HostFacts] = {}
         self.facts_read: list[str] = []
         self.refusing: set[str] = set()
+        self.layout: StandinReleases | None = None
         self._shells: dict[str, StandinShell] = {}
 
     def shell(self, host: str) -> StandinShell:
@@ -249,6 +253,10 @@ class StandinHosts:
 
     def _pids(self, host: str) -> set[int | None]:
         return {one.pid for ref, one in self.fleet.services.items() if ref.host == host}
+
+    @property
+    def releases(self) -> StandinReleases | None:
+        return self.layout
 
     async def close(self) -> None:
         """There is nothing to close."""

@@ -127,7 +127,7 @@ async def test_what_is_not_known_of_a_host_is_no_zero() -> None:
 
 
 async def test_services_of_a_lost_host_are_not_shown_as_running() -> None:
-    async with opened(fleet(), size=(160, 30)) as there:
+    async with opened(fleet(), size=(170, 30)) as there:
         await there.press("6", "slash")
         await there.type("web3")
         assert "? of 1 run" in there.text

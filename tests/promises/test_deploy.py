@@ -1,0 +1,38 @@
+"""A deploy on machines: a release whose workers start and fail their tasks stops at the canary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.load import Load
+from tests.rig.released import FAILING, NEW, OLD, current, released_fleet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.rig
+
+
+def test_a_release_that_fails_its_tasks_stops_at_the_canary_and_is_put_back(
+    tmp_path: Path,
+) -> None:
+    with released_fleet(tmp_path / "fleet", "web1", "web2", old=FAILING) as fleet:
+        ann = fleet.operator(tmp_path, "ann")
+        before = fleet.incarnations()
+        with Load(fleet.fleet, *fleet.consumers) as load:
+            wait_until(lambda: len(fleet.fleet.ends()) > 20, what="the fleet is at work")
+            run = ann.do(
+                *("runbook", "deploy", "-p", f"release={OLD}", "-p", "canary_watch=60s"),
+                *("-p", "keep_available=50%", "--yes", "--json"),
+            )
+        assert run.code == 3, run.all
+        assert "a bad release" in run.events[-1]["outcome"]["says"]
+        assert current(fleet) == dict.fromkeys(fleet.hosts, NEW)
+        after = fleet.incarnations()
+        assert sum(after[node] != before[node] for node in before) == 1, "the canary alone"
+        assert fleet.poller.consumers() == fleet.consumers
+        assert fleet.nothing_is_taken()
+        assert load.twice() == []

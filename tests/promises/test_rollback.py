@@ -1,0 +1,124 @@
+"""A rollback on machines: three systemd hosts, six workers, beat on one, two releases, and load.
+
+The journal tells the order, and so does somebody who knows nothing of celery_ops: each host's link,
+each process's own systemd, and the periodic tasks, of which each notes who sent it and who ran it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.load import Load
+from tests.rig.poller import Sampler
+from tests.rig.released import NEW, OLD, current, released_fleet, ticks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.rig.host_fleet import HostFleet
+    from tests.rig.operator import Said
+
+pytestmark = pytest.mark.rig
+
+ROLLBACK = ("runbook", "rollback", "-p", "release=previous", "-p", "watch=20s", "-p", "batch=3")
+TASKS_BEFORE = 20
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What was said and seen during a rollback."""
+
+    fleet: HostFleet
+    run: Said
+    load: Load
+    sampler: Sampler
+
+    def moment(
+        self, event: str, step: str, *, verb: str | None = None, last: bool = False
+    ) -> float:
+        """When the journal has such a line for the first time, or the last."""
+        found = [
+            datetime.fromisoformat(one["at"]).timestamp()
+            for one in self.run.events
+            if one["event"] == event and (one.get("step") or "").startswith(step)
+            if verb is None or one.get("verb") == verb
+        ]
+        assert found, f"no {event} of step {step}"
+        return found[-1 if last else 0]
+
+
+def rolled_back(folder: Path, fleet: HostFleet, *options: str) -> RolledBack:
+    ann = fleet.operator(folder, "ann")
+    with Load(fleet.fleet, *fleet.consumers) as load:
+        wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
+        with Sampler(fleet.poller) as sampler:
+            run = ann.do(*ROLLBACK, "--yes", "--json", *options)
+    load.settle(logs=fleet.logged)
+    return RolledBack(fleet, run, load, sampler)
+
+
+@pytest.mark.parametrize("strategy", ["drain-first", "rolling"])
+def test_a_release_is_rolled_back_under_load(tmp_path: Path, strategy: str) -> None:
+    with released_fleet(tmp_path / "fleet") as fleet:
+        assert current(fleet) == dict.fromkeys(fleet.hosts, NEW)
+        seen = rolled_back(tmp_path, fleet, "-p", f"strategy={strategy}")
+        assert seen.run.code == 0, seen.run.all
+        assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
+        _no_task_was_lost_or_doubled(seen)
+        _beat_was_away_all_the_while(seen)
+        _all_consume_as_before(seen)
+        if strategy == "drain-first":
+            assert seen.sampler.least("common") == 0
+            drained = seen.moment("result", "3", last=True)
+            assert drained < seen.moment("intent", "4", verb="activate")
+        else:
+            assert seen.sampler.least("common") >= 4
+            assert seen.sampler.least("mail") >= 2
+        fleet.dismiss()
+        assert fleet.leaks() == []
+
+
+def _no_task_was_lost_or_doubled(seen: RolledBack) -> None:
+    """All have ended, or `settle` had not returned."""
+    assert seen.load.sent > 100
+    assert seen.load.twice() == []
+    assert set(seen.fleet.fleet.starts()) == set(seen.load.numbers)
+    assert seen.fleet.redis.hlen("unacked") == 0
+
+
+def _beat_was_away_all_the_while(seen: RolledBack) -> None:
+    """It is stopped before anything else is done, and started when all else is done."""
+    stopped = seen.moment("result", "2")
+    started = seen.moment("intent", "6")
+    first = min(seen.moment("intent", one) for one in "345" if _was_done(seen, one))
+    assert stopped < first < started
+    assert seen.moment("result", "4" if _was_done(seen, "4") else "5", last=True) < started
+    told = ticks(seen.fleet)
+    assert max(Counter(one.id for one in told).values()) == 1, "none twice"
+    senders = list(dict.fromkeys(one.origin for one in told if "web1" in one.origin))
+    before, after = (sum(one.origin == sender for one in told) for sender in senders)
+    assert all(one.release == OLD for one in told if one.origin == senders[1])
+    assert min(one.at for one in told if one.origin == senders[1]) >= started
+    assert after > 15, "it was watched for twenty seconds"
+    assert before > 3
+
+
+def _was_done(seen: RolledBack, step: str) -> bool:
+    return any(
+        one["event"] == "intent" and (one.get("step") or "").startswith(step)
+        for one in seen.run.events
+    )
+
+
+def _all_consume_as_before(seen: RolledBack) -> None:
+    assert seen.sampler.samples[0] == seen.sampler.samples[-1] == seen.fleet.consumers
+    assert seen.fleet.nothing_is_taken()
+    for one in seen.fleet.members:
+        told = seen.fleet.show(one, "ActiveState", "NRestarts", "Result")
+        assert told == {"ActiveState": "active", "NRestarts": "0", "Result": "success"}
