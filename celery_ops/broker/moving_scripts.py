@@ -127,16 +127,18 @@ DROP = (
     HOLDS
     + _IS_LIST
     + """
--- KEYS: the lease, the lists of a queue's priority steps. ARGV: token.
--- Returns how many messages were in them; nothing if the token is not the lease's; -1 if a key is
--- no list.
+-- KEYS: the lease, the lists of a queue's priority steps. ARGV: token, how many messages there must
+--       be, or nothing is done.
+-- Returns how many there were; nothing if the token is not the lease's; -1 if a key is no list.
 if not holds(KEYS[1], ARGV[1]) then return false end
 local count = 0
 for at = 2, #KEYS do
   if not is_list(KEYS[at]) then return -1 end
   count = count + redis.call('LLEN', KEYS[at])
 end
-for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
+if count == tonumber(ARGV[2]) then
+  for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
+end
 return count
 """
 )

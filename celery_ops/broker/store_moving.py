@@ -108,11 +108,11 @@ class MessageMover:
     async def forget(self, ticket: str, *, fence: Fence) -> None:
         await self._run(moving_scripts.FORGET, (self._names.tickets,), fence, ticket)
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         """As the port says."""
         if parked(queue) is None:
             raise ValueError(f"{queue!r} is no queue of parked messages")
-        answer = await self._run(moving_scripts.DROP, self._names.keys(queue), fence)
+        answer = await self._run(moving_scripts.DROP, self._names.keys(queue), fence, count)
         if answer == -1:
             raise _no_queue(queue)
         return int(answer)
