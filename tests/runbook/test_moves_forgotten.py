@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.model import parked
 from celery_ops.runbook.backups import read
-from celery_ops.runbook.events import Ending, EventKind
+from celery_ops.runbook.events import Ending, EventKind, Outcome, Result
+from celery_ops.runbook.recall import RESUME_QUEUE
 from tests.runbook.test_moving import COUNT, ids, with_mail
+from tests.runbook.test_ramp import COUNT as BACKLOG
+from tests.runbook.test_ramp import PER_SECOND, RAMP, is_as_before, with_backlog
 
 if TYPE_CHECKING:
     from celery_ops.runbook.journal import Event
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 AWAY = 5.0
 """Seconds."""
+LOST = Outcome(Result.UNKNOWN, "")
 
 
 @pytest.fixture
@@ -175,6 +180,7 @@ class Forgets:
         self._known: list[tuple[dict[str, deque[Message]], Counter[str]]] = []
         self.is_over = False
         self.results = self.results_before = 0
+        self.is_late = False
         operation.broker.before_a_look = self._look
 
     def hears(self, event: Event) -> None:
@@ -277,3 +283,82 @@ async def test_whatever_is_forgotten_before_the_result_what_that_says_is_so(
                 {key: sorted(ids) for key, ids in one.items()} for one in (found, meant)
             )
         assert found == meant, told
+
+
+async def test_a_server_that_has_lost_all_is_told_of_and_no_move_is_claimed(
+    operation: Operation,
+) -> None:
+    """As one that keeps nothing on disk, or a replica that never had it."""
+
+    def lose(event: Event) -> None:
+        if event.event is EventKind.PROGRESS and "of about" in (event.outcome or LOST).says:
+            operation.fleet.queues = {"mail": deque()}
+            operation.broker.tickets = Counter()
+
+    path = operation.write_down(
+        await operation.plan("move-queue", queue="mail", to="other", rate="2/s")
+    )
+    ran = await operation.take_up(path, then=lose)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "the broker has forgotten that" in ran.told()
+    assert ran.end.says.startswith("no messages of mail moved to other; ")
+    assert "more had gone, which the broker has forgotten, and they were not found" in ran.end.says
+    assert ran.end.says.endswith("0 wait in mail now")
+
+
+@pytest.mark.parametrize("effects", [1, 99], ids=["the last", "all"])
+async def test_a_ramp_resumes_nothing_before_its_backlog_is_parked(
+    tmp_path: Path, effects: int
+) -> None:
+    """Where it is not parked any more, it would come all at once."""
+    for at in range(1, 60):
+        operation = await with_backlog(tmp_path / str(at))
+        path = operation.write_down(await operation.plan("ramp-queue", **RAMP))
+        forgets = Forgets(operation, at=at, effects=effects)
+        resumes = False
+
+        def hear(event: Event, forgets: Forgets = forgets) -> None:
+            nonlocal resumes
+            resumes = resumes or event.verb == RESUME_QUEUE
+            forgets.hears(event)
+            if resumes and not forgets.is_over:
+                forgets.is_over = True
+                forgets.is_late = True
+
+        began = operation.clock.elapsed
+        ran = await operation.take_up(path, then=hear)
+        if forgets.is_late:
+            assert at > 8
+            break
+        assert ran.ending is Ending.DONE, ran.told()
+        assert is_as_before(operation), ran.told()
+        assert operation.clock.elapsed - began >= BACKLOG / PER_SECOND - 1, ran.told()
+
+
+async def test_a_ramp_says_what_came_at_once_since_it_was_parked_no_more(tmp_path: Path) -> None:
+    operation = await with_backlog(tmp_path)
+    path = operation.write_down(await operation.plan("ramp-queue", **RAMP))
+
+    def forget(event: Event) -> None:
+        if event.event is EventKind.INTENT and event.verb == "unpark":
+            for name in [one for one in operation.fleet.queues if parked(one) is not None]:
+                operation.fleet.queues["mail"].extend(operation.fleet.queues.pop(name))
+            operation.broker.tickets = Counter()
+
+    ran = await operation.take_up(path, then=forget)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert f"; {BACKLOG} more had been parked and were not there any more" in ran.end.says
+    assert is_as_before(operation)
+
+
+@pytest.mark.parametrize("name", EACH)
+async def test_what_came_to_its_good_end_leaves_no_ticket_but_a_backup_s(
+    tmp_path: Path, name: str
+) -> None:
+    """A backup can be restored as long as there is a file, and is restored once."""
+    case = EACH[name]
+    operation, path = await prepared(tmp_path, case)
+    assert (await operation.take_up(path, undo=case.undo)).ending is Ending.DONE
+    left = [ticket for ticket, count in operation.broker.tickets.items() if count]
+    assert all(ticket.startswith("backup ") for ticket in left)
+    assert len(left) == (name in {"restore", "purge, undone"})
