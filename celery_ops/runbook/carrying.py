@@ -32,6 +32,10 @@ BETWEEN_WORDS = 2.0
 """Seconds between two lines of progress."""
 _BURSTS = 5
 """A rate is kept in portions of so many a second."""
+_COMES_BACK = 10.0
+"""Seconds: a master that was started again, empty, answers until its sentinels have told it that
+another one is the master now.
+"""
 _CAUGHT_UP = 0.5
 """Seconds of delay that are made up for: after a pause, or while the broker was away, what was not
 moved must not come at once.
@@ -97,12 +101,19 @@ class Carrier:
             self._most = max(self._most, self._known)
             await self.pace(portion.done)
 
+        is_patient = False
         while True:
             await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))
             there = await self.counted(transfer.ticket)
-            if there >= self._known:
-                self._missing = self._most - there
+            if there < self._known:
+                continue
+            self._missing = self._most - there
+            if self._missing <= 0 or is_patient:
                 return there
+            is_patient = True
+            says = f"{self._missing} that were moved are not counted: all is looked at once more"
+            self._stage.say(None, f"{says} in {as_duration(_COMES_BACK)}", self._step)
+            await self._stage.brake.sleep(_COMES_BACK)
 
     async def settled(
         self, carry: Callable[[], Awaitable[int]], ticket: str, queue: str

@@ -111,6 +111,26 @@ async def test_what_did_not_move_meanwhile_does_not_come_at_once(operation: Oper
     assert max(later - before for before, later in itertools.pairwise(moved)) <= 4
 
 
+async def test_an_old_master_that_came_back_empty_is_not_believed_at_once(
+    operation: Operation,
+) -> None:
+    """Until its sentinels have told it that it is none any more, it answers as one."""
+
+    async def come_back() -> None:
+        while len(ids(operation, "other")) < 6:
+            await operation.clock.sleep(0.1)
+        known = operation.fleet.queues, operation.broker.tickets
+        operation.fleet.queues, operation.broker.tickets = {"mail": deque()}, Counter()
+        await operation.clock.sleep(AWAY)
+        operation.fleet.queues, operation.broker.tickets = known
+
+    ran = await operation.run_while("move-queue", come_back, queue="mail", to="other", rate="2/s")
+    assert ran.ending is Ending.DONE, ran.told()
+    assert "that were moved are not counted: all is looked at once more in 10s" in ran.told()
+    assert ran.end.says == f"{COUNT} messages of mail moved to other; 0 wait in mail now"
+    assert len(ids(operation, "other")) == COUNT
+
+
 @pytest.mark.parametrize("puts_first", [True, False], ids=["first", "behind"])
 @pytest.mark.parametrize("forgets", [0, 1, 2], ids=["nothing", "one", "two"])
 async def test_a_restore_puts_back_what_was_forgotten_and_blames_nobody(
