@@ -123,11 +123,11 @@ class RabbitMover:
     async def forget(self, ticket: str, *, fence: Fence) -> None:
         await self._under(fence, partial(_delete, queue=amqp_counts.queue_of(ticket)))
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         """As the port says."""
         if parked(queue) is None:
             raise ValueError(f"{queue!r} is no queue of parked messages")
-        return await self._under(fence, partial(_delete, queue=queue))
+        return await self._under(fence, partial(_drop, queue=queue, count=count))
 
     async def _under(self, fence: Fence, work: Work[Result]) -> Result:
         return await self._lease.under(fence, work, deadline=_DEADLINE)
@@ -403,6 +403,12 @@ def _delete(session: Session, *, queue: str) -> int:
     """Work for the lease's connection: how many messages waited there."""
     with session.channel() as channel:
         return int(channel.queue_delete(queue) or 0)
+
+
+def _drop(session: Session, *, queue: str, count: int) -> int:
+    """The same, if so many wait there. Nobody but who holds the lease puts anything there."""
+    there, _ = session.size(queue) or (0, 0)
+    return _delete(session, queue=queue) if there == count else there
 
 
 def _gone(queue: str) -> PreconditionFailed:

@@ -29,7 +29,7 @@ from celery_ops.broker.sentinels import Told
 from celery_ops.errors import BrokerFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from redis.asyncio.connection import ConnectionPool
 
@@ -99,6 +99,17 @@ class Master:
         """It is no master any more, by its own word: sentinels are asked, and it again."""
         self._fresh_until = -math.inf
         await self._leave(lambda _: True)
+
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Where nobody is found, who comes next there may be an old master that was started again:
+        it says of itself that it is one, and may have lost everything.
+        """
+        try:
+            yield
+        except (RedisError, OSError):
+            self._fresh_until = -math.inf
+            raise
 
     async def verify(self, connection: MasterConnection | TlsMasterConnection) -> None:
         """Log in, and have it say that it is a master. Raise NoMaster."""
@@ -197,7 +208,8 @@ class MasterConnection(TcpConnection):
 
     async def _connect(self) -> None:
         self.host, self.port = await self._master.find()
-        await super()._connect()
+        with self._master.connecting():
+            await super()._connect()
 
 
 class TlsMasterConnection(TlsConnection):
@@ -209,7 +221,8 @@ class TlsMasterConnection(TlsConnection):
 
     async def _connect(self) -> None:
         self.host, self.port = await self._master.find()
-        await super()._connect()
+        with self._master.connecting():
+            await super()._connect()
 
 
 class Sentinel:

@@ -73,22 +73,28 @@ local limit, passed, looked = tonumber(ARGV[3]), tonumber(ARGV[5]), tonumber(ARG
 local meant = {}
 for at = 8, #ARGV, 2 do meant[ARGV[at]] = ARGV[at + 1] end
 local there = redis.call('LRANGE', KEYS[3], -(passed + looked), -(passed + 1))
-local moved = 0
+local moved, last = 0, 0
 for at = #there, 1, -1 do
   if limit >= 0 and done + moved >= limit then break end
   local new = meant[there[at]]
   if new then
     redis.call('LPUSH', KEYS[4], new ~= '' and new or there[at])
-    redis.call('LSET', KEYS[3], -(passed + 1 + #there - at), ARGV[7])
+    if passed == 0 and last == #there - at then
+      last = last + 1
+    else
+      redis.call('LSET', KEYS[3], -(passed + 1 + #there - at), ARGV[7])
+    end
     moved = moved + 1
   end
 end
-if moved > 0 then
-  -- From the end that is nearer: every message on the way is compared.
-  local is_near = 2 * (passed + looked) < redis.call('LLEN', KEYS[3])
-  redis.call('LREM', KEYS[3], is_near and -moved or moved, ARGV[7])
-  redis.call('HINCRBY', KEYS[2], ARGV[2], moved)
+if moved > last then
+  -- From where it takes less: every message on the way is compared, twice as fast from the left.
+  local is_near = 3 * passed + 2 * looked < redis.call('LLEN', KEYS[3])
+  redis.call('LREM', KEYS[3], is_near and last - moved or moved - last, ARGV[7])
 end
+-- Those at the very end go at a stroke.
+if last > 0 then redis.call('LTRIM', KEYS[3], 0, -(last + 1)) end
+if moved > 0 then redis.call('HINCRBY', KEYS[2], ARGV[2], moved) end
 return {done + moved, moved}
 """
 )
@@ -127,16 +133,18 @@ DROP = (
     HOLDS
     + _IS_LIST
     + """
--- KEYS: the lease, the lists of a queue's priority steps. ARGV: token.
--- Returns how many messages were in them; nothing if the token is not the lease's; -1 if a key is
--- no list.
+-- KEYS: the lease, the lists of a queue's priority steps. ARGV: token, how many messages there must
+--       be, or nothing is done.
+-- Returns how many there were; nothing if the token is not the lease's; -1 if a key is no list.
 if not holds(KEYS[1], ARGV[1]) then return false end
 local count = 0
 for at = 2, #KEYS do
   if not is_list(KEYS[at]) then return -1 end
   count = count + redis.call('LLEN', KEYS[at])
 end
-for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
+if count == tonumber(ARGV[2]) then
+  for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
+end
 return count
 """
 )

@@ -176,6 +176,22 @@ return 1
 """
 )
 
+LENGTHS = """
+-- KEYS: what may be lists. Returns how long each is; -1 for a key of something else.
+local found = {}
+for place, key in ipairs(KEYS) do
+  local length = redis.pcall('LLEN', key)
+  if type(length) == 'number' then
+    found[place] = length
+  elseif string.find(length.err, 'WRONGTYPE', 1, true) then
+    found[place] = -1
+  else
+    return length
+  end
+end
+return found
+"""
+
 LOOK = """
 -- KEYS: lists. ARGV: how many bytes of messages may be looked at, how many bytes tell one message.
 -- Returns for each list, as long as the bytes last: the memory it takes (-1: may not be asked for),

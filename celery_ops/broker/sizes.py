@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import messages
+from celery_ops.broker import messages, scripts
 from celery_ops.broker.heads import QueueHeads
 from celery_ops.broker.names import escaped
 from celery_ops.broker.refusals import Refused
@@ -32,7 +33,7 @@ _TAGS_AT_A_TIME = 200
 _BYTES_A_CALL = 16 * 1024 * 1024
 _BYTES_AT_A_TIME = 1024 * 1024
 """So much is decoded before the event loop gets its turn."""
-_QUEUES_AT_A_TIME = 1_000
+_QUEUES_AT_A_TIME = 500
 _KEYS_A_SCAN = 2_000
 _SCANS_A_CALL = 5
 _LATEST = 253_402_300_799.0
@@ -49,6 +50,8 @@ class QueueSizes:
         self._names = names
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._by_script = True
+        """One answer for many lists; where scripts are not allowed, each is asked for by itself."""
         self._finder = QueueFinder(wire, names, clock)
         self._ledger = UnackedLedger(wire, names)
         self._heads = QueueHeads(wire, names)
@@ -103,25 +106,37 @@ class QueueSizes:
         held: HeldTags | None = None
         for start in range(0, max(1, len(queues)), _QUEUES_AT_A_TIME):
             some = queues[start : start + _QUEUES_AT_A_TIME]
-            commands: list[tuple[Word, ...]] = [
-                ("LLEN", key) for queue in some for key in self._names.keys(queue)
-            ]
-            if held is None:
-                commands = [*self._ledger.commands(), *commands]
-            answers = iter(await self._wire.read_many(commands))
-            if held is None:
-                held = HeldTags.of(answers, self._wire)
+            keys = [key for queue in some for key in self._names.keys(queue)]
+            first = self._ledger.commands() if held is None else []
+            told, lengths = await self._lengths(first, keys)
+            held = held or HeldTags.of(iter(told), self._wire)
+            of_key = iter(lengths)
             for queue in some:
-                steps = {step: self._length(next(answers)) for step in self._names.steps}
-                if None not in steps.values():
-                    ready[queue] = {step: length or 0 for step, length in steps.items()}
+                steps = {step: next(of_key) for step in self._names.steps}
+                if min(steps.values()) >= 0:
+                    ready[queue] = steps
         return ready, held or HeldTags(0, {})
 
-    def _length(self, answer: Answer) -> int | None:
-        """None for a key that is not a list: whatever it is, it is not that queue."""
+    async def _lengths(
+        self, first: Sequence[tuple[Word, ...]], keys: Sequence[str]
+    ) -> tuple[list[Answer], list[int]]:
+        """What else is asked for first, at the same moment, and the lists' lengths; -1 for a key
+        that is not a list: whatever it is, it is not that queue.
+        """
+        if self._by_script:
+            script: tuple[Word, ...] = ("EVAL", scripts.LENGTHS, len(keys), *keys)
+            with suppress(Refused):
+                *told, lengths = await self._wire.read_many([*first, script])
+                if not isinstance(lengths, Exception):
+                    return told, lengths
+            self._by_script = False
+        answers = await self._wire.read_many([*first, *(("LLEN", key) for key in keys)])
+        return answers[: len(first)], [self._length(one) for one in answers[len(first) :]]
+
+    def _length(self, answer: Answer) -> int:
         if isinstance(answer, Exception):
             if "WRONGTYPE" in str(answer):
-                return None
+                return -1
             raise self._wire.refused(answer)
         return int(answer)
 

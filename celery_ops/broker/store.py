@@ -80,5 +80,5 @@ class RedisStore:
     async def forget(self, ticket: str, *, fence: Fence) -> None:
         await self._mover.forget(ticket, fence=fence)
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
-        return await self._mover.drop(queue, fence=fence)
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
+        return await self._mover.drop(queue, count=count, fence=fence)

@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 
 PORTION = 500
 """Messages in one script: it keeps the server from everything else."""
-_LEAST = 100
+_LEAST = 200
 _SLOW, _QUICK = 0.008, 0.003
 """Seconds: a portion of messages that are picked is halved above the one, doubled below the other.
 """
-_A_MESSAGE_PASSED = 0.16e-6
+_PICKED = 150
+"""Messages that are taken out of the midst of a list at once: some 20 us each."""
+_A_MESSAGE_PASSED = 0.05e-6
 """Seconds, of any portion."""
 _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
@@ -108,11 +110,11 @@ class MessageMover:
     async def forget(self, ticket: str, *, fence: Fence) -> None:
         await self._run(moving_scripts.FORGET, (self._names.tickets,), fence, ticket)
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         """As the port says."""
         if parked(queue) is None:
             raise ValueError(f"{queue!r} is no queue of parked messages")
-        answer = await self._run(moving_scripts.DROP, self._names.keys(queue), fence)
+        answer = await self._run(moving_scripts.DROP, self._names.keys(queue), fence, count)
         if answer == -1:
             raise _no_queue(queue)
         return int(answer)
@@ -268,9 +270,10 @@ class _Way:
             moving_scripts.PICK, window.passed - near, looked, self._nothing, *words
         )
         took = clock.time() - began - window.passed * _A_MESSAGE_PASSED
-        if took > _SLOW:
+        within = len(choice.moves) if window.passed else 0
+        if took > _SLOW or within > _PICKED:
             self._size = max(_LEAST, self._size // 2)
-        elif took < _QUICK:
+        elif took < _QUICK and 2 * within < _PICKED:
             self._size = 2 * self._size
         return picked
 

@@ -158,6 +158,6 @@ class MessageStore(MessageReading, Protocol):
         """Remove the count."""
         ...
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
-        """Destroy a queue of parked messages, and return how many were in it."""
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
+        """Destroy a queue of parked messages if exactly so many are in it; how many were."""
         ...

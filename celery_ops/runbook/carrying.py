@@ -32,6 +32,10 @@ BETWEEN_WORDS = 2.0
 """Seconds between two lines of progress."""
 _BURSTS = 5
 """A rate is kept in portions of so many a second."""
+_COMES_BACK = 10.0
+"""Seconds: a master that was started again, empty, answers until its sentinels have told it that
+another one is the master now.
+"""
 _CAUGHT_UP = 0.5
 """Seconds of delay that are made up for: after a pause, or while the broker was away, what was not
 moved must not come at once.
@@ -44,7 +48,8 @@ def burst(rate: float | None) -> int | None:
 
 
 class Carrier:
-    """One step's way with messages. `of` is about how many there are, `does` what is told of them.
+    """The way of one act's messages, under one ticket. `of` is about how many there are, and `does`
+    what is told of them.
 
     Between two portions the run can be paused and aborted.
     """
@@ -57,6 +62,7 @@ class Carrier:
         self._does = does
         self._of = of
         self._rate = rate
+        self._known = self._most = self._missing = 0
         self._paced: tuple[float, int] | None = None
         self._told_at = stage.clock.monotonic()
         self._lives = self._told_at
@@ -64,36 +70,75 @@ class Carrier:
 
     async def counted(self, ticket: str) -> int:
         """How many have gone under it."""
-        return await self.patiently(lambda: store_of(self._stage).counted(ticket))
+        return await self.patiently(lambda: self._stage.effects.store.counted(ticket))
 
     async def size(self, queue: str) -> int:
         """How many wait there."""
-        return await self.patiently(lambda: store_of(self._stage).count(queue))
+        return await self.patiently(lambda: self._stage.effects.store.count(queue))
 
     async def transfer(self, transfer: Transfer, anew: Callable[[int], None] | None = None) -> int:
         """Move them; how many have gone under the ticket. Raise StepFailed or Aborted.
 
-        `anew` is told how many have gone so far whenever all are looked at from the beginning.
+        `anew` is told how many have gone so far whenever all are looked at from the beginning: also
+        where the broker has forgotten some, which then move again.
         """
-        done = await self.counted(transfer.ticket)
-        await self.pace(done)
+        await self.pace(await self.counted(transfer.ticket))
 
         async def first() -> None:
-            nonlocal done
-            before, done = done, await store_of(self._stage).counted(transfer.ticket)
-            if done < before:
-                says = f"the broker has forgotten that {before - done} of {before} were moved"
+            before, self._known = (
+                self._known,
+                await self._stage.effects.store.counted(transfer.ticket),
+            )
+            if self._known < before:
+                gone = before - self._known
+                says = f"the broker has forgotten that {gone} of {before} were moved"
                 self._stage.say(None, f"{says}: whatever it has now is looked at", self._step)
             if anew is not None:
-                anew(done)
+                anew(self._known)
 
         async def then(portion: Transferred) -> None:
-            nonlocal done
-            done = max(done, portion.done)
+            self._known = max(self._known, portion.done)
+            self._most = max(self._most, self._known)
             await self.pace(portion.done)
 
-        await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))
-        return await self.counted(transfer.ticket)
+        is_patient = False
+        while True:
+            await self.patiently(lambda: self._stage.effects.transfer(transfer, first, then))
+            there = await self.counted(transfer.ticket)
+            if there < self._known:
+                continue
+            self._missing = self._most - there
+            if self._missing <= 0 or is_patient:
+                return there
+            is_patient = True
+            says = f"{self._missing} that were moved are not counted: all is looked at once more"
+            self._stage.say(None, f"{says} in {as_duration(_COMES_BACK)}", self._step)
+            await self._stage.brake.sleep(_COMES_BACK)
+
+    async def settled(
+        self, carry: Callable[[], Awaitable[int]], ticket: str, queue: str
+    ) -> tuple[int, int]:
+        """Carry, and look how many wait in a queue then; how many were carried, and how many wait.
+
+        Again, where the broker has forgotten some of it by the time of that look.
+        """
+        while True:
+            done = await carry()
+            there = await self.size(queue)
+            if await self.counted(ticket) >= done:
+                return done, there
+
+    @property
+    def missing(self) -> str:
+        """What the result of a transfer has to say of those that had gone, and did not go again
+        after the broker had forgotten it; empty: there are none.
+        """
+        if self._missing <= 0:
+            return ""
+        return (
+            f"; {self._missing} more had gone, which the broker has forgotten, and they were not"
+            " found again: consumed meanwhile, or lost with its last writes"
+        )
 
     async def put(self, backup: Backup, *, queue: str, ticket: str, address: str | None) -> int:
         """Put the messages of a backup into a queue; how many there are under the ticket."""
@@ -109,7 +154,8 @@ class Carrier:
         self, backup: Backup, *, queue: str, ticket: str, address: str | None
     ) -> int:
         """Those that are not counted yet; how many are in the end, unless some are forgotten."""
-        store, effects = store_of(self._stage), self._stage.effects
+        effects = self._stage.effects
+        store = effects.store
         done = await self.counted(ticket)
         await self.pace(done)
         portions = backup.portions(done, backwards=store.puts_first, most=burst(self._rate))
@@ -132,7 +178,7 @@ class Carrier:
 
     async def copy(self, queue: str, path: Path, header: Header) -> Backup:
         """Write a queue to a file, and read that through."""
-        store = store_of(self._stage)
+        store = self._stage.effects.store
 
         async def write() -> None:
             with Writer(path, header) as writer:
@@ -207,14 +253,6 @@ class Noted:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def store_of(stage: Stage) -> MessageStore:
-    """Raise StepFailed if messages cannot be moved on this broker."""
-    store = stage.surveyor.broker.store
-    if store is None:
-        raise StepFailed("the messages of this kind of broker cannot be moved here")
-    return store
 
 
 async def read_through(path: Path, store: MessageStore) -> Backup:

@@ -17,7 +17,7 @@ from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
 from celery_ops.runbook.loader import render_argument
-from celery_ops.runbook.moving import left_parked, take_back
+from celery_ops.runbook.moving_back import forget_tickets, left_parked, take_back
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.queue_plans import left_paused
@@ -284,7 +284,9 @@ class Conclusion:
             course.state = RunState.UNDO_FAILED
 
     async def _tell(self, course: Course) -> None:
-        """Notify, now that it is known how the run ended."""
+        """Notify, now that it is known how the run ended; of a good end nothing stays behind."""
+        if course.ending is Ending.DONE:
+            await forget_tickets(self._stage)
         for step in self._runbook.finally_:
             if isinstance(step, NotifyStep):
                 await notify(self._stage, step, course.ending.value, course.says, at_end=True)

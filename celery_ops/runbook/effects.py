@@ -91,6 +91,14 @@ class Effects:
         """False once somebody else was seen to have taken the lease."""
         return not self._keeper.taken_by
 
+    @property
+    def store(self) -> MessageStore:
+        """The messages of this broker. Raise PreconditionFailed where they cannot be moved."""
+        store = self._broker.store
+        if store is None:
+            raise PreconditionFailed("the messages of this kind of broker cannot be moved here")
+        return store
+
     def intend(
         self,
         step: str,
@@ -117,10 +125,12 @@ class Effects:
         )
         return event.at
 
-    def conclude(self, step: str, target: str | None, result: Result, says: str) -> None:
-        """Put a result on disk."""
+    def conclude(
+        self, step: str, target: str | None, result: Result, says: str, count: int | None = None
+    ) -> None:
+        """Put a result on disk; `count` is how many messages it is about."""
         self._journal.append(
-            EventKind.RESULT, step=step, target=target, outcome=Outcome(result, says)
+            EventKind.RESULT, step=step, target=target, outcome=Outcome(result, says), count=count
         )
 
     async def control(self, sent: Sequence[ControlAction]) -> dict[str, str]:
@@ -274,7 +284,7 @@ class Effects:
 
         async def send(fence: Fence) -> None:
             await first()
-            async with aclosing(self._store.transfer(transfer, fence=fence)) as portions:
+            async with aclosing(self.store.transfer(transfer, fence=fence)) as portions:
                 async for portion in portions:
                     await then(portion)
 
@@ -295,7 +305,7 @@ class Effects:
 
         async def send(fence: Fence) -> None:
             was_put.append(
-                await self._store.put(
+                await self.store.put(
                     messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
                 )
             )
@@ -304,12 +314,12 @@ class Effects:
         await self._fenced(send)
         return was_put[-1]
 
-    async def drop(self, queue: str) -> int:
-        """Destroy a queue of parked messages; how many there were."""
+    async def drop(self, queue: str, count: int) -> int:
+        """Destroy a queue of parked messages if there are just so many; how many there were."""
         dropped: list[int] = []
 
         async def send(fence: Fence) -> None:
-            dropped.append(await self._store.drop(queue, fence=fence))
+            dropped.append(await self.store.drop(queue, count=count, fence=fence))
 
         self.made += 1
         await self._fenced(send)
@@ -317,7 +327,7 @@ class Effects:
 
     async def forget(self, ticket: str) -> None:
         """Nothing more will be moved under it, and nobody will ask how much was."""
-        await self._fenced(lambda fence: self._store.forget(ticket, fence=fence))
+        await self._fenced(lambda fence: self.store.forget(ticket, fence=fence))
 
     async def take(self, kind: str, target: PlannedWorker) -> None:
         """Record what is about to be taken, where every operator can see it."""
@@ -389,13 +399,6 @@ class Effects:
             operator=self._plan.operator,
             at=self._clock.now(),
         )
-
-    @property
-    def _store(self) -> MessageStore:
-        store = self._broker.store
-        if store is None:
-            raise PreconditionFailed("the messages of this kind of broker cannot be moved here")
-        return store
 
     async def _still_ours(self, fence: Fence) -> None:
         """The fence was valid a moment ago: enough for effects that are conditional by

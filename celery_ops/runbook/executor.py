@@ -37,7 +37,7 @@ from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lasting import Lasting
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
-from celery_ops.runbook.moving import Moving
+from celery_ops.runbook.moving import Moving, park_again
 from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
@@ -336,6 +336,7 @@ class Executor:
             case QueueStep(verb=QueueVerb.PAUSE):
                 return await self._pauses.pause(step)
             case QueueStep(verb=QueueVerb.RESUME):
+                await park_again(self._stage, self._runbook, step)
                 return await self._pauses.resume(step)
             case QueueStep(verb=QueueVerb.DRAIN):
                 return await Draining(self._stage, step).go()

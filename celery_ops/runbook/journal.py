@@ -47,7 +47,8 @@ class Event:
     Beside an intent stand its `verb` (a restart consists of `stop` and `start`) and `worker`: the
     target as it was met right before, which a resumed run compares with. `attempt` is 1, and one
     more each time the run was taken up again. `clock` stands in the first line: the run's time is
-    counted from there. `version` is that of celery-ops, where one begins to write.
+    counted from there. `version` is that of celery-ops, where one begins to write. `count` is how
+    many messages a result is about.
     """
 
     seq: int
@@ -63,6 +64,7 @@ class Event:
     plan: Plan | None = None
     verb: str | None = None
     worker: PlannedWorker | None = None
+    count: int | None = None
     clock: ClockMark | None = None
     version: str | None = None
     v: int = VERSION
@@ -73,8 +75,8 @@ class Event:
             "v": self.v, "seq": self.seq, "at": self.at, "event": self.event, "step": self.step,
             "target": self.target, "attempt": self.attempt, "intent": self.intent,
             "expect": self.expect, "undo": self.undo, "outcome": self.outcome, "plan": self.plan,
-            "verb": self.verb, "worker": self.worker, "clock": self.clock,
-            "version": self.version,
+            "verb": self.verb, "worker": self.worker, "count": self.count,
+            "clock": self.clock, "version": self.version,
         }  # fmt: skip
         said = {key: value for key, value in fields.items() if value is not None}
         return _encoded(said) + b"\n"
@@ -158,6 +160,7 @@ class Journal:
         outcome: Outcome | None = None,
         verb: str | None = None,
         worker: PlannedWorker | None = None,
+        count: int | None = None,
     ) -> Event:
         """Write one event. Raise JournalError if it could not be made durable."""
         if event in _TAKEN_UP:
@@ -165,7 +168,8 @@ class Journal:
         written = Event(
             seq=self._seq + 1, at=self._clock.now(), event=event, step=step, target=target,
             attempt=self._attempt, intent=intent, expect=expect, undo=undo, outcome=outcome,
-            verb=verb, worker=worker, version=__version__ if event in _BEGUN else None,
+            verb=verb, worker=worker, count=count,
+            version=__version__ if event in _BEGUN else None,
         )  # fmt: skip
         self._write(written.to_line(), durable=event not in self._LIGHT)
         self._seq = written.seq

@@ -8,23 +8,23 @@ on.
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
-from celery_ops.errors import OpsError
-from celery_ops.model import Parked, parked
+from celery_ops.model import parked
 from celery_ops.ports import Transfer
 from celery_ops.runbook import backups
 from celery_ops.runbook.backups import Header
-from celery_ops.runbook.carrying import Carrier, Noted, burst, read_through, store_of
-from celery_ops.runbook.events import Owed, Result
+from celery_ops.runbook.carrying import Carrier, Noted, burst, read_through
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.journal import read
 from celery_ops.runbook.moves import Wanted, about, is_way_back
-from celery_ops.runbook.recall import UNDO, Recall
-from celery_ops.runbook.schema import QueueVerb
+from celery_ops.runbook.moving_back import count_of, forgotten, take_back_move, ticket
+from celery_ops.runbook.schema import QueueStep, QueueVerb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,8 +32,19 @@ if TYPE_CHECKING:
     from celery_ops.model import StoredMessage
     from celery_ops.runbook.backups import Backup
     from celery_ops.runbook.plan import PlannedMove
-    from celery_ops.runbook.schema import Param, QueueStep
+    from celery_ops.runbook.schema import Param, Runbook
     from celery_ops.runbook.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What came of an act, and how many messages it is about. SKIPPED: it is begun anew, since what
+    it rested on was forgotten by the broker.
+    """
+
+    says: str
+    count: int | None = None
+    result: Result = Result.DONE
 
 
 class Moving:
@@ -42,7 +53,7 @@ class Moving:
     def __init__(self, stage: Stage, step: QueueStep, params: Sequence[Param]) -> None:
         self._stage = stage
         self._wanted = Wanted.of(step, params, {"params": stage.params})
-        self._store = store_of(stage)
+        self._store = stage.effects.store
         self._unknown = self._meant = self._before = 0
 
     async def go(self) -> str:
@@ -56,11 +67,26 @@ class Moving:
             QueueVerb.RESTORE: self._restore,
         }[self._wanted.verb]
         moves = [move for move in self._stage.plan.moves if move.step == self._wanted.step]
-        return "; ".join([await does(move) for move in moves])
+        return "; ".join([(await does(move)).says for move in moves])
+
+    async def park_again(self, queue: str) -> None:
+        """What this step has parked of a queue, where the broker has forgotten that it is parked.
+
+        Raise StepFailed.
+        """
+        for move in self._stage.plan.moves:
+            if move.step != self._wanted.step or move.queue != queue:
+                continue
+            while await self._is_forgotten(
+                move, count_of(self._stage, move.step, move.queue, QueueVerb.PARK)
+            ):
+                says = f"{move.queue}: the broker has forgotten what was parked: it is parked again"
+                self._stage.say(None, says, move.step)
+                await self._park(move)
 
     # --- the verbs ---
 
-    async def _backup(self, move: PlannedMove) -> str:
+    async def _backup(self, move: PlannedMove) -> Came:
         return await self._act(
             move.queue,
             "backup",
@@ -69,17 +95,18 @@ class Moving:
             do=lambda: self._copied(move),
         )
 
-    async def _copied(self, move: PlannedMove) -> str:
+    async def _copied(self, move: PlannedMove) -> Came:
         carrier = self._carrier(move, "")
         before = await carrier.size(move.queue)
         backup = await self._written(move, move.queue)
         after = await carrier.size(move.queue)
-        return (
+        return Came(
             f"{counted(backup.count, 'message')} of {move.queue} copied to {move.file}"
-            f" ({before} waited there before, {after} after; what workers held is not among them)"
+            f" ({before} waited there before, {after} after; what workers held is not among them)",
+            backup.count,
         )
 
-    async def _park(self, move: PlannedMove) -> str:
+    async def _park(self, move: PlannedMove) -> Came:
         return await self._act(
             move.queue,
             "park",
@@ -89,8 +116,9 @@ class Moving:
             do=lambda: self._parked(move),
         )
 
-    async def _parked(self, move: PlannedMove) -> str:
-        done = await self._carrier(move, "parked").transfer(
+    async def _parked(self, move: PlannedMove) -> Came:
+        carrier = self._carrier(move, "parked")
+        done = await carrier.transfer(
             Transfer(
                 ticket=ticket(self._stage, move.step),
                 queue=move.queue,
@@ -101,9 +129,10 @@ class Moving:
             ),
             self._anew,
         )
-        return f"{counted(done, 'message')} of {move.queue} parked in {move.parked}{self._rest()}"
+        says = f"{counted(done, 'message')} of {move.queue} parked in {move.parked}{self._rest()}"
+        return Came(says + carrier.missing, done)
 
-    async def _move(self, move: PlannedMove) -> str:
+    async def _move(self, move: PlannedMove) -> Came:
         return await self._act(
             move.queue,
             "move",
@@ -113,85 +142,105 @@ class Moving:
             do=lambda: self._moved(move),
         )
 
-    async def _moved(self, move: PlannedMove) -> str:
+    async def _moved(self, move: PlannedMove) -> Came:
         noted = Noted(self._stage, move.step)
         carrier = self._carrier(move, "moved")
+        transfer = Transfer(
+            ticket=ticket(self._stage, move.step),
+            queue=move.queue,
+            to=move.to,
+            choose=self._chooser(noted),
+            limit=self._wanted.limit,
+            address=move.to,
+            portion=burst(self._wanted.rate),
+        )
         try:
-            done = await carrier.transfer(
-                Transfer(
-                    ticket=ticket(self._stage, move.step),
-                    queue=move.queue,
-                    to=move.to,
-                    choose=self._chooser(noted),
-                    limit=self._wanted.limit,
-                    address=move.to,
-                    portion=burst(self._wanted.rate),
-                ),
-                self._anew,
+            done, left = await carrier.settled(
+                lambda: carrier.transfer(transfer, self._anew), transfer.ticket, move.queue
             )
         except OSError as error:
             says = f"what moves cannot be noted beside the journal: {error.strerror or error}"
             raise StepFailed(says) from error
         finally:
             noted.close()
-        left = await carrier.size(move.queue)
         says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{self._rest()}"
         stayed = self._meant - (done - self._before)
         if stayed > 0:
             says += f"; {stayed} more did not go: consumed meanwhile, or no messages of Celery's"
-        return f"{says}; {left} wait in {move.queue} now"
+        return Came(f"{says}{carrier.missing}; {left} wait in {move.queue} now", done)
 
-    async def _purge(self, move: PlannedMove) -> str:
+    async def _purge(self, move: PlannedMove) -> Came:
         """First out of the way, then to the disk, and only then destroyed: just those."""
-        await self._park(move)
-        is_begun = self._stage.recall.peek(move.step, move.parked) is not None
-        if not is_begun and not await self._carrier(move, "").size(move.parked):
-            return f"nothing was left to be purged in {move.queue}"
-        try:
-            await self._act(
-                move.parked,
-                "backup",
-                f"copy what is parked to {move.file}",
-                expect="the file is whole, as its checksum says",
-                do=lambda: self._secured(move),
-            )
-        except StepFailed as failed:
-            await _take_back(self._stage, QueueVerb.PARK, move)
-            raise StepFailed(f"{failed.says}; the messages are back in {move.queue}") from failed
-        says = await self._act(
+        while True:
+            known = (await self._park(move)).count
+            is_begun = self._stage.recall.peek(move.step, move.parked) is not None
+            if is_begun or await self._carrier(move, "").size(move.parked):
+                if (await self._secure(move, known)).result is not Result.SKIPPED:
+                    break
+            elif not await self._is_forgotten(move, known):
+                return Came(f"nothing was left to be purged in {move.queue}", 0)
+            says = f"{move.queue}: the broker has forgotten what was parked: it is parked again"
+            self._stage.say(None, says, move.step)
+        return await self._act(
             move.parked,
             "purge",
             f"destroy {move.parked}",
             expect="there is no such queue",
             undo=f"they are put back from {move.file}",
-            do=lambda: self._destroyed(move),
+            do=lambda: self._destroyed(move, known),
         )
-        forget = self._stage.effects.forget
-        await self._carrier(move, "").patiently(lambda: forget(ticket(self._stage, move.step)))
-        return says
 
-    async def _secured(self, move: PlannedMove) -> str:
+    async def _secure(self, move: PlannedMove, known: int | None) -> Came:
+        try:
+            return await self._act(
+                move.parked,
+                "backup",
+                f"copy what is parked to {move.file}",
+                expect="the file is whole, as its checksum says",
+                do=lambda: self._secured(move, known),
+            )
+        except StepFailed as failed:
+            await take_back_move(self._stage, QueueVerb.PARK, move)
+            raise StepFailed(f"{failed.says}; the messages are back in {move.queue}") from failed
+
+    async def _secured(self, move: PlannedMove, known: int | None) -> Came:
         backup = await self._written(move, move.parked)
-        return f"{counted(backup.count, 'message')} written to {move.file}"
+        lost = await self._is_forgotten(move, known)
+        # Before the file goes, what it has must be somewhere else, too.
+        if lost and await self._carrier(move, "").size(move.parked) == backup.count:
+            backups.remove(backup.path, self._stage.plan.run, move.step)
+            says = "not all is there: the broker has forgotten that it was parked"
+            return Came(says, backup.count, Result.SKIPPED)
+        return Came(f"{counted(backup.count, 'message')} written to {move.file}", backup.count)
 
-    async def _destroyed(self, move: PlannedMove) -> str:
+    async def _destroyed(self, move: PlannedMove, known: int | None) -> Came:
         backup = await read_through(Path(move.file), self._store)
         carrier = self._carrier(move, "")
-        there = await carrier.size(move.parked)
-        if there not in {0, backup.count}:  # none: it was done before
-            raise StepFailed(
-                f"{move.parked} has {there} messages and {move.file} {backup.count}:"
-                " nothing was destroyed"
-            )
-        if not there and await carrier.counted(ticket(self._stage, move.step)) < backup.count:
-            raise _forgotten(move)
-        await carrier.patiently(lambda: self._stage.effects.drop(move.parked))
-        return (
+        while True:  # a fail-over may have lost it
+            drop = partial(self._stage.effects.drop, move.parked, backup.count)
+            there = await carrier.patiently(drop)
+            if not there:  # it was done now, or before
+                break
+            if there != backup.count:
+                raise StepFailed(
+                    f"{move.parked} has {there} messages and {move.file} {backup.count}:"
+                    " nothing was destroyed"
+                )
+        if await carrier.counted(ticket(self._stage, move.step)) < backup.count:
+            raise forgotten(move)
+        says = (
             f"{counted(backup.count, 'message')} of {move.queue} purged; give them back with:"
             f" {self._stage.plan.where.command(f'queue restore {shlex.quote(move.file)}')}"
         )
+        more = (known or 0) - backup.count
+        if more > 0:
+            says += (
+                f"; {more} more had been parked and were not there any more, so they were not"
+                " destroyed: somebody gave them back, or the broker has forgotten that they moved"
+            )
+        return Came(says, backup.count)
 
-    async def _restore(self, move: PlannedMove) -> str:
+    async def _restore(self, move: PlannedMove) -> Came:
         return await self._act(
             move.to,
             "put",
@@ -200,22 +249,25 @@ class Moving:
             do=lambda: self._put(move),
         )
 
-    async def _put(self, move: PlannedMove) -> str:
+    async def _put(self, move: PlannedMove) -> Came:
         backup = await read_through(Path(move.file), self._store)
         if not move.ticket.startswith(backup.ticket):
             raise StepFailed(f"{move.file} is another backup than the one that was planned")
-        done = await self._carrier(move, "put back").put(
-            backup,
-            queue=move.to,
-            ticket=move.ticket,
-            address=None if move.to == move.queue else move.to,
+        carrier = self._carrier(move, "put back")
+        done, there = await carrier.settled(
+            lambda: carrier.put(
+                backup,
+                queue=move.to,
+                ticket=move.ticket,
+                address=None if move.to == move.queue else move.to,
+            ),
+            move.ticket,
+            move.to,
         )
-        there = await self._carrier(move, "").size(move.to)
-        return (
-            f"{counted(done, 'message')} of {move.file} put into {move.to}; {there} wait there now"
-        )
+        says = f"{counted(done, 'message')} of {move.file} put into {move.to}"
+        return Came(f"{says}; {there} wait there now", done)
 
-    async def _unpark(self, move: PlannedMove) -> str:
+    async def _unpark(self, move: PlannedMove) -> Came:
         return await self._act(
             move.queue,
             "unpark",
@@ -224,9 +276,10 @@ class Moving:
             do=lambda: self._unparked(move),
         )
 
-    async def _unparked(self, move: PlannedMove) -> str:
+    async def _unparked(self, move: PlannedMove) -> Came:
         is_back = is_way_back(move)
-        done = await self._carrier(move, "moved").transfer(
+        carrier = self._carrier(move, "moved")
+        done = await carrier.transfer(
             Transfer(
                 ticket=f"{ticket(self._stage, move.step)} {move.queue}",
                 queue=move.queue,
@@ -236,7 +289,8 @@ class Moving:
                 portion=burst(self._wanted.rate),
             )
         )
-        return f"{counted(done, 'message')} of {move.queue} moved to {move.to}"
+        says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{carrier.missing}"
+        return Came(says + self._shortfall(move, done), done)
 
     # --- how ---
 
@@ -247,9 +301,9 @@ class Moving:
         intent: str,
         *,
         expect: str,
-        do: Callable[[], Awaitable[str]],
+        do: Callable[[], Awaitable[Came]],
         undo: str | None = None,
-    ) -> str:
+    ) -> Came:
         """One act with its intent and its result; of one that is over, its result. Raise StepFailed
         where it failed.
         """
@@ -258,16 +312,34 @@ class Moving:
         if past is not None and past.outcome is not None:
             if past.outcome.result is Result.FAILED:
                 raise StepFailed(past.outcome.says)
-            return past.outcome.says
+            return Came(past.outcome.says, past.count, past.outcome.result)
         if past is None:
             effects.intend(step, target, intent, expect=expect, undo=undo, verb=verb)
         try:
-            says = await do()
+            came = await do()
         except StepFailed as failed:
             effects.conclude(step, target, Result.FAILED, failed.says)
             raise
-        effects.conclude(step, target, Result.DONE, says)
-        return says
+        effects.conclude(step, target, came.result, came.says, came.count)
+        return came
+
+    async def _is_forgotten(self, move: PlannedMove, known: int | None) -> bool:
+        """Whether the broker counts fewer under the step's ticket than so many (None: not told)."""
+        now = await self._carrier(move, "").counted(ticket(self._stage, move.step))
+        return now < (known or 0)
+
+    def _shortfall(self, move: PlannedMove, done: int) -> str:
+        """What was parked by this run and was not there any more."""
+        place = parked(move.queue)
+        if place is None or place.run != self._stage.plan.run:
+            return ""
+        were = count_of(self._stage, place.step, place.queue, QueueVerb.PARK) or 0
+        if done >= were:
+            return ""
+        return (
+            f"; {were - done} more had been parked and were not there any more: somebody gave them"
+            " back, or the broker has forgotten that they moved"
+        )
 
     def _carrier(self, move: PlannedMove, does: str) -> Carrier:
         return Carrier(self._stage, move.step, does, of=move.messages, rate=self._wanted.rate)
@@ -321,132 +393,14 @@ class Moving:
         return await self._carrier(move, "written").copy(source, path, header)
 
 
-# --- the way back -------------------------------------------------------------------------------
-
-
-async def take_back(stage: Stage, step: QueueStep) -> list[str]:
-    """Give back what a step has parked, moved or purged, and say what came of it. Raise StepFailed
-    or an OpsError.
+async def park_again(stage: Stage, runbook: Runbook, step: QueueStep) -> None:
+    """Before a queue is given back to its consumers: what this run has parked of it is parked
+    still, or again where a fail-over has lost that. Raise StepFailed.
     """
-    moves = [move for move in stage.plan.moves if move.step == step.id]
-    return [await _take_back(stage, step.verb, move) for move in moves]
-
-
-async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
-    effects, undoing = stage.effects, f"{UNDO}{move.step}"
-    effects.intend(
-        undoing,
-        move.queue,
-        f"give the messages back to {move.queue}",
-        expect="they wait there, to be served first",
-        undo=None,
-        verb="undo",
-    )
-    try:
-        if verb is QueueVerb.MOVE:
-            says = await _moved_back(stage, move)
-        elif verb is QueueVerb.PURGE:
-            says = await _restored(stage, move)
-        else:
-            says = await _unparked(stage, move, move.parked)
-    except (StepFailed, OpsError) as error:
-        effects.conclude(undoing, move.queue, Result.FAILED, error.says)
-        raise
-    effects.conclude(undoing, move.queue, Result.DONE, says)
-    for suffix in ("", " undo", " back"):
-        await effects.forget(ticket(stage, move.step) + suffix)
-    return says
-
-
-async def _moved_back(stage: Stage, move: PlannedMove) -> str:
-    """Those that are still there, first out of the other queue and then before those that wait."""
-    moved = await Carrier(stage, move.step, "").counted(ticket(stage, move.step))
-    ids = Noted(stage, move.step).ids()
-    place = _place_of_undo(stage, move)
-    back = await Carrier(stage, move.step, "on their way back", of=moved).transfer(
-        Transfer(
-            ticket=ticket(stage, move.step) + " undo",
-            queue=move.to,
-            to=place,
-            choose=lambda message: message.id in ids,
-            limit=moved,
-            address=move.queue,
-        )
-    )
-    await _unparked(stage, move, place)
-    gone = moved - back
-    says = f"{back} of {counted(moved, 'message')} moved back to {move.queue}"
-    return f"{says}; {gone} had been consumed meanwhile" if gone else says
-
-
-async def _restored(stage: Stage, move: PlannedMove) -> str:
-    """What is parked still goes back, and its copy is removed: else it could be restored beside.
-
-    What was destroyed is put back from the file, under the ticket of any restore of it.
-    """
-    store, path = store_of(stage), Path(move.file)
-    if await store.count(move.parked):
-        backups.remove(path, stage.plan.run, move.step)
-        return await _unparked(stage, move, move.parked)
-    if not backups.is_there(path):
-        return "nothing had been purged"
-    backup = await read_through(path, store)
-    carrier = Carrier(stage, move.step, "put back", of=backup.count)
-    parked_ones = await carrier.counted(ticket(stage, move.step))
-    if parked_ones < backup.count and not _is_destroyed(stage, move):
-        raise _forgotten(move)
-    done = await carrier.put(backup, queue=move.queue, ticket=backup.ticket, address=None)
-    return f"{counted(done, 'message')} put back from {path}"
-
-
-def _is_destroyed(stage: Stage, move: PlannedMove) -> bool:
-    """Whether the run knows that what it parked was destroyed, and counts it no more."""
-    return any(
-        (act.step, act.target, act.verb) == (move.step, move.parked, "purge")
-        and act.outcome is not None
-        and act.outcome.result is Result.DONE
-        for act in Recall.of(read(stage.journal.path)).acts
-    )
-
-
-def _forgotten(move: PlannedMove) -> StepFailed:
-    """Restored as well, each message that is back in its queue would be there twice."""
-    return StepFailed(
-        f"the broker has forgotten what was parked in {move.parked}, as after a fail-over that lost"
-        f" its last writes: nothing was destroyed by this run. Look whether the messages wait in"
-        f" {move.queue} again; if they do not, {move.file} has them"
-    )
-
-
-async def _unparked(stage: Stage, move: PlannedMove, place: str) -> str:
-    done = await Carrier(stage, move.step, "given back").transfer(
-        Transfer(ticket=ticket(stage, move.step) + " back", queue=place, to=move.queue, first=True)
-    )
-    return f"{counted(done, 'message')} given back to {move.queue}"
-
-
-async def left_parked(stage: Stage) -> tuple[Owed, ...]:
-    """What the run has parked and nobody has given back yet. Raise BrokerUnreachable."""
-    store = stage.surveyor.broker.store
-    left: list[Owed] = []
-    for move in stage.plan.moves if store is not None else ():
-        places = (
-            move.parked,
-            _place_of_undo(stage, move) if move.to else "",
-            move.queue if parked(move.queue) else "",
-        )
-        for place in places:
-            there = await store.count(place) if store is not None and place else 0
-            if there:
-                mend = f"celery-ops queue unpark {shlex.quote(place)}"
-                left.append(Owed(f"{counted(there, 'message')} of {move.queue} in {place}", mend))
-    return tuple(left)
-
-
-def ticket(stage: Stage, step: str) -> str:
-    """What the messages of a step are counted under."""
-    return f"{stage.plan.run} {step}"
-
-
-def _place_of_undo(stage: Stage, move: PlannedMove) -> str:
-    return str(Parked(move.queue, stage.plan.run, f"{move.step}undo"))
+    queue = "" if step.queue is None else stage.value(step.queue)
+    begun = stage.recall.peek(step.id, queue)
+    if begun is not None and begun.outcome is not None:
+        return
+    for one in runbook.steps:
+        if isinstance(one, QueueStep) and one.verb is QueueVerb.PARK:
+            await Moving(stage, one, runbook.params).park_again(queue)

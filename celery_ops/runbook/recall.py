@@ -48,6 +48,8 @@ class Act:
     worker: PlannedWorker | None = None
     undo: str | None = None
     outcome: Outcome | None = None
+    count: int | None = None
+    """Messages that its outcome is about."""
     intent: str = ""
     at: datetime | None = None
     """When it was intended."""
@@ -247,6 +249,7 @@ class Recall:
         outcome = event.outcome
         if act is not None and act.is_open:
             act.outcome = None if outcome and outcome.result is Result.UNKNOWN else outcome
+            act.count = event.count
             return
         self._add(Act(event.step or "", event.target, outcome=outcome, began=False))
 

@@ -154,7 +154,7 @@ class MovingContract:
         with pytest.raises(LeaseLost):
             await store.put(stored, queue=TO, ticket="b", done=0, fence=NOBODY)
         with pytest.raises(LeaseLost):
-            await store.drop(ASIDE, fence=NOBODY)
+            await store.drop(ASIDE, count=5, fence=NOBODY)
         with pytest.raises(LeaseLost):
             await store.forget(TICKET, fence=NOBODY)
         assert await raws(broker, FROM) == [message.raw for message in stored]
@@ -197,9 +197,10 @@ class MovingContract:
     async def test_only_parked_messages_are_destroyed(self, broker: Broker, fence: Fence) -> None:
         await move(broker, Transfer(TICKET, FROM, ASIDE, choose=is_even), fence)
         with pytest.raises(ValueError, match=FROM):
-            await store_of(broker).drop(FROM, fence=fence)
-        assert await store_of(broker).drop(ASIDE, fence=fence) == 5
-        assert await store_of(broker).drop(ASIDE, fence=fence) == 0
+            await store_of(broker).drop(FROM, count=5, fence=fence)
+        assert await store_of(broker).drop(ASIDE, count=4, fence=fence) == 5
+        assert await store_of(broker).drop(ASIDE, count=5, fence=fence) == 5
+        assert await store_of(broker).drop(ASIDE, count=5, fence=fence) == 0
         assert await ids(broker, ASIDE) == []
         assert await ids(broker, FROM) == ODD
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_ops.broker import master
 from celery_ops.errors import BrokerUnreachable, LeaseLost
 from celery_ops.ports import Question
 from tests.broker.contract import ANN, BOB, PING, TAKEN
@@ -267,6 +268,25 @@ async def test_a_master_that_is_replaced_while_it_lives_is_left_at_once(
     await until_it_answers(broker)
     await broker.lease.renew(fence)
     assert await broker.holder() == ANN
+
+
+async def test_an_old_master_that_was_started_again_is_not_asked_on_an_old_word(
+    quick: SentinelRig, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is empty, and calls itself a master, until its sentinels have told it otherwise."""
+    monkeypatch.setattr(master, "FRESH", LONG)
+    monkeypatch.setattr(master, "CHECKED_EVERY", LONG)
+    broker = make_broker(quick.url(), **quick.options())
+    with quick.client() as client:
+        client.lpush("mail", envelope([[], {}, {}], {"id": "1", "task": "a"}))
+        client.execute_command("WAIT", 1, 0)
+    assert await broker.store.count("mail") == 1
+    old = quick.master
+    old.kill()
+    await refused(broker)
+    quick.wait_for_master(old)
+    old.start()
+    assert await broker.store.count("mail") == 1
 
 
 async def test_a_replica_that_refuses_to_write_is_left_for_the_master(

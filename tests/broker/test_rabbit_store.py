@@ -154,7 +154,7 @@ async def test_moved_and_put_back_they_are_the_same_to_the_byte(lab: Lab) -> Non
     stored = await lab.everything(FROM)
     assert await lab.move(Transfer(TICKET, FROM, ASIDE)) == len(before)
     assert lab.waiting(ASIDE) == before
-    assert await lab.broker.store.drop(ASIDE, fence=lab.fence) == len(before)
+    assert await lab.broker.store.drop(ASIDE, count=len(before), fence=lab.fence) == len(before)
     assert await lab.put([StoredMessage(one.raw) for one in stored], TO) is False
     await lab.broker.store.forget(TICKET, fence=lab.fence)
     assert await lab.put([StoredMessage(one.raw) for one in stored], TO)

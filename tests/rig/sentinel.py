@@ -197,6 +197,23 @@ class SentinelRig:
         (by or self._asked()).ask("FAILOVER", MASTER_NAME)
         return self.wait_for_master(old)
 
+    def estrange(self, replica: RedisServer) -> None:
+        """Have a replica hear nothing of its master any more. Within ten times `down_after` it can
+        be promoted all the same, and has lost all that was written since then, and nothing before.
+        """
+        with self.client() as client:
+            written = _replication(client)["master_repl_offset"]
+        wait_until(lambda: self._has(replica, written), what="a replica has caught up")
+        with self.client(replica) as client:
+            client.config_set("masterauth", "of somebody else")
+            client.client_kill_filter(_type="master")
+        wait_until(lambda: not self._is_linked(replica), what="a replica is cut off")
+
+    def reconcile(self, replica: RedisServer) -> None:
+        """The opposite."""
+        with self.client(replica) as client:
+            client.config_set("masterauth", self._password)
+
     def swap(self) -> None:
         """Turn the first two servers' parts round, and tell no sentinel."""
         old, new = self.servers[:2]
@@ -243,6 +260,15 @@ class SentinelRig:
     def _server(self, port: int) -> RedisServer:
         return next(server for server in self.servers if server.port == port)
 
+    def _is_linked(self, replica: RedisServer) -> bool:
+        with self.client(replica) as client:
+            return bool(_replication(client).get("master_link_status") == "up")
+
+    def _has(self, replica: RedisServer, written: int) -> bool:
+        with self.client(replica) as client:
+            said = _replication(client)
+        return said.get("master_link_status") == "up" and said["slave_repl_offset"] >= written
+
     def _is_whole(self) -> bool:
         for one in self.sentinels:
             state = one.state()
@@ -264,6 +290,11 @@ class SentinelRig:
         with self.client(self._server(ports.pop())) as client:
             role: Any = client.execute_command("ROLE")
         return bool(role[0] == b"master")
+
+
+def _replication(client: Redis) -> dict[str, Any]:
+    said: Any = client.info("replication")
+    return dict(said)
 
 
 @contextlib.contextmanager

@@ -201,6 +201,8 @@ class StandinBroker:
         self.puts_first = True
         self.after_an_effect: Callable[[], None] = lambda: None
         """Called when messages were moved, and nobody was told yet."""
+        self.before_a_look: Callable[[], None] = lambda: None
+        """Called before anything is told of messages, and before each portion of them moves."""
         self.notes: tuple[str, ...] = ()
         self.orders: list[Sent] = []
         self.asked: list[tuple[tuple[Question, ...], Targets | None]] = []

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from celery_ops.errors import BrokerUnreachable
 from celery_ops.model import Body, StoredMessage, parked
 from celery_ops.ports import Transferred
 from tests.standin.parts import Message
@@ -60,9 +61,11 @@ class StandinStore:
     ) -> AsyncGenerator[Transferred, None]:
         left = len(self._waiting(transfer.queue))
         passed = seen = 0
+        known = self._broker.tickets[transfer.ticket]
         while left > 0:
             self._check(fence)
-            waiting = self._waiting(transfer.queue)[passed:]
+            self._check_known(transfer, known)
+            waiting = list(self._broker.fleet.queues.get(transfer.queue, ()))[passed:]
             some = waiting[: min(_A_PORTION, left, transfer.portion or _A_PORTION)]
             if transfer.first and self.puts_first:
                 some = waiting[-len(some) :][::-1]
@@ -79,9 +82,11 @@ class StandinStore:
             passed += len(some) - moved
             left -= len(some)
             self._broker.after_an_effect()
-            yield Transferred(self._broker.tickets[transfer.ticket], seen)
+            known = self._broker.tickets[transfer.ticket]
+            yield Transferred(known, seen)
             if not some:
                 return
+        self._check_known(transfer, known)
 
     async def put(
         self,
@@ -109,24 +114,32 @@ class StandinStore:
 
     async def counted(self, ticket: str) -> int:
         self._broker.check_reachable()
+        self._broker.before_a_look()
         return self._broker.tickets[ticket]
 
     async def forget(self, ticket: str, *, fence: Fence) -> None:
         self._check(fence)
         self._broker.tickets.pop(ticket, None)
 
-    async def drop(self, queue: str, *, fence: Fence) -> int:
+    async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         if parked(queue) is None:
             raise ValueError(queue)
         self._check(fence)
-        dropped = len(self._broker.fleet.queues.pop(queue, ()))
-        self._broker.after_an_effect()
-        return dropped
+        there = len(self._broker.fleet.queues.get(queue, ()))
+        if there == count:
+            self._broker.fleet.queues.pop(queue, None)
+            self._broker.after_an_effect()
+        return there
 
     def _check(self, fence: Fence) -> None:
         self._broker.check_writable()
+        self._broker.before_a_look()
         self._broker.lease.check(fence)
         self._broker.fleet.settle()
+
+    def _check_known(self, transfer: Transfer, known: int) -> None:
+        if self._broker.tickets[transfer.ticket] < known:
+            raise BrokerUnreachable("the broker has forgotten that some were moved")
 
     def _pass_on(self, message: Message, transfer: Transfer) -> None:
         """Out of one queue, into the other, and counted."""
@@ -140,6 +153,7 @@ class StandinStore:
 
     def _waiting(self, queue: str) -> list[Message]:
         self._broker.check_reachable()
+        self._broker.before_a_look()
         self._broker.fleet.settle()
         return list(self._broker.fleet.queues.get(queue, ()))
 
