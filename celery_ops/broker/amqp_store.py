@@ -10,7 +10,7 @@ from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
@@ -65,6 +65,14 @@ class RabbitStore:
     ) -> bool:
         del address  # the broker gives a message back to the queue where it is
         return await self._mover.put(messages, queue=queue, ticket=ticket, done=done, fence=fence)
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        return await self._mover.send_once(messages, queue=queue, fence=fence)
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        return await self._mover.sent(names)
 
     async def counted(self, ticket: str) -> int:
         return await self._mover.counted(ticket)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Heartbeat, StoredResult, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredCall, StoredResult, TaskNews, TaskState
 from celery_ops.ports import Reply
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ TASK_BODY = json.dumps(
 """A task's arguments, of which there are none, and what follows it, which is nothing."""
 _HEARTBEAT_INTERVAL = 2.0
 _KOMBU_TYPED = {"__type__", "__value__"}
+_TYPED = b'"__type__"'
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _OPCODES_TO_NODE = 12
 """A pickled `{node: value}` names the node within its first opcodes."""
@@ -308,7 +309,8 @@ def read_stored_result(raw: bytes) -> StoredResult:
     state = None if meta is None else meta.get("status")
     if meta is None or not isinstance(state, str):
         return StoredResult("", unreadable="it is no JSON: results in other formats are not loaded")
-    traceback = meta.get("traceback")
+    traceback, result = meta.get("traceback"), meta.get("result")
+    call = _call(json.loads(raw) if _TYPED in raw else meta)
     return StoredResult(
         state[:_MOST_OF_A_WORD],
         task=_word(meta.get("name")),
@@ -318,6 +320,11 @@ def read_stored_result(raw: bytes) -> StoredResult:
         ended_at=_moment(meta.get("date_done")),
         error="" if state == TaskState.SUCCESS else _exception(meta.get("result")),
         traceback=traceback[-_MOST_OF_A_TRACEBACK:] if isinstance(traceback, str) else "",
+        exception=_word(result.get("exc_type")) if isinstance(result, dict) else None,
+        ended=_word(meta.get("date_done")) or "",
+        group=_word(meta.get("group_id")),
+        call=call if isinstance(call, StoredCall) else None,
+        uncalled="" if isinstance(call, StoredCall) else call,
     )
 
 
@@ -382,6 +389,22 @@ def _task_news(event: object, task: str) -> TaskNews | None:
     )
 
 
+def _call(meta: Mapping[str, object]) -> StoredCall | str:
+    """What a task was called with, or why that is not known.
+
+    Source: `celery.backends.base.Backend._get_result_meta`. Its `meta` is decoded without a hook:
+    kombu's own types go back as they are. Backends of other makes keep arguments as text for
+    people, shortened: these are of no use.
+    """
+    name, args, kwargs = meta.get("name"), meta.get("args"), meta.get("kwargs")
+    if not isinstance(name, str) or not name:
+        return "its name and its arguments are not stored"
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        return "its arguments are not stored as they were sent"
+    routing_key = meta.get("queue")
+    return StoredCall(name, args, kwargs, routing_key if isinstance(routing_key, str) else None)
+
+
 def _exception(result: object) -> str:
     """`ValueError: no such user`, of an exception as the JSON serialiser stores it."""
     if not isinstance(result, dict):
@@ -407,7 +430,7 @@ def _moment(value: object) -> datetime | None:
 
 def _json_object(raw: bytes) -> dict[str, object] | None:
     # A hook in Python doubles the time of decoding, and hardly a reply has a value of that kind.
-    hook = _plain if b'"__type__"' in raw else None
+    hook = _plain if _TYPED in raw else None
     try:
         value = json.loads(raw, object_hook=hook)
     except (ValueError, RecursionError):

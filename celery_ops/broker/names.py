@@ -91,6 +91,11 @@ class Names:
         return f"{self.prefix}celery-ops:tickets"
 
     @property
+    def sent(self) -> str:
+        """The names under which something was sent once, each with when that was."""
+        return f"{self.prefix}celery-ops:sent"
+
+    @property
     def pidbox(self) -> str:
         """The exchange that control messages go to."""
         return f"{self.control_exchange}.pidbox"

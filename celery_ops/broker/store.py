@@ -10,7 +10,7 @@ from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
@@ -73,6 +73,14 @@ class RedisStore:
         return await self._mover.put(
             messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
         )
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        return await self._mover.send_once(messages, queue=queue, fence=fence)
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        return await self._mover.sent(names)
 
     async def counted(self, ticket: str) -> int:
         return await self._mover.counted(ticket)

@@ -14,6 +14,7 @@ from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, Taken
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import (
     SeenTask,
+    StoredCall,
     StoredResult,
     TaskMessage,
     TaskNews,
@@ -69,6 +70,7 @@ __all__ = [
     "ServiceRef",
     "ServiceState",
     "ServiceStatus",
+    "StoredCall",
     "StoredMessage",
     "StoredResult",
     "TakenRecord",

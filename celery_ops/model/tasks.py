@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -76,9 +76,27 @@ class SeenTask:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCall:
+    """What a task was called with, as a result backend keeps it of Celery's `result_extended`.
+
+    `args` and `kwargs` are JSON values, and whole; a date and other types of kombu's are in them as
+    kombu writes them, `{"__type__": …, "__value__": …}`. `routing_key` is the queue's name wherever
+    the task was sent to a queue and not to an exchange.
+    """
+
+    task: str
+    args: list[object] = field(repr=False)
+    kwargs: dict[str, object] = field(repr=False)
+    routing_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredResult:
     """All that a result backend keeps of one task. `state` is Celery's word for it, or a task's
     own; empty where what is kept cannot be read, and `unreadable` says why.
+
+    `ended` is `ended_at` as it is stored: with the task's id it names this end of it for all time.
+    `call` is None where it cannot be sent again from what is stored, and `uncalled` says why.
     """
 
     state: str
@@ -90,6 +108,12 @@ class StoredResult:
     error: str = ""
     traceback: str = ""
     unreadable: str = ""
+    exception: str | None = None
+    """The name of its type, of a failure."""
+    ended: str = ""
+    group: str | None = None
+    call: StoredCall | None = field(default=None, repr=False)
+    uncalled: str = ""
 
 
 @dataclass(frozen=True, slots=True)

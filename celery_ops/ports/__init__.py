@@ -30,6 +30,7 @@ from celery_ops.ports.hosts import (
 )
 from celery_ops.ports.launching import RunLauncher
 from celery_ops.ports.messages import (
+    SENT_KEPT,
     MessageReading,
     MessageSearch,
     MessageStore,
@@ -38,6 +39,7 @@ from celery_ops.ports.messages import (
 )
 
 __all__ = [
+    "SENT_KEPT",
     "AddConsumer",
     "Broker",
     "CancelConsumer",
