@@ -68,7 +68,7 @@ def send_once(
         channel.tx_select()
         kept = _LEDGER.delivered(session, channel)
         records = [_Sent.read(body_of(one)) for one in kept]
-        names = contents.keys() - frozenset().union(*(one.names for one in records))
+        names = frozenset(contents).difference(*(one.names for one in records))
         if not names:
             return frozenset()
         to.check_room(channel, len(names))

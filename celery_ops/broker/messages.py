@@ -256,6 +256,7 @@ def read_stored_result(raw: bytes) -> StoredResult:
     if meta is None or not isinstance(state, str):
         return StoredResult("", unreadable="it is no JSON: results in other formats are not loaded")
     traceback, result = meta.get("traceback"), meta.get("result")
+    ended_at = _moment(meta.get("date_done"))
     call = _call(json.loads(raw) if _TYPED in raw else meta)
     return StoredResult(
         state[:_MOST_OF_A_WORD],
@@ -263,11 +264,11 @@ def read_stored_result(raw: bytes) -> StoredResult:
         worker=_word(meta.get("worker")),
         queue=_word(meta.get("queue")),
         retries=_whole(meta.get("retries")),
-        ended_at=_moment(meta.get("date_done")),
+        ended_at=ended_at,
         error="" if state == TaskState.SUCCESS else _exception(meta.get("result")),
         traceback=traceback[-_MOST_OF_A_TRACEBACK:] if isinstance(traceback, str) else "",
         exception=_word(result.get("exc_type")) if isinstance(result, dict) else None,
-        ended=_word(meta.get("date_done")) or "",
+        ended="" if ended_at is None else str(meta.get("date_done")),
         group=_word(meta.get("group_id")),
         call=call if isinstance(call, StoredCall) else None,
         uncalled="" if isinstance(call, StoredCall) else call,

@@ -113,9 +113,7 @@ class MessageMover:
         for name, message in messages.items():
             number = 1 + keys.index(self._names.key(queue, message.priority))
             words += [number, name, message.raw]
-        answer = await self._run(
-            moving_scripts.SEND_ONCE, (self._names.sent, *keys), fence, *words
-        )
+        answer = await self._run(moving_scripts.SEND_ONCE, (self._names.sent, *keys), fence, *words)
         if answer == -1:
             raise _no_queue(queue)
         return frozenset(name.decode(errors="surrogatepass") for name in answer)

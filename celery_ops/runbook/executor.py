@@ -46,6 +46,7 @@ from celery_ops.runbook.queue_consumers import Pauses
 from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
+from celery_ops.runbook.retrying import Retrying
 from celery_ops.runbook.revoking import Revoking
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
@@ -60,7 +61,6 @@ from celery_ops.runbook.schema import (
     QueueStep,
     QueueVerb,
     RestoreStep,
-    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -69,6 +69,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
@@ -308,7 +309,10 @@ class Executor:
                 await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
-            case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
+            case (
+                ProbeStep() | RestoreStep() | RevokeStep() | RetryStep() | QueueStep()
+                | ActivateStep()
+            ):  # fmt: skip
                 self._came_to.append(await self._of_messages(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
@@ -317,7 +321,7 @@ class Executor:
                 await run_on_host(self._stage, step, None, scope)
 
     async def _of_messages(
-        self, step: ProbeStep | RestoreStep | RevokeStep | QueueStep | ActivateStep
+        self, step: ProbeStep | RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
     ) -> str:
         """What a step without targets came to."""
         match step:
@@ -327,6 +331,8 @@ class Executor:
                 return await Restoring(self._stage, step).go()
             case RevokeStep():
                 return await Revoking(self._stage, step).go()
+            case RetryStep():
+                return await Retrying(self._stage, step, self._runbook.params).go()
             case QueueStep(verb=QueueVerb.PAUSE):
                 return await self._pauses.pause(step)
             case QueueStep(verb=QueueVerb.RESUME):

@@ -77,9 +77,25 @@ class MessageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultFacts:
+    """What a `filter` sees of a task that has ended: `age` is how long ago, in seconds, and
+    `exception` the name of the type of what it failed of.
+    """
+
+    id: str | None
+    task: str | None
+    state: str | None
+    exception: str | None
+    retries: int | None
+    queue: str | None
+    worker: str | None
+    age: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsFacts:
     """`targets.…`: what the runbook's first roll or worker step resolved to, how many messages its
-    restore steps, and how many tasks its revoke steps.
+    restore steps, and how many tasks its revoke and retry steps.
     """
 
     count: int

@@ -27,7 +27,7 @@ from celery_ops.runbook.queue_grammar import (
     refuse_keys,
     refuse_queue_keys,
 )
-from celery_ops.runbook.revoke_grammar import read_revoke
+from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
 from celery_ops.runbook.schema import (
     ANY_RUN,
     ActivateStep,
@@ -409,6 +409,11 @@ VERBS: Mapping[str, Verb] = {
     ),
     "revoke": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "timeout", "when")),
     "terminate": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "signal", "timeout", "when")),
+    "retry": Verb(
+        read_retry,
+        _STEPS,
+        ("ids", "task", "filter", "ended", "to", "limit", "rate", "again", "when"),
+    ),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
     "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
     "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),

@@ -22,6 +22,7 @@ from celery_ops.runbook import (
     probes,
     queue_plans,
     revocation,
+    task_plans,
 )
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
@@ -60,7 +61,6 @@ from celery_ops.runbook.schema import (
     ProbeStep,
     QueueStep,
     RestoreStep,
-    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -70,17 +70,20 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.selectors import Selector, select
 from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
+    from celery_ops.fleet.endings import Endings
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedMove, PlannedTask, PlannedWorker, Where
     from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
     from celery_ops.runbook.scouting import Scouted
 
+_Other = RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
 
@@ -99,6 +102,8 @@ class Request:
     """What was found out about the steps that are about messages, by their ids."""
     traced: Sightings = field(default_factory=Sightings)
     """Where the tasks are that steps are about."""
+    ended: Mapping[str, Endings] = field(default_factory=dict)
+    """What was found of those that are to be sent again, by step."""
 
 
 def selected(
@@ -177,7 +182,8 @@ class _Draft:
                 for service in self.chosen_beats(step):
                     beat = plan_beat(service, self.snapshot)
                     self.targets[beat.name] = beat
-        if not self.targets and any(self.selects_workers(step) for step in self.steps):
+        selecting = Roll | WorkerStep | ControlStep | ScaleStep
+        if not self.targets and any(isinstance(step, selecting) for step in self.steps):
             why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
             self.refusals.append(f"there is nothing to do: {why}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
@@ -186,7 +192,8 @@ class _Draft:
         self.hazards += chosen.hazards
         self.refusals += chosen.refusals
         for step in self.steps:
-            self.tasks += self.choice(step).tasks if isinstance(step, RevokeStep) else ()
+            if isinstance(step, RevokeStep | RetryStep):
+                self.tasks += self.task_plan(step).tasks
         self.scope["targets"] = facts.TargetsFacts(
             len(names), names, self.message_count, len(self.tasks)
         )
@@ -253,9 +260,6 @@ class _Draft:
         verdict = None if step.when is None else step.when.evaluate(self.scope_of(name))
         return verdict is None or verdict.truth is not Truth.FAILS
 
-    def selects_workers(self, step: Step) -> bool:
-        return isinstance(step, Roll | WorkerStep | ControlStep | ScaleStep)
-
     def check_preflight(self, step: CheckStep | DoctorStep) -> None:
         match step:
             case CheckStep():
@@ -295,7 +299,7 @@ class _Draft:
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
-            case RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
+            case RestoreStep() | RevokeStep() | RetryStep() | QueueStep() | ActivateStep():
                 return self.plan_other(step)
             case ProbeStep():
                 self.hinder(step)
@@ -309,11 +313,15 @@ class _Draft:
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
 
-    def plan_other(self, step: RestoreStep | RevokeStep | QueueStep | ActivateStep) -> PlannedStep:
+    def plan_other(self, step: _Other) -> PlannedStep:
         """Of a step that is not meant for workers."""
         match step:
-            case RevokeStep():
-                return self.plan_revoke(step)
+            case RevokeStep() | RetryStep():
+                about = self.task_plan(step)
+                self.refusals += about.refusals
+                self.hazards += about.hazards
+                self.irreversible.append(about.irreversible)
+                return about.planned
             case RestoreStep():
                 messages, one = orphans.planned(step, self.snapshot, self.scope)
                 self.hazards += orphans.reruns(messages, self.snapshot)
@@ -329,16 +337,12 @@ class _Draft:
                 self.hazards += made.hazards
                 return made.planned
 
-    def choice(self, step: RevokeStep) -> revocation.Choice:
-        wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)
-        return revocation.choose(step, wanted, self.request.traced)
-
-    def plan_revoke(self, step: RevokeStep) -> PlannedStep:
-        choice, names = self.choice(step), [worker.name for worker in self.selected(step)]
-        self.refusals += revocation.obstacles(step, choice, self.snapshot)
-        self.hazards += revocation.hazards(step, choice, self.request.traced, self.snapshot)
-        self.irreversible.append(revocation.IRREVERSIBLE)
-        return revocation.planned(step, choice, names, self.scope)
+    def task_plan(self, step: RevokeStep | RetryStep) -> task_plans.Made:
+        return task_plans.plan(
+            step, self.request.runbook, self.snapshot, self.scope,
+            traced=self.request.traced, ended=self.request.ended,
+            workers=[worker.name for worker in self.selected(step)],
+        )  # fmt: skip
 
     def hinder(self, step: ProbeStep) -> None:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""
@@ -352,7 +356,7 @@ class _Draft:
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]
-        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.allow_gap))
+        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.request.allow_gap))
         size = max(1, resolve(roll.batch, self.scope).down(len(chosen)))
         canary = resolve(roll.canary, self.scope)
         takes = any(
@@ -392,13 +396,9 @@ class _Draft:
         ]
         return set(absent)
 
-    @property
-    def allow_gap(self) -> tuple[str, ...]:
-        return self.request.allow_gap
-
     def guarded(self, chosen: list[str]) -> tuple[PlannedBatch, ...]:
         """A step outside a roll takes all of its targets at once."""
-        guard = Guard(keep_available(self.request.params), frozenset(self.allow_gap))
+        guard = Guard(keep_available(self.request.params), frozenset(self.request.allow_gap))
         return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)
 
     def batch(

@@ -14,7 +14,14 @@ from celery_ops.config import units
 from celery_ops.config.document import Items, Scalar, did_you_mean, shown
 from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
-from celery_ops.runbook.names import UnknownName, as_written, names_at, names_of_messages, value_at
+from celery_ops.runbook.names import (
+    UnknownName,
+    as_written,
+    names_at,
+    names_of_messages,
+    names_of_results,
+    value_at,
+)
 from celery_ops.runbook.params import bounded_duration
 from celery_ops.runbook.schema import Argument, Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
@@ -116,6 +123,10 @@ class ValueReader:
     def names_of_messages(self) -> Names:
         """What can be named in a filter of messages."""
         return names_of_messages(tuple(self.params.values()))
+
+    def names_of_results(self) -> Names:
+        """What can be named in a filter of tasks that have ended."""
+        return names_of_results(tuple(self.params.values()))
 
     def duration(self, node: Node, what: str) -> Slot[float]:
         """Seconds."""

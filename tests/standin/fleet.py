@@ -60,6 +60,8 @@ class StandinFleet:
         """What workers announced of each message, where their task events are on."""
         self.results: dict[str, TaskNews] = {}
         """How messages ended, where a worker keeps results."""
+        self.ends: dict[str, tuple[Message, datetime]] = {}
+        """Which these were, and when."""
         self.least_consumers: dict[str, int] = {}
         """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
         self._pids = itertools.count(1001)
@@ -425,6 +427,7 @@ class StandinFleet:
             self.events.setdefault(message.id, []).append(news)
         if worker.keeps_results and state.is_end:
             self.results[message.id] = TaskNews(state, None, None, error)
+            self.ends[message.id] = message, self.clock.now()
 
     def _consumers(self) -> Counter[str]:
         return Counter(

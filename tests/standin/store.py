@@ -12,7 +12,7 @@ from celery_ops.ports import Transferred
 from tests.standin.parts import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.model import TaskMessage
     from celery_ops.ports import Fence, Transfer
@@ -110,6 +110,23 @@ class StandinStore:
         fleet.settle()
         self._broker.after_an_effect()
         return True
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        self._check(fence)
+        names = frozenset(messages.keys() - self._broker.sent_once)
+        self._broker.sent_once |= names
+        waiting = self._broker.fleet.queues.setdefault(queue, deque())
+        waiting.extend(Message(**json.loads(messages[name].raw)) for name in messages
+                       if name in names)  # fmt: skip
+        self._broker.fleet.settle()
+        self._broker.after_an_effect()
+        return names
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        self._broker.check_reachable()
+        return frozenset(names) & self._broker.sent_once
 
     async def counted(self, ticket: str) -> int:
         self._broker.check_reachable()
