@@ -16,7 +16,7 @@ from celery_ops.broker.amqp_counts import publish
 from celery_ops.broker.amqp_ledger import Ledger, record
 from celery_ops.broker.amqp_link import body_of
 from celery_ops.broker.amqp_refusals import blocked
-from celery_ops.errors import PreconditionFailed
+from celery_ops.errors import PreconditionFailed, RecordUnreadable
 from celery_ops.ports import SENT_KEPT
 
 if TYPE_CHECKING:
@@ -31,18 +31,21 @@ _LEDGER = Ledger(amqp_names.SENT)
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What was sent together; `at` in seconds since the epoch. Of what is no record: nothing."""
+    """What was sent together; `at` in seconds since the epoch."""
 
     names: frozenset[str]
     at: float
 
     @classmethod
     def read(cls, body: bytes) -> _Sent:
+        """Raise RecordUnreadable: something that it stands for could be sent twice."""
         try:
             said = json.loads(body)
             return cls(frozenset(said["names"]), float(said["at"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return cls(frozenset(), 0.0)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RecordUnreadable(
+                f"The queue {_LEDGER.queue!r} holds something else than what was sent once."
+            ) from error
 
 
 def sent(session: Session) -> frozenset[str]:

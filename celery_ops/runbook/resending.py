@@ -272,8 +272,8 @@ def _in_the_way(
         )
     if wanted.name(id_, stored.ended) in found.sent:
         return (
-            "it was sent again before and has not ended since: it is on its way; if it is known to"
-            " be lost, -p again=NAME sends it once more"
+            "it was sent again before, and no end is stored since: it is on its way, or its results"
+            " are not kept; if it is known to be lost, -p again=NAME sends it once more"
         )
     return ""
 

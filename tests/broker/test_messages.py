@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from celery_ops.broker import messages
-from celery_ops.model import Heartbeat, StoredResult, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredCall, StoredResult, TaskNews, TaskState
 from tests.rig.nodes import envelope
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -195,6 +195,43 @@ def test_all_that_is_stored_of_a_task_is_read() -> None:
     assert stored.ended_at == datetime(2026, 11, 20, 3, tzinfo=UTC)
     assert len(stored.traceback) < 5_000
     assert stored.traceback.endswith("ValueError: no user")
+
+
+def test_what_a_task_was_called_with_is_read_as_it_was_sent() -> None:
+    """As Celery 5.7 stores it with result_extended, kombu's own types included."""
+    day = {"__type__": "datetime", "__value__": "2026-11-20T03:00:00"}
+    meta = {
+        "status": "FAILURE",
+        "result": {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"},
+        "children": [],
+        "date_done": "2026-11-20T03:00:00.125+00:00",
+        "group_id": "g-1",
+        "name": "shop.mail",
+        "args": [1, day],
+        "kwargs": {"to": [day]},
+        "queue": "mail",
+        "task_id": "id-1",
+    }
+    stored = messages.read_stored_result(json.dumps(meta).encode())
+    assert stored.call == StoredCall("shop.mail", [1, day], {"to": [day]}, "mail")
+    assert (stored.uncalled, stored.ended) == ("", "2026-11-20T03:00:00.125+00:00")
+    assert (stored.exception, stored.group) == ("ValueError", "g-1")
+    assert "__type__" not in repr(stored), "arguments are secrets"
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ({}, "its name and its arguments are not stored"),
+        ({"name": "x"}, "its arguments are not stored as they were sent"),
+        ({"name": "x", "args": "(1, 'aaa...", "kwargs": "{}"}, "not stored as they were sent"),
+        ({"name": "x", "args": [], "kwargs": None}, "not stored as they were sent"),
+    ],
+)
+def test_what_is_not_stored_whole_cannot_be_sent_again(kept: dict[str, object], why: str) -> None:
+    stored = messages.read_stored_result(json.dumps({"status": "FAILURE", **kept}).encode())
+    assert stored.call is None
+    assert why in stored.uncalled
 
 
 @pytest.mark.parametrize("raw", [b"\x80\x04]", b"[]", b'{"status": 3}', b""])

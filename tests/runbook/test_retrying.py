@@ -1,13 +1,16 @@
-"""Tasks that have failed are sent again on the stand-in fleet: planned, refused, resumed, counted."""
+"""Tasks that have failed are sent again on the stand-in: planned, refused, resumed, counted."""
 
 from __future__ import annotations
 
 import itertools
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.errors import UsageError
+from celery_ops.errors import BrokerUnreachable, UsageError
+from celery_ops.model import TaskNews, TaskState
 from celery_ops.runbook.events import Ending
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
@@ -98,8 +101,191 @@ async def test_it_is_not_sent_twice_before_it_has_ended_again(operation: Operati
     assert "waiting in default): it would run twice" in await refused(operation, ids=id_)
     operation.fleet.queues["default"].clear()
     says = await refused(operation, ids=id_)
-    assert f"{id_}: it was sent again before and has not ended since" in says
+    assert f"{id_}: it was sent again before, and no end is stored since" in says
     again = await operation.plan(RETRY, ids=id_, again="lost")
     assert any("may run twice" in one for one in again.hazards)
     assert (await operation.execute(again)).ending is Ending.DONE
     assert len(operation.fleet.queues["default"]) == 1
+
+
+async def test_after_its_next_end_it_can_be_sent_again_once_more(operation: Operation) -> None:
+    (id_,) = await failed(operation)
+    operation.fleet.tasks[FAILS] = (0.1, "Timeout()")
+    operation.fleet.worker("a@web1").registered = (FAILS,)
+    for _ in range(3):
+        assert (await operation.run(RETRY, ids=id_)).ending is Ending.DONE
+        await settled(operation)
+    assert operation.fleet.ledger.started[id_] == 4
+
+
+async def test_by_name_filter_and_limit_those_that_ended_first_are_sent(
+    operation: Operation,
+) -> None:
+    early = await failed(operation, 3)
+    await operation.clock.sleep(600.0)
+    late = await failed(operation, 3, error="KeyError('x')")
+    done = operation.fleet.send("default", 0.1, task=FAILS)
+    await settled(operation)
+
+    async def meant(**given: str) -> list[str]:
+        plan = await operation.plan(RETRY, **given)
+        assert plan.refusals == ()
+        return [one.id for one in plan.tasks]
+
+    assert await meant(task="app.f*") == [*early, *late]
+    assert await meant(filter="exception == 'KeyError'") == late
+    assert await meant(filter="age > 5m", task=FAILS) == early
+    assert await meant(task=FAILS, limit="2") == early[:2]
+    assert await meant(task=FAILS, ended="any") == [*early, *late, done.id]
+    assert await meant(filter="state == 'SUCCESS'", ended="any") == [done.id]
+    plan = await operation.plan(RETRY, task=FAILS, limit="2", to="mail", rate="1/s")
+    assert any("4 tasks more than the limit" in says for says in plan.hazards)
+    began = operation.clock.monotonic()
+    ran = await operation.execute(plan)
+    assert ran.end.says == "2 tasks sent to mail"
+    assert operation.clock.monotonic() - began >= 1.0
+    assert "no such task has failed" in await refused(operation, task="app.none")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "which tasks?"),
+        ({"ids": "a", "task": "b"}, "not both"),
+        ({"filter": "origin == 'x'"}, "unknown name 'origin'"),
+        ({"filter": "worker.active == 1"}, "worker is text"),
+        ({"filter": "fleet.ready == 1"}, "is not known of a task that has ended"),
+        ({"ids": "a", "ended": "some"}, "ended is one of failed, any"),
+        ({"ids": "a", "rate": "fast"}, "not a rate"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_with_the_reason(
+    operation: Operation, given: dict[str, str], says: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        await operation.plan(RETRY, **given)
+
+
+async def test_what_cannot_be_sent_is_refused_by_name_and_reason(operation: Operation) -> None:
+    done = operation.fleet.send("default", 0.1)
+    (id_,) = await failed(operation)
+    results = operation.results
+    assert results is not None
+    both = await operation.plan(RETRY, ids=f"{done.id},{id_},never")
+    assert [one.id for one in both.tasks] == [id_]
+    told = "\n".join(both.hazards)
+    assert f"not sent again: {done.id}: it has succeeded: -p ended=any" in told
+    assert "not sent again: never: nothing is stored of it" in told
+    operation.fleet.worker("b@web1").revoked.add(id_)
+    assert "it is revoked in b@web1" in await refused(operation, ids=id_)
+    operation.fleet.worker("b@web1").revoked.clear()
+    operation.fleet.results[id_] = TaskNews(TaskState.RETRY)
+    assert "its result says RETRY: it has not ended" in await refused(operation, ids=id_)
+    results.extended = False
+    operation.fleet.results[id_] = TaskNews(TaskState.FAILURE)
+    assert "result_extended=True" in await refused(operation, ids=id_)
+    says = await refused(operation, task=FAILS)
+    assert "of 1 stored result it is not known whether that is meant" in says
+    results.says = "The results are away."
+    assert "The results are away." in await refused(operation, ids=id_)
+    operation.results = None
+    assert "no result backend is configured here" in await refused(operation, ids=id_)
+
+
+async def test_what_was_done_already_is_sent_again_only_where_that_is_asked_for(
+    operation: Operation,
+) -> None:
+    done = operation.fleet.send("default", 0.1)
+    await settled(operation)
+    plan = await operation.plan(RETRY, ids=done.id, ended="any")
+    assert any("Celery does not overwrite a success" in says for says in plan.hazards)
+    assert (await operation.execute(plan)).ending is Ending.DONE
+    await settled(operation)
+    assert operation.fleet.ledger.started[done.id] == 2
+
+
+async def test_a_queue_that_is_not_known_any_more_is_asked_for(operation: Operation) -> None:
+    (id_,) = await failed(operation, queue="mail")
+    gone = operation.fleet.worker("b@web1")
+    operation.fleet.workers.remove(gone)
+    operation.fleet.queues.pop("mail", None)
+    assert "its routing key was mail): -p to=QUEUE" in await refused(operation, ids=id_)
+    plan = await operation.plan(RETRY, ids=id_, to="default")
+    assert [one.queue for one in plan.tasks] == ["default"]
+
+
+async def test_what_has_changed_since_the_plan_is_left_out_and_told(operation: Operation) -> None:
+    ids = await failed(operation, 4)
+    plan = await operation.plan(RETRY, ids=",".join(ids))
+    operation.fleet.results.pop(ids[0])
+    message, at = operation.fleet.ends[ids[1]]
+    operation.fleet.ends[ids[1]] = message, at + timedelta(seconds=1)
+    other = await operation.plan(RETRY, ids=ids[2])
+    operation.fleet.worker("a@web1").consuming.clear()
+    assert (await operation.execute(other)).ending is Ending.DONE
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert ran.end.says.startswith("1 task sent to default; not sent again:")
+    for id_, why in (
+        (ids[0], "nothing is stored of it any more"),
+        (ids[1], "its result has changed since, to FAILURE"),
+        (ids[2], "another run has sent it since"),
+    ):
+        assert f"{id_}: {why}" in ran.end.says
+    assert [one.id for one in operation.fleet.queues["default"]] == [ids[2], ids[3]]
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+async def test_a_run_that_dies_anywhere_is_gone_on_with_and_sends_each_once(
+    tmp_path: Path, when: str
+) -> None:
+    for line in itertools.count(2):
+        operation = with_results(tmp_path / str(line))
+        ids = [*await failed(operation, 2), *await failed(operation, 2, "mail")]
+        path = operation.write_down(await operation.plan(RETRY, ids=",".join(ids)))
+        if not await killed(operation, path, line, when):
+            break
+        await operation.clock.sleep(20.0)
+        ran = await operation.take_up(path)
+        assert ran.ending is Ending.DONE, f"{line}: {ran.told()}"
+        await settled(operation)
+        assert [operation.fleet.ledger.started[one] for one in ids] == [2, 2, 2, 2]
+    assert line > 6
+
+
+async def test_one_whose_answer_is_lost_is_sent_once(operation: Operation) -> None:
+    ids = await failed(operation, 3)
+    plan = await operation.plan(RETRY, ids=",".join(ids))
+
+    def away() -> None:
+        operation.broker.after_an_effect = lambda: None
+        raise BrokerUnreachable("It went away.")
+
+    operation.broker.after_an_effect = away
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert ran.end.says == "3 tasks sent to default"
+    await settled(operation)
+    assert {operation.fleet.ledger.started[one] for one in ids} == {2}
+
+
+async def test_results_that_are_away_end_it_and_another_run_sends_the_rest(
+    operation: Operation,
+) -> None:
+    ids = await failed(operation, 3)
+    plan = await operation.plan(RETRY, ids=",".join(ids))
+    assert operation.results is not None
+    operation.results.says = "The results are away."
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.STOPPED, ran.told()
+    assert "The results are away.; what went to default" in ran.end.says
+    operation.results.says = ""
+    assert (await operation.run(RETRY, ids=",".join(ids))).end.says == "3 tasks sent to default"
+
+
+async def test_an_undo_says_that_it_cannot_be_taken_back(operation: Operation) -> None:
+    path = operation.write_down(await operation.plan(RETRY, ids=(await failed(operation))[0]))
+    assert await killed(operation, path, 6, "after")
+    ran = await operation.take_up(path, undo=True)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert "kept from that by celery-ops task revoke" in ran.end.says
