@@ -369,6 +369,7 @@ _NOTHING_WAITS_FOR_EVER = "nothing waits for ever"
 _STEPS = frozenset({Where.STEPS})
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
+_REVOKED = ("ids", "task", "filter", "unseen", "timeout", "when")
 _RETRIES = ("retries", "retry_pause")
 _WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
@@ -407,8 +408,8 @@ VERBS: Mapping[str, Verb] = {
         _STEPS,
         ("queue", "older_than", "vouched", "when", "file", "rate", "again"),
     ),
-    "revoke": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "timeout", "when")),
-    "terminate": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "signal", "timeout", "when")),
+    "revoke": Verb(read_revoke, _STEPS, _REVOKED),
+    "terminate": Verb(read_revoke, _STEPS, (*_REVOKED, "signal")),
     "retry": Verb(
         read_retry,
         _STEPS,

@@ -152,6 +152,7 @@ _KEYS: Mapping[str, Schema] = {
     "ids": {**_WORD, "description": "of tasks, separated by commas"},
     "task": {**_WORD, "description": "the name of a task, or a pattern"},
     "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
+    "unseen": {"type": ["boolean", "string"], "description": "also ids that are seen nowhere"},
     "limit": _NUMBER,
     "again": {**_WORD, "description": "a name for one more restore, or retry, of the same"},
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},

@@ -67,6 +67,11 @@ class PlannedTask:
     queue: str = ""
     ended: str = ""
 
+    @property
+    def is_unseen(self) -> bool:
+        """It is to be revoked, and nobody knows where it is."""
+        return not self.ended and not self.seen
+
 
 @dataclass(frozen=True, slots=True)
 class QueueCapacity:

@@ -194,9 +194,7 @@ class _Draft:
         for step in self.steps:
             if isinstance(step, RevokeStep | RetryStep):
                 self.tasks += self.task_plan(step).tasks
-        self.scope["targets"] = facts.TargetsFacts(
-            len(names), names, self.message_count, len(self.tasks)
-        )
+        self.scope["targets"] = facts.of_targets(names, self.message_count, self.tasks)
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:

@@ -194,9 +194,22 @@ def hazards(
     return found
 
 
-def obstacles(step: RevokeStep, choice: Choice, snapshot: FleetSnapshot) -> list[str]:
+def obstacles(
+    step: RevokeStep,
+    choice: Choice,
+    looked: Sightings,
+    snapshot: FleetSnapshot,
+    scope: Mapping[str, object],
+) -> list[str]:
     """What makes it impossible."""
     found = list(choice.refusals)
+    if _is_a_slip(choice, looked, snapshot) and not resolve(step.unseen, scope):
+        ids = listed(one.id for one in choice.tasks)
+        is_or_are = "is" if len(choice.tasks) == 1 else "are"
+        found.append(
+            f"{ids} {is_or_are} seen nowhere, and all could be looked at: ended, never sent, or"
+            " mistyped; -p unseen=yes revokes all the same"
+        )
     if not addressed(snapshot):
         found.append("there is no worker that answers, so nobody can be told")
     if step.terminates:
@@ -207,6 +220,20 @@ def obstacles(step: RevokeStep, choice: Choice, snapshot: FleetSnapshot) -> list
             and (why := cannot_terminate(snapshot.worker(one.worker or ""))) is not None
         ]
     return found
+
+
+def _is_a_slip(choice: Choice, looked: Sightings, snapshot: FleetSnapshot) -> bool:
+    """None of the tasks is anywhere, surely: a slip of the pen must not look like a success."""
+    answering = (
+        all(one.answers or one.state is WorkerState.STOPPED for one in snapshot.workers)
+        and not snapshot.bound_but_silent
+    )
+    return (
+        bool(choice.tasks)
+        and answering
+        and not looked.notes
+        and not any(one.seen or one.id in looked.results for one in choice.tasks)
+    )
 
 
 def runs_all_the_same(seen: SeenTask, snapshot: FleetSnapshot) -> bool:

@@ -32,6 +32,9 @@ def read_revoke(steps: StepReader, spot: Spot) -> RevokeStep | None:
         task=_text(steps, spot, "task", ""),
         filter=_filter(steps, spot, steps.values.names_of_messages()),
         signal=signal,
+        unseen=steps.values.flag(spot.keys["unseen"], f"unseen of {spot.what}")
+        if "unseen" in spot.keys
+        else Constant(value=False),
         timeout=steps.timeout(spot),
         when=steps.when(spot),
         place=spot.place,

@@ -152,6 +152,10 @@ class ValueReader:
         """A whole number of at least 1."""
         return self._slot(node, what, ParamType.INTEGER, _positive, 1)
 
+    def flag(self, node: Node, what: str) -> Slot[bool]:
+        """True or false."""
+        return self._slot(node, what, ParamType.BOOLEAN, _flag, fallback=False)
+
     def signed(self, node: Node, what: str) -> Slot[int]:
         """A whole number other than 0: +2, -1."""
         return self._slot(node, what, ParamType.INTEGER, _signed, 1)
@@ -337,6 +341,12 @@ def _signed(text: str) -> int:
     if not _SIGNED.fullmatch(text) or int(text) == 0:
         raise ValueError(f"not a whole number other than 0, as +2 or -1: {shown(text)}")
     return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError(f"neither true nor false: {shown(text)}")
+    return text == "true"
 
 
 def _not_negative(text: str) -> int:

@@ -49,7 +49,7 @@ def plan(
             return Made(
                 revocation.planned(step, chosen, workers, scope),
                 chosen.tasks,
-                revocation.obstacles(step, chosen, snapshot),
+                revocation.obstacles(step, chosen, traced, snapshot, scope),
                 revocation.hazards(step, chosen, traced, snapshot),
                 revocation.IRREVERSIBLE,
             )

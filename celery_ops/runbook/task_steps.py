@@ -20,7 +20,8 @@ class RevokeStep:
     separated by commas, or all whose name is `task` (or fits it, a glob) and for which `filter`
     holds, a condition on messages; empty is not asked for.
 
-    `signal` ends the process that runs a task.
+    `signal` ends the process that runs a task. Ids of which none is seen anywhere, though all could
+    be looked at, are only revoked with `unseen`.
     """
 
     id: str
@@ -29,6 +30,7 @@ class RevokeStep:
     task: Slot[str]
     filter: Slot[str]
     signal: Slot[str]
+    unseen: Slot[bool]
     timeout: Slot[float]
     when: Condition | None
     place: Place

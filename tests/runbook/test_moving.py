@@ -137,7 +137,7 @@ async def test_all_that_is_parked_of_a_queue_comes_back_in_its_order(operation: 
         await run(operation, "park-queue", queue="mail", limit="5")
     plan = await operation.plan("unpark-queue", queue="mail")
     assert [move.messages for move in plan.moves] == [5, 5, 5]
-    assert plan.confirmations[0].question.startswith("Give 15 parked messages back")
+    assert plan.confirmations[0].question.startswith("Give back what is parked (15 messages)")
     await operation.execute(plan)
     assert waiting(operation) == before
 

@@ -73,7 +73,7 @@ async def test_what_has_failed_is_sent_again_once_and_told_before(operation: Ope
     assert [(one.id, one.queue) for one in plan.tasks] == [
         (first[0], "default"), (second[0], "mail"), (second[1], "mail")
     ]  # fmt: skip
-    assert plan.confirmations[0].question.startswith("Send 3 tasks again?")
+    assert plan.confirmations[0].question.startswith("Send 3 tasks again, to be run")
     does = {action.target: action.does for step in plan.steps for action in step.actions}
     assert does["mail"].startswith(f"send 2 tasks (2 {FAILS}): {', '.join(second)}, behind those")
     assert any("each is sent alone" in says for says in plan.hazards)
