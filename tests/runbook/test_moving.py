@@ -97,6 +97,24 @@ async def test_a_limit_takes_those_that_are_served_first(operation: Operation) -
     assert ids(operation, "mail") == sent[7:]
 
 
+async def test_a_backup_that_is_not_there_is_told_with_where_to_look(
+    operation: Operation,
+) -> None:
+    with pytest.raises(UsageError, match="There is no file /none/such") as told:
+        await operation.plan("restore-queue", file="/none/such")
+    assert str(operation.directory / "backups") in (told.value.fix or "")
+
+
+async def test_no_directory_is_made_for_a_file_that_the_operator_names(
+    operation: Operation, tmp_path: Path
+) -> None:
+    file = tmp_path / "a slip" / "mail.backup"
+    for runbook in ("backup-queue", "purge-queue"):
+        says = await refused(operation, runbook, queue="mail", file=str(file))
+        assert f"there is no directory {file.parent}: mkdir -p '{file.parent}'" in says
+    assert not file.parent.exists()
+
+
 async def test_what_is_not_known_is_no_match_and_is_counted(operation: Operation) -> None:
     plan = await operation.plan(
         "move-queue", queue="mail", to="other", filter="age > 5m or task == 'app.odd'"
@@ -358,6 +376,7 @@ CASES = {
 
 async def prepared(directory: Path, case: Case) -> tuple[Operation, Path]:
     """An operation, and the journal of the run that is to be killed."""
+    directory.mkdir()
     operation = with_mail(directory)
     params = {key: str(directory / value) if key == "file" else value
               for key, value in case.params.items()}  # fmt: skip
