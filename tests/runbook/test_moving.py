@@ -32,6 +32,7 @@ def operation(tmp_path: Path) -> Operation:
 
 def with_mail(directory: Path) -> Operation:
     """A fleet that consumes `other`, and messages of two tasks that wait in `mail`."""
+    directory.mkdir(exist_ok=True, parents=True)
     made = Operation(directory)
     made.fleet.add_worker("w1@web1", queues=("default",))
     for number in range(COUNT):
@@ -376,7 +377,6 @@ CASES = {
 
 async def prepared(directory: Path, case: Case) -> tuple[Operation, Path]:
     """An operation, and the journal of the run that is to be killed."""
-    directory.mkdir()
     operation = with_mail(directory)
     params = {key: str(directory / value) if key == "file" else value
               for key, value in case.params.items()}  # fmt: skip
