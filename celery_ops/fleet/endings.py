@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot, StoredResult
     from celery_ops.ports import Broker, Clock, Results
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 SCANNED_FOR = 60.0
 """Seconds for which the whole of a result backend is looked through."""
 _FEW = 50
@@ -40,10 +42,28 @@ class Endings:
     revoked: Mapping[str, frozenset[str]] = field(default_factory=dict)
     sent: frozenset[str] = frozenset()
     undecided: int = 0
+    beyond: int = 0
+    """So many that ended later were left out, since there are more than can be done at once."""
     notes: tuple[str, ...] = ()
     """What could not be looked at."""
     unread: str = ""
     """Why nothing could be, or nothing be done about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """Which tasks are looked for. `judge` tells whether one is; None: it is not known. Those with
+    `ids` alone are read where there are some.
+
+    `name` is the name under which a task is sent again. Where there are more than `most`, those
+    that ended `first` are taken; or the look ends.
+    """
+
+    judge: Callable[[str, StoredResult], bool | None]
+    name: Callable[[str, StoredResult], str]
+    ids: Collection[str]
+    most: int
+    first: bool
 
 
 async def look(
@@ -52,51 +72,16 @@ async def look(
     results: Results,
     clock: Clock,
     snapshot: FleetSnapshot,
-    *,
-    wanted: Callable[[str, StoredResult], bool | None],
-    named: Callable[[str, StoredResult], str],
-    ids: Collection[str],
-    most: int,
+    meant: Meant,
 ) -> Endings:
-    """All that are `wanted`; None: it is not known whether they are. With `ids` only these are
-    read; the look ends when there are more than `most`.
-
-    `named` is the name under which a task is sent again. Raise BrokerUnreachable.
-    """
-    found: dict[str, StoredResult] = {}
-    unknown: set[str] = set()
-    notes: list[str] = []
-
-    def add(portion: Mapping[str, StoredResult]) -> None:
-        for id_, stored in portion.items():
-            verdict = wanted(id_, stored)
-            if verdict is None:
-                unknown.add(id_)
-            elif verdict:
-                found[id_] = replace(stored, call=None, traceback="")
-
-    until = clock.monotonic() + SCANNED_FOR
-    try:
-        if ids:
-            add(await results.stored_of(sorted(ids)))
-        else:
-            async with aclosing(results.all_stored()) as portions:
-                async for portion in portions:
-                    add(portion)
-                    if len(found) > most:
-                        break
-                    if clock.monotonic() > until:
-                        notes.append(
-                            "not all results were looked at: after"
-                            f" {as_duration(SCANNED_FOR)} some were left, in no order"
-                        )
-                        break
-    except ResultsUnreachable as error:
-        notes.append(error.says)
-    if not found or len(found) > most:
-        return Endings(found, undecided=len(unknown - found.keys()), notes=tuple(notes))
+    """All that are meant, and where they are now. Raise BrokerUnreachable."""
+    gathered = _Gathered(meant)
+    notes = await _gather(gathered, results, clock)
+    found, undecided = gathered.found, len(gathered.unknown - gathered.found.keys())
+    if not found or gathered.too_many:
+        return Endings(found, undecided=undecided, notes=tuple(notes))
     few = found.keys() if len(found) <= _FEW else ()
-    seen = await tracer.look(snapshot, lambda one: one.id in found, ids=few, most=most)
+    seen = await tracer.look(snapshot, lambda one: one.id in found, ids=few, most=meant.most)
     answering = [worker.name for worker in snapshot.workers if worker.answers]
     notes += [f"{worker.name} does not answer: what it holds is not known"
               for worker in snapshot.workers if not worker.answers]  # fmt: skip
@@ -104,12 +89,66 @@ async def look(
               for name in snapshot.bound_but_silent]  # fmt: skip
     told = await ask_revoked(broker, answering, clock)
     store = broker.store
-    names = [named(id_, stored) for id_, stored in found.items()]
+    names = [meant.name(id_, stored) for id_, stored in found.items()]
     return Endings(
         found,
         seen,
         {name: revoked & found.keys() for name, revoked in told.by_worker.items()},
         frozenset() if store is None else await store.sent(names),
-        len(unknown - found.keys()),
+        undecided,
+        gathered.beyond,
         (*notes, *seen.notes),
     )
+
+
+class _Gathered:
+    """What of a result backend is meant, portion by portion."""
+
+    def __init__(self, meant: Meant) -> None:
+        self.meant = meant
+        self.found: dict[str, StoredResult] = {}
+        self.unknown: set[str] = set()
+        self.beyond = 0
+
+    @property
+    def too_many(self) -> bool:
+        return len(self.found) > self.meant.most
+
+    def add(self, portion: Mapping[str, StoredResult]) -> None:
+        for id_, stored in portion.items():
+            verdict = self.meant.judge(id_, stored)
+            if verdict is None:
+                self.unknown.add(id_)
+            elif verdict:
+                self.found[id_] = replace(stored, call=None, traceback="")
+        if self.meant.first and len(self.found) > 2 * self.meant.most:
+            self.keep_first()
+
+    def keep_first(self) -> None:
+        """Those alone that ended first, where no more are wanted."""
+        if self.meant.first and self.too_many:
+            in_order = sorted(self.found.items(), key=lambda one: one[1].ended_at or _NEVER)
+            self.beyond += len(in_order) - self.meant.most
+            self.found = dict(in_order[: self.meant.most])
+
+
+async def _gather(gathered: _Gathered, results: Results, clock: Clock) -> list[str]:
+    """Read what is stored; what could not be looked at."""
+    until, meant = clock.monotonic() + SCANNED_FOR, gathered.meant
+    try:
+        if meant.ids:
+            gathered.add(await results.stored_of(sorted(meant.ids)))
+            return []
+        async with aclosing(results.all_stored()) as portions:
+            async for portion in portions:
+                gathered.add(portion)
+                if gathered.too_many and not meant.first:
+                    return []
+                if clock.monotonic() > until:
+                    after = as_duration(SCANNED_FOR)
+                    return [f"not all results were looked at: after {after} some were left"]
+    except ResultsUnreachable as error:
+        return [error.says]
+    finally:
+        gathered.keep_first()
+    return []

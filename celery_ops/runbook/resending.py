@@ -116,7 +116,7 @@ class Wanted:
 
     def name(self, id_: str, ended: str) -> str:
         """Under which it is sent once after that end; once more for each `again`."""
-        return " ".join(("retry", id_, ended, *([self.again] if self.again else [])))
+        return f"retry {json.dumps([id_, ended, self.again])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def choose(step: RetryStep, wanted: Wanted, found: Endings, snapshot: FleetSnaps
             going.append((stored.ended_at or _NEWEST, task))
     going.sort(key=lambda one: one[0])
     tasks = [task for _, task in going]
-    beyond = 0 if wanted.limit is None else max(0, len(tasks) - wanted.limit)
+    beyond = found.beyond + len(tasks[wanted.limit :] if wanted.limit else ())
     return Choice(
         tuple(tasks[: wanted.limit]), {why: tuple(ids) for why, ids in left_out.items()}, beyond
     )

@@ -77,14 +77,13 @@ class EndingsLook:
         if self._broker.store is None:
             return Endings(unread="tasks cannot be sent to this kind of broker here")
         now = self._clock.now()
-        return await endings.look(
-            self._tracer,
-            self._broker,
-            self._results,
-            self._clock,
-            snapshot,
-            wanted=lambda id_, stored: wanted.judge(id_, stored, now),
-            named=lambda id_, stored: wanted.name(id_, stored.ended),
+        meant = endings.Meant(
+            judge=lambda id_, stored: wanted.judge(id_, stored, now),
+            name=lambda id_, stored: wanted.name(id_, stored.ended),
             ids=wanted.chosen.ids,
             most=resending.MOST,
+            first=wanted.limit is not None,
+        )
+        return await endings.look(
+            self._tracer, self._broker, self._results, self._clock, snapshot, meant
         )

@@ -107,8 +107,6 @@ def test_what_failed_runs_once_more_with_what_it_was_given(lab: Lab, ann: Operat
     assert plan.code == 0, plan.all
     assert "Send 2 tasks again," in plan.out
     assert "xxx" not in plan.all
-    assert ann.do("task", "retry", *sent).code == 8
-    assert lab.states(sent) == {"FAILURE"}
     done = ann.do("task", "retry", *sent, "--yes")
     assert done.code == 0, done.all
     assert "2 tasks sent to mail" in told(done)
@@ -124,9 +122,7 @@ def test_by_name_and_filter_the_number_is_shown_and_only_these_are_sent(
 ) -> None:
     mails, others = lab.failed(3), lab.failed(2, "other")
     judge = "queue == 'other' and exception == 'ConnectionError' and age < 1h"
-    plan = ann.do("task", "retry", "--name", "rig.fra*", "--plan")
-    assert "Send 5 tasks again," in plan.out
-    done = ann.do("task", "retry", "--name", FRAGILE, "--filter", judge, "--yes")
+    done = ann.do("task", "retry", "--name", "rig.fra*", "--filter", judge, "--yes")
     assert done.code == 0, done.all
     assert "2 tasks sent to other" in told(done)
     lab.ran_once_more(others)
