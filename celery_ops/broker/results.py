@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KEY = "celery-task-meta-"
 """`celery.backends.base.KeyValueStoreBackend.task_keyprefix`."""
-_SCANNED = 1_000
+_SCANNED = 500
 """Keys of the database that the server looks at in one step."""
 _AT_ONCE = 100
 """Results that are read in one step: arguments and tracebacks can be long."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.errors import BrokerUnreachable, UsageError
+from celery_ops.errors import BrokerUnreachable, InvalidDocument, UsageError
 from celery_ops.model import TaskNews, TaskState
 from celery_ops.runbook.events import Ending
+from celery_ops.runbook.loader import loads
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
 from tests.standin.broker import StandinResults
@@ -289,3 +290,34 @@ async def test_an_undo_says_that_it_cannot_be_taken_back(operation: Operation) -
     ran = await operation.take_up(path, undo=True)
     assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
     assert "kept from that by celery-ops task revoke" in ran.end.says
+
+
+# --- in a file ----------------------------------------------------------------------------------
+
+HEAD = "name: mine\nsummary: Mine.\nrisk: medium\nsteps:\n  - retry: tasks\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ("    ended: any\n", "needs one of the keys 'ids', 'task' and 'filter': which tasks"),
+        ("    ids: a\n    ended: some\n", "ended of retry (step 1) is one of failed, any"),
+        ("    filter: retrys > 2\n", "did you mean retries?"),
+        ("    task: a\n    limit: 0\n", "must be at least 1"),
+        ("    task: a\n    rate: fast\n", "not a rate"),
+        ("    task: a\n    timeout: 3s\n", "unknown key 'timeout'"),
+    ],
+)
+def test_what_is_wrong_with_a_step_is_found_when_its_file_is_read(keys: str, says: str) -> None:
+    with pytest.raises(InvalidDocument) as wrong:
+        loads(HEAD + keys, "mine.yaml")
+    assert says in str(wrong.value)
+
+
+async def test_a_step_of_ones_own_sends_what_its_values_say(operation: Operation) -> None:
+    ids = await failed(operation, 3)
+    operation.write_runbook("mine", f"{HEAD}    task: {FAILS}\n    limit: 2\n    to: mail\n")
+    ran = await operation.run("mine")
+    assert ran.end.says == "2 tasks sent to mail"
+    await settled(operation)
+    assert [operation.fleet.ledger.started[one] for one in ids] == [2, 2, 1]
