@@ -27,7 +27,7 @@ from celery_ops.runbook.moves import as_it_is, limit_of, rate_of
 from celery_ops.runbook.names import names_of_results
 from celery_ops.runbook.plan import PlannedAction, PlannedStep, PlannedTask
 from celery_ops.runbook.probes import listed
-from celery_ops.runbook.revocation import told
+from celery_ops.runbook.revocation import marking, told
 from celery_ops.runbook.task_choice import TaskChoice
 from celery_ops.runbook.task_steps import ENDED
 
@@ -189,7 +189,7 @@ def hazards(wanted: Wanted, choice: Choice, found: Endings, snapshot: FleetSnaps
         return []
     says = [f"not sent again: {why}" for why in (*_left_out(choice), *_undecided(found))]
     says += [f"not all could be looked at: {note}" for note in found.notes]
-    says.append(ALONE)
+    says += [*marking(found.seen), ALONE]
     stored = [found.results[one.id] for one in choice.tasks]
     grouped = sum(one.group is not None for one in stored)
     if grouped:

@@ -174,6 +174,7 @@ def hazards(
     found = [*choice.hazards, *unreached(snapshot), *_forgetting(choice.seen, snapshot.at)]
     found += _lasting([worker.name for worker in addressed(snapshot)], looked.keeps_revokes)
     found += [f"not all could be looked at: {note}" for note in looked.notes]
+    found += marking(looked)
     unseen = [one.id for one in choice.tasks if not one.seen]
     if unseen:
         says = "is not seen anywhere" if len(unseen) == 1 else "are not seen anywhere"
@@ -192,6 +193,16 @@ def hazards(
     if step.terminates:
         found += _terminating(running)
     return found
+
+
+def marking(looked: Sightings) -> list[str]:
+    """What a look has done to what it looked at."""
+    if not looked.marked:
+        return []
+    return [
+        f"to look for them, messages of {listed(looked.marked)} were taken out and given back: what"
+        " waits there is marked as redelivered"
+    ]
 
 
 def obstacles(

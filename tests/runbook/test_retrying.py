@@ -16,6 +16,7 @@ from celery_ops.runbook.loader import loads
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
 from tests.standin.broker import StandinResults
+from tests.standin.fleet import declaration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,6 +214,38 @@ async def test_a_queue_that_is_not_known_any_more_is_asked_for(operation: Operat
     assert "its routing key was mail): -p to=QUEUE" in await refused(operation, ids=id_)
     plan = await operation.plan(RETRY, ids=id_, to="default")
     assert [one.queue for one in plan.tasks] == ["default"]
+
+
+async def test_a_look_that_marks_what_waits_is_told(operation: Operation) -> None:
+    (id_,) = await failed(operation)
+    operation.broker.marks = True
+    operation.fleet.send("nobody")
+    for runbook, given in ((RETRY, {"ids": id_}), ("revoke-tasks", {"task": "app.work"})):
+        told = (await operation.plan(runbook, **given)).hazards
+        assert any("messages of nobody were taken out and given back" in one for one in told)
+    operation.broker.marks = False
+    told = (await operation.plan(RETRY, ids=id_)).hazards
+    assert not any("taken out" in one for one in told)
+
+
+async def test_a_routing_key_is_followed_to_the_one_queue_that_it_led_to(
+    operation: Operation,
+) -> None:
+    """A result keeps the routing key, which is the queue's name only without an exchange."""
+    (id_,) = await failed(operation, queue="mail")
+    operation.fleet.ends[id_][0].queue = "urgent"
+    consuming = operation.fleet.worker("b@web1").consuming
+
+    async def goes_to() -> list[str]:
+        return [one.queue for one in (await operation.plan(RETRY, ids=id_)).tasks]
+
+    assert await goes_to() == []
+    consuming["slow"] = {**declaration("slow"), "routing_key": "urgent"}
+    assert await goes_to() == ["slow"]
+    consuming["slower"] = {**declaration("slower"), "routing_key": "urgent"}
+    assert await goes_to() == [], "it went to both"
+    consuming["urgent"] = declaration("urgent")
+    assert await goes_to() == ["urgent"]
 
 
 async def test_what_has_changed_since_the_plan_is_left_out_and_told(operation: Operation) -> None:

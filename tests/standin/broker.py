@@ -223,6 +223,8 @@ class StandinBroker:
         self.delayed: int | None = None
         self.moves_messages = True
         self.puts_first = True
+        self.marks = False
+        """Each look marks a message as redelivered, as on RabbitMQ."""
         self.after_an_effect: Callable[[], None] = lambda: None
         """Called when messages were moved, and nobody was told yet."""
         self.notes: tuple[str, ...] = ()

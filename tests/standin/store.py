@@ -36,7 +36,7 @@ class StandinStore:
 
     @property
     def marks(self) -> bool:
-        return False
+        return self._broker.marks
 
     async def peek(
         self, queue: str, *, skip: int, count: int, requeue: bool = False
