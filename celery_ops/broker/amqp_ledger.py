@@ -61,7 +61,7 @@ class Ledger:
         """All records, the oldest first; None if there never was one. Raise LedgerBusy."""
         with session.channel() as channel:
             try:
-                return [body_of(message) for message in self._delivered(session, channel)]
+                return [body_of(message) for message in self.delivered(session, channel)]
             except NotFound:
                 return None
 
@@ -76,22 +76,20 @@ class Ledger:
         self.declare(session)
         with session.channel() as channel:
             channel.tx_select()
-            messages = self._delivered(session, channel)
+            messages = self.delivered(session, channel)
             bodies = [body_of(message) for message in messages]
             going, coming = edit(bodies)
             if coming is not None:
-                message = amqp.Message(
-                    coming, content_type="application/json", content_encoding="utf-8",
-                    delivery_mode=2,
-                )  # fmt: skip
-                channel.basic_publish(message, exchange="", routing_key=self.queue)
+                channel.basic_publish(record(coming), exchange="", routing_key=self.queue)
             for index in going:
                 channel.basic_ack(messages[index].delivery_tag)
             channel.tx_commit()
             return [bodies[index] for index in sorted(going)]
 
-    def _delivered(self, session: Session, channel: Channel) -> list[amqp.Message]:
-        """Every message there is, as this channel's own until it is closed."""
+    def delivered(self, session: Session, channel: Channel) -> list[amqp.Message]:
+        """Every record there is, as this channel's own until it is closed. One that is added
+        meanwhile comes at the end, as soon as it is read. Raise LedgerBusy.
+        """
         channel.auto_decode = False
         messages: list[amqp.Message] = []
         with _telling_busy():
@@ -108,6 +106,13 @@ class Ledger:
 
     def _ready(self, channel: Channel) -> int:
         return int(channel.queue_declare(self.queue, passive=True).message_count)
+
+
+def record(body: bytes) -> amqp.Message:
+    """The message that keeps a record."""
+    return amqp.Message(
+        body, content_type="application/json", content_encoding="utf-8", delivery_mode=2
+    )
 
 
 async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from amqp.exceptions import AMQPError, NotFound
 from amqp.exceptions import PreconditionFailed as Refusal
 
-from celery_ops.broker import amqp_counts, amqp_messages, amqp_raw
+from celery_ops.broker import amqp_counts, amqp_messages, amqp_raw, amqp_sending
 from celery_ops.broker.amqp_content import Content
 from celery_ops.broker.amqp_counts import Count, publish
 from celery_ops.broker.amqp_ledger import CLASSIC, patiently
@@ -36,7 +36,7 @@ from celery_ops.model import parked
 from celery_ops.ports import Transferred
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
     from typing import Protocol
 
     from celery_ops.broker.amqp_link import Channel, Session, Work
@@ -115,6 +115,19 @@ class RabbitMover:
         contents = [self._content(message) for message in messages]
         work = partial(_put, contents=contents, to=to, ticket=ticket, done=done)
         return await patiently(lambda: self._under(fence, work))
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        """As the port says."""
+        to = await self._destination(queue, fence)
+        contents = {name: self._content(message) for name, message in messages.items()}
+        work = partial(amqp_sending.send_once, contents=contents, to=to)
+        return await patiently(lambda: self._under(fence, work))
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        """As the port says."""
+        return frozenset(names) & await patiently(lambda: self._reader.ask(amqp_sending.sent))
 
     async def counted(self, ticket: str) -> int:
         work = partial(amqp_counts.counted, ticket=ticket)

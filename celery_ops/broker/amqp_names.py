@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TAKEN = "celery-ops.taken"
 RUNS = "celery-ops.runs"
+SENT = "celery-ops.sent"
 OURS = "celery-ops."
 _REPLY_SUFFIX = ".reply.celery-ops.pidbox"
 DELAYED = tuple(f"celery_delayed_{level}" for level in range(28))

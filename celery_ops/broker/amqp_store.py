@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_ops.broker import amqp_messages
 from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -50,6 +51,12 @@ class RabbitStore:
     ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         return self._reader.read(queue, requeue=requeue)
 
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        content = amqp_messages.composed(task)
+        return amqp_messages.stored(
+            content.encoded, content.body, redelivered=False, top_priority=task.priority
+        )
+
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)
 
@@ -65,6 +72,14 @@ class RabbitStore:
     ) -> bool:
         del address  # the broker gives a message back to the queue where it is
         return await self._mover.put(messages, queue=queue, ticket=ticket, done=done, fence=fence)
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        return await self._mover.send_once(messages, queue=queue, fence=fence)
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        return await self._mover.sent(names)
 
     async def counted(self, ticket: str) -> int:
         return await self._mover.counted(ticket)

@@ -15,22 +15,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Heartbeat, StoredResult, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredCall, StoredResult, TaskNews, TaskState
 from celery_ops.ports import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_ops.model import TaskMessage
-
 
 HIGHEST_PRIORITY = 9
-TASK_BODY = json.dumps(
-    [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-).encode()
-"""A task's arguments, of which there are none, and what follows it, which is nothing."""
 _HEARTBEAT_INTERVAL = 2.0
 _KOMBU_TYPED = {"__type__", "__value__"}
+_TYPED = b'"__type__"'
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _OPCODES_TO_NODE = 12
 """A pickled `{node: value}` names the node within its first opcodes."""
@@ -217,54 +212,6 @@ def given_back(raw: bytes) -> tuple[bytes, int] | None:
     return json.dumps(message).encode(), priority
 
 
-def task_message(message: TaskMessage) -> bytes:
-    """A task as Celery sends it (protocol 2), without arguments, and straight to one queue.
-
-    All of it follows from `message`: nothing is left to chance or to the moment.
-    """
-    envelope = {
-        "body": base64.b64encode(TASK_BODY).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": task_headers(message),
-        "properties": {
-            "correlation_id": message.id,
-            "reply_to": "",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": message.queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": message.id,
-        },
-    }
-    return json.dumps(envelope).encode()
-
-
-def task_headers(message: TaskMessage) -> dict[str, object]:
-    """The headers of a task's message. Source: `celery.app.amqp.AMQP.as_task_v2`."""
-    return {
-        "lang": "py",
-        "task": message.task,
-        "id": message.id,
-        "shadow": None,
-        "eta": None,
-        "expires": message.expires.isoformat(),
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": message.id,
-        "parent_id": None,
-        "argsrepr": "()",
-        "kwargsrepr": "{}",
-        "origin": message.origin,
-        "ignore_result": None,  # as the task itself has it
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
-
-
 def read_task_events(raw: bytes, task: str | None) -> tuple[TaskNews, ...]:
     """What a message of events tells of the task with that id, or of every task (None)."""
     envelope = _json_object(raw)
@@ -308,16 +255,23 @@ def read_stored_result(raw: bytes) -> StoredResult:
     state = None if meta is None else meta.get("status")
     if meta is None or not isinstance(state, str):
         return StoredResult("", unreadable="it is no JSON: results in other formats are not loaded")
-    traceback = meta.get("traceback")
+    traceback, result = meta.get("traceback"), meta.get("result")
+    ended_at = _moment(meta.get("date_done"))
+    call = _call(json.loads(raw) if _TYPED in raw else meta)
     return StoredResult(
         state[:_MOST_OF_A_WORD],
         task=_word(meta.get("name")),
         worker=_word(meta.get("worker")),
         queue=_word(meta.get("queue")),
         retries=_whole(meta.get("retries")),
-        ended_at=_moment(meta.get("date_done")),
+        ended_at=ended_at,
         error="" if state == TaskState.SUCCESS else _exception(meta.get("result")),
         traceback=traceback[-_MOST_OF_A_TRACEBACK:] if isinstance(traceback, str) else "",
+        exception=_word(result.get("exc_type")) if isinstance(result, dict) else None,
+        ended="" if ended_at is None else str(meta.get("date_done")),
+        group=_word(meta.get("group_id")),
+        call=call if isinstance(call, StoredCall) else None,
+        uncalled="" if isinstance(call, StoredCall) else call,
     )
 
 
@@ -382,6 +336,22 @@ def _task_news(event: object, task: str | None) -> TaskNews | None:
     )
 
 
+def _call(meta: Mapping[str, object]) -> StoredCall | str:
+    """What a task was called with, or why that is not known.
+
+    Source: `celery.backends.base.Backend._get_result_meta`. Its `meta` is decoded without a hook:
+    kombu's own types go back as they are. Backends of other makes keep arguments as text for
+    people, shortened: these are of no use.
+    """
+    name, args, kwargs = meta.get("name"), meta.get("args"), meta.get("kwargs")
+    if not isinstance(name, str) or not name:
+        return "its name and its arguments are not stored"
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        return "its arguments are not stored as they were sent"
+    routing_key = meta.get("queue")
+    return StoredCall(name, args, kwargs, routing_key if isinstance(routing_key, str) else None)
+
+
 def _exception(result: object) -> str:
     """`ValueError: no such user`, of an exception as the JSON serialiser stores it."""
     if not isinstance(result, dict):
@@ -407,7 +377,7 @@ def _moment(value: object) -> datetime | None:
 
 def _json_object(raw: bytes) -> dict[str, object] | None:
     # A hook in Python doubles the time of decoding, and hardly a reply has a value of that kind.
-    hook = _plain if b'"__type__"' in raw else None
+    hook = _plain if _TYPED in raw else None
     try:
         value = json.loads(raw, object_hook=hook)
     except (ValueError, RecursionError):

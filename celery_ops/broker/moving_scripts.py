@@ -120,6 +120,29 @@ return 1
 """
 )
 
+SEND_ONCE = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the names that something was sent under, the lists of a queue's priority steps.
+-- ARGV: token, now, before when a name is forgotten (seconds since the epoch); then the number of a
+--       list, a name and a message, each.
+-- Returns the names that were new: their messages were sent, behind those that wait; nothing if the
+-- token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+for at = 3, #KEYS do if not is_list(KEYS[at]) then return -1 end end
+local sent = {}
+for at = 4, #ARGV, 3 do
+  if redis.call('ZADD', KEYS[2], 'NX', ARGV[2], ARGV[at + 1]) == 1 then
+    redis.call('LPUSH', KEYS[2 + tonumber(ARGV[at])], ARGV[at + 2])
+    sent[#sent + 1] = ARGV[at + 1]
+  end
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[3])
+return sent
+"""
+)
+
 FORGET = (
     HOLDS
     + """

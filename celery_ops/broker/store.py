@@ -4,17 +4,20 @@ moved by `store_moving`.
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from celery_ops.broker import composing, envelopes
 from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -22,6 +25,7 @@ class RedisStore:
     """Implements `ports.MessageStore` and `ports.MessageSearch`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
+        self._names = names
         self._reader = MessageReader(wire, names)
         self._mover = MessageMover(wire, names)
 
@@ -57,6 +61,10 @@ class RedisStore:
     def puts_first(self) -> bool:
         return True
 
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        tagged = replace(task, tag=task.tag or str(uuid.uuid4()))
+        return envelopes.stored(composing.envelope(tagged), self._names.step(task.priority))
+
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)
 
@@ -73,6 +81,14 @@ class RedisStore:
         return await self._mover.put(
             messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
         )
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        return await self._mover.send_once(messages, queue=queue, fence=fence)
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        return await self._mover.sent(names)
 
     async def counted(self, ticket: str) -> int:
         return await self._mover.counted(ticket)

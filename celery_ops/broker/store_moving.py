@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,10 +26,10 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import envelopes, moving_scripts
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
-from celery_ops.ports import Transferred
+from celery_ops.ports import SENT_KEPT, Transferred
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Answer, Wire, Word
@@ -103,6 +104,36 @@ class MessageMover:
         if answer == -1:
             raise _no_queue(queue)
         return bool(answer)
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        """As the port says."""
+        keys = self._names.keys(queue)
+        now = time.time()
+        words: list[Word] = [now, now - SENT_KEPT]
+        for name, message in messages.items():
+            number = 1 + keys.index(self._names.key(queue, message.priority))
+            words += [number, name, message.raw]
+        answer = await self._run(moving_scripts.SEND_ONCE, (self._names.sent, *keys), fence, *words)
+        if answer == -1:
+            raise _no_queue(queue)
+        return frozenset(name.decode(errors="surrogatepass") for name in answer)
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        """As the port says."""
+        asked = list(names)
+        found: list[str] = []
+        for start in range(0, len(asked), PORTION):
+            some = asked[start : start + PORTION]
+            answers = await self._wire.read_many(
+                [("ZSCORE", self._names.sent, name) for name in some], at_once=False
+            )
+            for name, answer in zip(some, answers, strict=True):
+                if isinstance(answer, Exception):
+                    raise self._wire.refused(answer)
+                found += [] if answer is None else [name]
+        return frozenset(found)
 
     async def counted(self, ticket: str) -> int:
         return int(await self._wire.read("HGET", self._names.tickets, ticket) or 0)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from celery_ops.cli.context import Chosen
     from celery_ops.cli.deployment import Deployment
+    from celery_ops.config.secret import Secret
 
 
 def store() -> RunStore:
@@ -72,4 +73,10 @@ def where(deployment: Deployment, chosen: Chosen) -> Where:
         config=None if chosen.file is None else str(chosen.file.absolute()),
         probe=context.probe,
         results="" if deployment.results is None else deployment.results.address,
+        unread_results=_kind(context.results) if deployment.results is None else "",
     )
+
+
+def _kind(results: Secret | None) -> str:
+    """Of a result backend, by its URL: `rpc`, `db+postgresql`."""
+    return "" if results is None else results.reveal().partition(":")[0]

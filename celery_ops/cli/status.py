@@ -15,12 +15,14 @@ from celery_ops.cli import context, fleet_json, fleet_text
 from celery_ops.cli.boundary import run
 from celery_ops.cli.choice import Choice
 from celery_ops.cli.deployment import opened
+from celery_ops.cli.mending import Mending
 from celery_ops.cli.text import width_of_terminal
 from celery_ops.fleet.collector import Collector, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_ops.cli.context import Chosen
     from celery_ops.model import FleetSnapshot
 
 INTERVAL = 2.0
@@ -104,28 +106,32 @@ def releases(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
 
 
 def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> None:
-    chosen = context.resolve(ctx.ensure_object(Choice))
-    run((_watching if watch else _once)(chosen, view, as_json=as_json))
+    choice = ctx.ensure_object(Choice)
+    chosen = context.resolve(choice)
+    run((_watching if watch else _once)(choice, chosen, view, as_json=as_json))
 
 
-async def _once(chosen: context.Chosen, view: _View, *, as_json: bool) -> None:
+async def _once(choice: Choice, chosen: Chosen, view: _View, *, as_json: bool) -> None:
     async with opened(chosen.context) as deployment:
         snapshot = await look(deployment.surveyor, patience=view.patience)
+        mending = Mending(choice, deployment.broker.address)
     if as_json:
-        click.echo(fleet_json.page(view.as_json(snapshot)))
+        click.echo(fleet_json.page(mending.json(view.as_json(snapshot))))
     else:
-        _print(view.as_text(snapshot, width_of_terminal()))
+        _print([mending.text(one) for one in view.as_text(snapshot, width_of_terminal())])
 
 
-async def _watching(chosen: context.Chosen, view: _View, *, as_json: bool) -> None:
+async def _watching(choice: Choice, chosen: Chosen, view: _View, *, as_json: bool) -> None:
     async with opened(chosen.context) as deployment:
+        mending = Mending(choice, deployment.broker.address)
         collector = Collector(deployment.surveyor, clock=deployment.clock, interval=INTERVAL)
         async with collector:
             async for snapshot in collector.snapshots():
                 if as_json:
-                    click.echo(fleet_json.line(view.as_json(snapshot)))
+                    click.echo(fleet_json.line(mending.json(view.as_json(snapshot))))
                 else:
-                    _repaint(view.as_text(snapshot, width_of_terminal()))
+                    lines = view.as_text(snapshot, width_of_terminal())
+                    _repaint([mending.text(one) for one in lines])
 
 
 def _repaint(lines: list[str]) -> None:

@@ -1,5 +1,5 @@
-"""`task show|revoke|terminate ID…`: where tasks are, and the runbooks that keep them from
-running.
+"""`task show|revoke|terminate|retry ID…`: where tasks are, and the runbooks that keep them from
+running, or have them run once more.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from celery_ops.cli.text import width_of_terminal
 from celery_ops.errors import UsageError
 from celery_ops.fleet.masking import Masks
 from celery_ops.fleet.tracing import Trace, Tracer
-from celery_ops.runbook.schema import SIGNALS
+from celery_ops.runbook.task_steps import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_ops.cli.context import Chosen
 
+_OF_MESSAGES = "task == 'shop.mail' and retries > 2"
 MOST_SHOWN = 100
 """Ids that one `show` looks for."""
 
 
-@click.group(short_help="Where tasks are; revoke and terminate them.")
+@click.group(short_help="Where tasks are; revoke, terminate and retry them.")
 def task() -> None:
-    """Where tasks are; revoke and terminate them."""
+    """Where tasks are; revoke, terminate and retry them."""
 
 
 @task.command()
@@ -65,10 +66,12 @@ async def _trace(chosen: Chosen, ids: Sequence[str]) -> Trace:
         return await tracer.trace(deployment.surveyor, ids)
 
 
-class _RevokeCommand(RunCommand):
+class _TasksCommand(RunCommand):
     """Runs a runbook on the tasks that its arguments name, or `--name` and `--filter`."""
 
-    def __init__(self, name: str, *, runbook: str, summary: str, signals: bool) -> None:
+    def __init__(
+        self, name: str, *, runbook: str, summary: str, signals: bool = False, example: str
+    ) -> None:
         super().__init__(name, runbook=runbook, summary=summary, names_workers=False)
         self._runbook_name = runbook
         options: list[click.Parameter] = [
@@ -79,7 +82,7 @@ class _RevokeCommand(RunCommand):
             click.Option(
                 ["--filter", "filter_"],
                 metavar="EXPR",
-                help="Those for which a condition holds: task == 'shop.mail' and retries > 2.",
+                help=f"Those for which a condition holds: {example}.",
             ),
         ]
         if signals:
@@ -125,19 +128,27 @@ def _given(options: dict[str, object], already: dict[str, str]) -> dict[str, str
     return given
 
 
-task.add_command(
-    _RevokeCommand(
+for command in (
+    _TasksCommand(
         "revoke",
         runbook="revoke-tasks",
         summary="Tell every worker not to begin these tasks. What runs already runs on.",
-        signals=False,
-    )
-)
-task.add_command(
-    _RevokeCommand(
+        example=_OF_MESSAGES,
+    ),
+    _TasksCommand(
         "terminate",
         runbook="terminate-tasks",
         summary="Revoke these tasks, and end the processes that run them.",
         signals=True,
-    )
-)
+        example=_OF_MESSAGES,
+    ),
+    _TasksCommand(
+        "retry",
+        runbook="retry-tasks",
+        summary="Send tasks again that have failed, under their own ids, to the queues they were"
+        " in, each once. What they were called with is read from the result backend, which keeps it"
+        " where result_extended is on.",
+        example="exception == 'Timeout' and age < 1h",
+    ),
+):
+    task.add_command(command)

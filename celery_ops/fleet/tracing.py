@@ -46,13 +46,15 @@ class Sightings:
 
     `notes` say what was not looked into: what is not among `tasks` may be there. `results` are of
     those ids that something is stored of. `keeps_revokes` says whether what is revoked in a worker
-    outlives it; those that do not tell are missing.
+    outlives it; those that do not tell are missing. The messages of `marked` queues were marked as
+    redelivered by the look.
     """
 
     tasks: tuple[SeenTask, ...] = ()
     notes: tuple[str, ...] = ()
     results: Mapping[str, Reading[StoredResult]] = field(default_factory=dict)
     keeps_revokes: Mapping[str, bool] = field(default_factory=dict)
+    marked: tuple[str, ...] = ()
 
     def of(self, task: str) -> tuple[SeenTask, ...]:
         """Where the task with that id was seen."""
@@ -120,12 +122,13 @@ class Tracer:
         and what is stored of them is read. Raise BrokerUnreachable.
         """
         notes: list[str] = []
+        marked: list[str] = []
         found = [one for one in in_workers(snapshot, self._masks) if wanted(one)]
         held = await self._held({one.id for one in found}, notes)
         found += [one for one in held if wanted(one)]
         missing = set(ids) - {one.id for one in found}
         if missing or not ids:
-            async with aclosing(self._waiting(snapshot, ids, notes)) as waiting:
+            async with aclosing(self._waiting(snapshot, ids, notes, marked)) as waiting:
                 async for one in waiting:
                     if wanted(one):
                         found.append(one)
@@ -133,7 +136,7 @@ class Tracer:
                     if len(found) > most or (ids and not missing):
                         break
         results = await self._stored(ids, notes)
-        return Sightings(tuple(found), tuple(notes), results)
+        return Sightings(tuple(found), tuple(notes), results, marked=tuple(marked))
 
     async def trace(self, surveyor: Surveyor, ids: Sequence[str]) -> Trace:
         """All that is known of these tasks. Raise BrokerUnreachable.
@@ -200,7 +203,11 @@ class Tracer:
         ]
 
     async def _waiting(
-        self, snapshot: FleetSnapshot, ids: Collection[str], notes: list[str]
+        self,
+        snapshot: FleetSnapshot,
+        ids: Collection[str],
+        notes: list[str],
+        marked: list[str],
     ) -> AsyncGenerator[SeenTask, None]:
         """The messages of every queue that is known, the next to be served first; at least those
         with these `ids`, where some are given.
@@ -219,6 +226,8 @@ class Tracer:
             try:
                 async with aclosing(self._messages_of(queue.name, ids)) as messages:
                     async for ahead, message in messages:
+                        if not passed and self._broker.messages.marks:
+                            marked.append(queue.name)
                         passed = ahead + 1
                         if passed > left:
                             break

@@ -15,6 +15,7 @@ from celery_ops.model.releases import HostReleases
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import (
     SeenTask,
+    StoredCall,
     StoredResult,
     TaskMessage,
     TaskNews,
@@ -71,6 +72,7 @@ __all__ = [
     "ServiceRef",
     "ServiceState",
     "ServiceStatus",
+    "StoredCall",
     "StoredMessage",
     "StoredResult",
     "TakenRecord",

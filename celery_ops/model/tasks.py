@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
 class TaskMessage:
-    """A task without arguments that is sent to one queue. It is not begun after it `expires`.
+    """A task that is sent to one queue. It is not begun after it `expires`, nor before its `eta`.
 
     The same values are the same message, byte for byte: so it is found again by who sent it.
+    `args` and `kwargs` are of JSON's types, with those that kombu marks (`__type__`) as they are.
     """
 
     id: str
     task: str
     queue: str
-    expires: datetime
+    expires: datetime | None
     origin: str
     """Who sent it, as its message tells to whoever looks at it."""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    retries: int = 0
+    eta: datetime | None = None
+    priority: int = 0
+    root: str | None = None
+    """The task that began all of it; None: itself."""
+    parent: str | None = None
+    tag: str = ""
+    """Tells this message from every other one, also of the same task; empty: its id does."""
 
 
 class TaskState(StrEnum):
@@ -76,9 +88,27 @@ class SeenTask:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCall:
+    """What a task was called with, as a result backend keeps it of Celery's `result_extended`.
+
+    `args` and `kwargs` are JSON values, and whole; a date and other types of kombu's are in them as
+    kombu writes them, `{"__type__": …, "__value__": …}`. `routing_key` is the queue's name wherever
+    the task was sent to a queue and not to an exchange.
+    """
+
+    task: str
+    args: list[object] = field(repr=False)
+    kwargs: dict[str, object] = field(repr=False)
+    routing_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredResult:
     """All that a result backend keeps of one task. `state` is Celery's word for it, or a task's
     own; empty where what is kept cannot be read, and `unreadable` says why.
+
+    `ended` is `ended_at` as it is stored: with the task's id it names this end of it for all time.
+    `call` is None where it cannot be sent again from what is stored, and `uncalled` says why.
     """
 
     state: str
@@ -90,6 +120,12 @@ class StoredResult:
     error: str = ""
     traceback: str = ""
     unreadable: str = ""
+    exception: str | None = None
+    """The name of its type, of a failure."""
+    ended: str = ""
+    group: str | None = None
+    call: StoredCall | None = field(default=None, repr=False)
+    uncalled: str = ""
 
 
 @dataclass(frozen=True, slots=True)

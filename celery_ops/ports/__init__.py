@@ -30,6 +30,7 @@ from celery_ops.ports.hosts import (
 )
 from celery_ops.ports.launching import RunLauncher
 from celery_ops.ports.messages import (
+    SENT_KEPT,
     MessageReading,
     MessageSearch,
     MessageStore,
@@ -39,6 +40,7 @@ from celery_ops.ports.messages import (
 from celery_ops.ports.releases import ReleaseLayout, ReleasesReading
 
 __all__ = [
+    "SENT_KEPT",
     "AddConsumer",
     "Broker",
     "CancelConsumer",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import datetime
 
     from celery_ops.model import StoredResult, TaskNews
@@ -142,4 +142,14 @@ class Results(Protocol):
 
     async def stored(self, task: str) -> StoredResult | None:
         """All that is stored of it; None: nothing is. Raise ResultsUnreachable."""
+        ...
+
+    async def stored_of(self, tasks: Sequence[str]) -> dict[str, StoredResult]:
+        """The same of several, by their ids; one that nothing is stored of is missing."""
+        ...
+
+    def all_stored(self) -> AsyncGenerator[dict[str, StoredResult], None]:
+        """What is stored of every task, by their ids, in portions and in no order. One that ends
+        meanwhile may be told twice. Close it (`contextlib.aclosing`). Raise ResultsUnreachable.
+        """
         ...

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports.changing import Fence
+
+
+SENT_KEPT = 7 * 86400.0
+"""Seconds for which the broker is to remember what was sent only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,15 @@ class MessageStore(MessageReading, Protocol):
         """Whether it can put messages before those that wait already: else they go behind them."""
         ...
 
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        """The message of a task, as Celery itself would send it, to be put or to take another's
+        place. Each is a message of its own, unless a `tag` is given.
+
+        Raise PreconditionFailed for what cannot be sent: arguments that JSON does not know, names
+        that are too long.
+        """
+        ...
+
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         """Move them, a portion at a time, until none is left that was there at the beginning.
 
@@ -148,6 +161,21 @@ class MessageStore(MessageReading, Protocol):
         repetition, or a second restore of the same backup, adds nothing. Raise PreconditionFailed
         as `transfer` does, or if one of them cannot be addressed anew.
         """
+        ...
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        """Send each message behind those that wait in the queue, unless one was sent under its name
+        before; the names of those that were sent now.
+
+        All in one step with the note of their names, which is kept for `SENT_KEPT` seconds. Raise
+        PreconditionFailed as `put` does.
+        """
+        ...
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        """Under which of these names something was sent once."""
         ...
 
     async def counted(self, ticket: str) -> int:

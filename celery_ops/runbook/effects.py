@@ -25,7 +25,7 @@ from celery_ops.runbook.actions import ControlAction, HostAction
 from celery_ops.runbook.events import EventKind, Outcome, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from celery_ops.model import (
@@ -313,6 +313,19 @@ class Effects:
         self.made += 1
         await self._fenced(send)
         return was_put[-1]
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str
+    ) -> frozenset[str]:
+        """Send those under whose names nothing was sent before; the names of these."""
+        sent: list[frozenset[str]] = []
+
+        async def send(fence: Fence) -> None:
+            sent.append(await self.store.send_once(messages, queue=queue, fence=fence))
+
+        self.made += 1
+        await self._fenced(send)
+        return sent[-1]
 
     async def drop(self, queue: str, count: int) -> int:
         """Destroy a queue of parked messages if there are just so many; how many there were."""

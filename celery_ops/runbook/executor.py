@@ -47,6 +47,7 @@ from celery_ops.runbook.queue_consumers import Pauses
 from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.restoring import Restoring
+from celery_ops.runbook.retrying import Retrying
 from celery_ops.runbook.revoking import Revoking
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
@@ -61,7 +62,6 @@ from celery_ops.runbook.schema import (
     QueueStep,
     QueueVerb,
     RestoreStep,
-    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -71,6 +71,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.watching import watch_workers
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
@@ -311,7 +312,10 @@ class Executor:
                 await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
-            case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
+            case (
+                ProbeStep() | RestoreStep() | RevokeStep() | RetryStep() | QueueStep()
+                | ActivateStep()
+            ):  # fmt: skip
                 self._came_to.append(await self._of_messages(step))
             case WatchStep():
                 self._came_to.append(await watch_workers(self._stage, step, planned.targets))
@@ -322,7 +326,7 @@ class Executor:
                 await run_on_host(self._stage, step, None, scope)
 
     async def _of_messages(
-        self, step: ProbeStep | RestoreStep | RevokeStep | QueueStep | ActivateStep
+        self, step: ProbeStep | RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
     ) -> str:
         """What a step without targets came to."""
         match step:
@@ -333,17 +337,24 @@ class Executor:
                 return await Restoring(self._stage, step).go()
             case RevokeStep():
                 return await Revoking(self._stage, step).go()
-            case QueueStep(verb=QueueVerb.PAUSE):
-                return await self._pauses.pause(step)
-            case QueueStep(verb=QueueVerb.RESUME):
-                await park_again(self._stage, self._runbook, step)
-                return await self._pauses.resume(step)
-            case QueueStep(verb=QueueVerb.DRAIN):
-                return await Draining(self._stage, step).go()
+            case RetryStep():
+                return await Retrying(self._stage, step, self._runbook.params).go()
             case QueueStep():
-                return await Moving(self._stage, step, self._runbook.params).go()
+                return await self._of_a_queue(step)
             case ActivateStep():
                 return await activate_on(self._stage, step)
+
+    async def _of_a_queue(self, step: QueueStep) -> str:
+        match step.verb:
+            case QueueVerb.PAUSE:
+                return await self._pauses.pause(step)
+            case QueueVerb.RESUME:
+                await park_again(self._stage, self._runbook, step)
+                return await self._pauses.resume(step)
+            case QueueVerb.DRAIN:
+                return await Draining(self._stage, step).go()
+            case _:
+                return await Moving(self._stage, step, self._runbook.params).go()
 
     async def _applies(self, step: Step) -> bool:
         """Whether it is to be done by its `when`. A step that was begun is gone on with, and one

@@ -10,14 +10,15 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from celery_ops.config.units import counted
 from celery_ops.model import WorkerState, parked
 from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from celery_ops.model import FleetSnapshot, Reading, StoredMessage, Task, Worker
-    from celery_ops.runbook.plan import PlannedWorker
+    from celery_ops.runbook.plan import PlannedTask, PlannedWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,35 @@ class MessageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultFacts:
+    """What a `filter` sees of a task that has ended: `age` is how long ago, in seconds, and
+    `exception` the name of the type of what it failed of.
+    """
+
+    id: str | None
+    task: str | None
+    state: str | None
+    exception: str | None
+    retries: int | None
+    queue: str | None
+    worker: str | None
+    age: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsFacts:
     """`targets.…`: what the runbook's first roll or worker step resolved to, how many messages its
-    restore steps, and how many tasks its revoke steps.
+    restore steps, and how many tasks its revoke and retry steps; each also as a question tells it.
     """
 
     count: int
     names: frozenset[str]
     messages: int = 0
     tasks: int = 0
+    workers_in_words: str = ""
+    messages_in_words: str = ""
+    tasks_in_words: str = ""
+    """`3 tasks (2 of them seen nowhere)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,23 @@ class BeforeFacts:
     """`before.…`: as it was when the run began, or as an earlier run recorded it."""
 
     worker: WorkerFacts
+
+
+def of_targets(
+    names: Collection[str], messages: int, tasks: Collection[PlannedTask]
+) -> TargetsFacts:
+    """What conditions and questions see of all that a plan is about."""
+    lost = sum(one.is_unseen for one in tasks)
+    nowhere = f" ({lost} of them seen nowhere)" if lost < len(tasks) else " (seen nowhere)"
+    return TargetsFacts(
+        len(names),
+        frozenset(names),
+        messages,
+        len(tasks),
+        counted(len(names), "worker"),
+        counted(messages, "message"),
+        counted(len(tasks), "task") + (nowhere if lost else ""),
+    )
 
 
 def of_worker(worker: Worker) -> WorkerFacts:

@@ -28,7 +28,7 @@ from celery_ops.runbook.queue_grammar import (
     refuse_keys,
     refuse_queue_keys,
 )
-from celery_ops.runbook.revoke_grammar import read_revoke
+from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
 from celery_ops.runbook.schema import (
     ANY_RUN,
     ActivateStep,
@@ -381,6 +381,7 @@ _NOTHING_WAITS_FOR_EVER = "nothing waits for ever"
 _STEPS = frozenset({Where.STEPS})
 _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
+_REVOKED = ("ids", "task", "filter", "unseen", "timeout", "when")
 _RETRIES = ("retries", "retry_pause")
 _WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "keep_available"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
@@ -419,8 +420,13 @@ VERBS: Mapping[str, Verb] = {
         _STEPS,
         ("queue", "older_than", "vouched", "when", "file", "rate", "again"),
     ),
-    "revoke": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "timeout", "when")),
-    "terminate": Verb(read_revoke, _STEPS, ("ids", "task", "filter", "signal", "timeout", "when")),
+    "revoke": Verb(read_revoke, _STEPS, _REVOKED),
+    "terminate": Verb(read_revoke, _STEPS, (*_REVOKED, "signal")),
+    "retry": Verb(
+        read_retry,
+        _STEPS,
+        ("ids", "task", "filter", "ended", "to", "limit", "rate", "again", "when"),
+    ),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
     "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
     "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),

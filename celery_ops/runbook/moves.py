@@ -71,8 +71,8 @@ class Wanted:
             to=_text(step.to, scope),
             file="" if step.file is None else render(step.file, scope),
             filter=_filter(step.filter, params, scope),
-            limit=None if step.limit is None else _limit(resolve(step.limit, scope)),
-            rate=_rate(_text(step.rate, scope)),
+            limit=None if step.limit is None else limit_of(resolve(step.limit, scope)),
+            rate=rate_of(_text(step.rate, scope)),
             again=_text(step.again, scope),
         )
 
@@ -197,13 +197,15 @@ def _filter(
         raise UsageError(f"{'.'.join(written.path)} cannot be used:{marks}") from error
 
 
-def _limit(number: int) -> int | None:
+def limit_of(number: int) -> int | None:
+    """None for 0, which is any number. Raise UsageError."""
     if number < 0:
         raise UsageError(f"not a limit: {number} (write how many at most; 0: any number)")
     return number or None
 
 
-def _rate(text: str) -> float | None:
+def rate_of(text: str) -> float | None:
+    """A second, of `100/s`; None for nothing. Raise UsageError."""
     if not text:
         return None
     match = _RATE.fullmatch(text)

@@ -21,6 +21,7 @@ from celery_ops.runbook.facts import (
     BeforeFacts,
     FleetFacts,
     MessageFacts,
+    ResultFacts,
     StepFacts,
     TargetsFacts,
     WorkerFacts,
@@ -152,13 +153,20 @@ def names_at(params: Sequence[Param], *, in_roll: bool) -> Names:
 
 def names_of_messages(params: Sequence[Param]) -> Names:
     """What can be named in a `filter`."""
-    elsewhere = ("fleet", "targets", "worker", "before", "step")
+    return _names_of_a_filter(MessageFacts, params, "is not known of a message")
+
+
+def names_of_results(params: Sequence[Param]) -> Names:
+    """The same where it is about tasks that have ended."""
+    return _names_of_a_filter(ResultFacts, params, "is not known of a task that has ended")
+
+
+def _names_of_a_filter(facts: type, params: Sequence[Param], unknown: str) -> Names:
+    members = names_of(facts).members
+    elsewhere = {"fleet", "targets", "worker", "before", "step"} - members.keys()
     return Names(
-        {
-            **names_of(MessageFacts).members,
-            "params": Names({param.name: _of_param(param.type) for param in params}),
-        },
-        elsewhere=dict.fromkeys(elsewhere, "is not known of a message"),
+        {**members, "params": Names({param.name: _of_param(param.type) for param in params})},
+        elsewhere=dict.fromkeys(sorted(elsewhere), unknown),
     )
 
 

@@ -56,7 +56,8 @@ class PlannedWorker:
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
     """A task that a step revokes, and where it was when the plan was made: the workers that run it,
-    and all of it in words.
+    and all of it in words. Or one that is sent again to its `queue`, since it `ended` just then, as
+    its result says.
     """
 
     step: str
@@ -65,6 +66,13 @@ class PlannedTask:
     runs_in: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     """`waiting in mail`, `reserved in w@h`; empty: nowhere, of what could be looked at."""
+    queue: str = ""
+    ended: str = ""
+
+    @property
+    def is_unseen(self) -> bool:
+        """It is to be revoked, and nobody knows where it is."""
+        return not self.ended and not self.seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,8 @@ class Where:
     probe: Probe | None = None
     results: str = ""
     """The result backend that is read, for people; empty: none."""
+    unread_results: str = ""
+    """The kind of one that is configured and not read."""
 
     def command(self, rest: str) -> str:
         """A command of ours for this context, or this broker, to be copied.
@@ -222,7 +232,7 @@ class Plan:
     messages: tuple[HeldMessage, ...] = ()
     """What restore steps give back: these deliveries and no others."""
     tasks: tuple[PlannedTask, ...] = ()
-    """What revoke steps revoke: these ids and no others."""
+    """What revoke steps revoke, and retry steps send again: these ids and no others."""
     wait: float = 0.0
     """Seconds to wait for somebody else's lease."""
     emergency: str = ""

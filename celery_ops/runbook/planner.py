@@ -22,6 +22,7 @@ from celery_ops.runbook import (
     queue_plans,
     revocation,
     switching,
+    task_plans,
 )
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.guard import Guard, consumers
@@ -61,7 +62,6 @@ from celery_ops.runbook.schema import (
     ProbeStep,
     QueueStep,
     RestoreStep,
-    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -72,11 +72,13 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.selectors import Selector, select
 from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
+    from celery_ops.fleet.endings import Endings
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedMove, PlannedTask, PlannedWorker, Where
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.scouting import Scouted
 
 _ON_WORKERS = Roll | WorkerStep | ControlStep | ScaleStep | WatchStep
+_Other = RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
 
@@ -102,6 +105,8 @@ class Request:
     """What was found out about the steps that are about messages, by their ids."""
     traced: Sightings = field(default_factory=Sightings)
     """Where the tasks are that steps are about."""
+    ended: Mapping[str, Endings] = field(default_factory=dict)
+    """What was found of those that are to be sent again, by step."""
 
 
 def selected(
@@ -191,10 +196,9 @@ class _Draft:
         self.hazards += chosen.hazards
         self.refusals += chosen.refusals
         for step in self.steps:
-            self.tasks += self.choice(step).tasks if isinstance(step, RevokeStep) else ()
-        self.scope["targets"] = facts.TargetsFacts(
-            len(names), names, self.message_count, len(self.tasks)
-        )
+            if isinstance(step, RevokeStep | RetryStep):
+                self.tasks += self.task_plan(step).tasks
+        self.scope["targets"] = facts.of_targets(names, self.message_count, self.tasks)
         self.healthy = {queue: len(workers) for queue, workers in consumers(self.snapshot).items()}
         known = {queue.name for queue in self.snapshot.queues} | self.healthy.keys()
         for queue in self.request.allow_gap:
@@ -297,7 +301,7 @@ class _Draft:
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
-            case RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
+            case RestoreStep() | RevokeStep() | RetryStep() | QueueStep() | ActivateStep():
                 return self.plan_other(step)
             case ProbeStep():
                 self.hinder(step)
@@ -311,11 +315,15 @@ class _Draft:
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
 
-    def plan_other(self, step: RestoreStep | RevokeStep | QueueStep | ActivateStep) -> PlannedStep:
+    def plan_other(self, step: _Other) -> PlannedStep:
         """Of a step that is not meant for workers."""
         match step:
-            case RevokeStep():
-                return self.plan_revoke(step)
+            case RevokeStep() | RetryStep():
+                about = self.task_plan(step)
+                self.refusals += about.refusals
+                self.hazards += about.hazards
+                self.irreversible.append(about.irreversible)
+                return about.planned
             case RestoreStep():
                 messages, one = orphans.planned(step, self.snapshot, self.scope)
                 self.hazards += orphans.reruns(messages, self.snapshot)
@@ -330,16 +338,12 @@ class _Draft:
                 self.hazards += made.hazards
                 return made.planned
 
-    def choice(self, step: RevokeStep) -> revocation.Choice:
-        wanted = revocation.Wanted.of(step, self.scope, self.request.runbook.params)
-        return revocation.choose(step, wanted, self.request.traced)
-
-    def plan_revoke(self, step: RevokeStep) -> PlannedStep:
-        choice, names = self.choice(step), [worker.name for worker in self.selected(step)]
-        self.refusals += revocation.obstacles(step, choice, self.snapshot)
-        self.hazards += revocation.hazards(step, choice, self.request.traced, self.snapshot)
-        self.irreversible.append(revocation.IRREVERSIBLE)
-        return revocation.planned(step, choice, names, self.scope)
+    def task_plan(self, step: RevokeStep | RetryStep) -> task_plans.Made:
+        return task_plans.plan(
+            step, self.request.runbook, self.snapshot, self.scope,
+            traced=self.request.traced, ended=self.request.ended,
+            workers=[worker.name for worker in self.selected(step)],
+        )  # fmt: skip
 
     def hinder(self, step: ProbeStep) -> None:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""

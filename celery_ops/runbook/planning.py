@@ -52,6 +52,7 @@ class Planner:
         """`backups` is the directory of backups that are given no name."""
         self._surveyor = surveyor
         self._tracer = Tracer(surveyor.broker, clock, results=results)
+        self._endings = sighting.EndingsLook(surveyor.broker, self._tracer, results, clock, where)
         self._hosts = hosts
         self._library = library
         self._where = where
@@ -83,6 +84,7 @@ class Planner:
             runbook, dict(given), params, gaps, self._where, self._operator, run,
             scouted=await scout.look(runbook, params, now),
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
+            ended=await self._endings.look(runbook, params, snapshot),
         )  # fmt: skip
         return planner.build(request, snapshot, self._hosts, now)
 

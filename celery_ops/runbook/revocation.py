@@ -17,24 +17,22 @@ at once, whatever `acks_late` and `reject_on_worker_lost` say
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from celery_ops.config.document import Place
 from celery_ops.config.units import as_duration, counted
 from celery_ops.errors import UsageError
 from celery_ops.model import TaskPlace, WorkerState
-from celery_ops.runbook.expressions import InvalidExpression, Truth, condition
+from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.facts import MessageFacts
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.names import names_of_messages
 from celery_ops.runbook.plan import PlannedAction, PlannedStep, PlannedTask
 from celery_ops.runbook.probes import listed
-from celery_ops.runbook.schema import SIGNALS
+from celery_ops.runbook.task_choice import TaskChoice
+from celery_ops.runbook.task_steps import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -43,8 +41,8 @@ if TYPE_CHECKING:
 
     from celery_ops.fleet.tracing import Sightings
     from celery_ops.model import FleetSnapshot, SeenTask, Worker
-    from celery_ops.runbook.expressions import Condition
-    from celery_ops.runbook.schema import Param, RevokeStep
+    from celery_ops.runbook.schema import Param
+    from celery_ops.runbook.task_steps import RevokeStep
 
 MOST = 10_000
 """Tasks that one step revokes: each worker keeps 50,000, and forgets the oldest of more."""
@@ -62,39 +60,32 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a revoke step asks for: ids, or a name (a glob) and a condition that must hold."""
+    """What a revoke step asks for."""
 
-    ids: frozenset[str]
-    task: str
-    filter: Condition | None
+    chosen: TaskChoice
     scope: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: RevokeStep, scope: Mapping[str, object], params: Sequence[Param]) -> Self:
         """Raise UsageError for what makes no sense."""
-        ids = frozenset(re.findall(r"[^,\s]+", resolve(step.ids, scope)))
-        task = resolve(step.task, scope).strip()
-        written = resolve(step.filter, scope).strip()
         signal = resolve(step.signal, scope)
         if signal not in SIGNALS:
             raise UsageError(f"signal is one of {', '.join(SIGNALS)}, not {signal!r}")
-        if ids and (task or written):
-            raise UsageError("name the tasks by their ids, or by name and filter: not both")
-        if not (ids or task or written):
-            raise UsageError("which tasks? Name their ids, or a task's name, or a filter")
-        return cls(ids, task, _filter(written, params) if written else None, scope)
+        return cls(TaskChoice.of(step, scope, names_of_messages(params)), scope)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return self.chosen.ids
 
     def judge(self, seen: SeenTask) -> Truth:
         """Whether a task is meant. Unknown where the condition rests on what is not known of it."""
         if self.ids:
             return Truth.HOLDS if seen.id in self.ids else Truth.FAILS
-        if self.task and not (
-            seen.task is not None and (seen.task == self.task or fnmatchcase(seen.task, self.task))
-        ):
+        if not self.chosen.fits(seen.task or ""):
             return Truth.FAILS
-        if self.filter is None:
+        if self.chosen.filter is None:
             return Truth.HOLDS
-        return self.filter.evaluate({**_facts(seen), **self.scope}).truth
+        return self.chosen.filter.evaluate({**_facts(seen), **self.scope}).truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +174,7 @@ def hazards(
     found = [*choice.hazards, *unreached(snapshot), *_forgetting(choice.seen, snapshot.at)]
     found += _lasting([worker.name for worker in addressed(snapshot)], looked.keeps_revokes)
     found += [f"not all could be looked at: {note}" for note in looked.notes]
+    found += marking(looked)
     unseen = [one.id for one in choice.tasks if not one.seen]
     if unseen:
         says = "is not seen anywhere" if len(unseen) == 1 else "are not seen anywhere"
@@ -203,9 +195,32 @@ def hazards(
     return found
 
 
-def obstacles(step: RevokeStep, choice: Choice, snapshot: FleetSnapshot) -> list[str]:
+def marking(looked: Sightings) -> list[str]:
+    """What a look has done to what it looked at."""
+    if not looked.marked:
+        return []
+    return [
+        f"to look for them, messages of {listed(looked.marked)} were taken out and given back: what"
+        " waits there is marked as redelivered"
+    ]
+
+
+def obstacles(
+    step: RevokeStep,
+    choice: Choice,
+    looked: Sightings,
+    snapshot: FleetSnapshot,
+    scope: Mapping[str, object],
+) -> list[str]:
     """What makes it impossible."""
     found = list(choice.refusals)
+    if _is_a_slip(choice, looked, snapshot) and not resolve(step.unseen, scope):
+        ids = listed(one.id for one in choice.tasks)
+        is_or_are = "is" if len(choice.tasks) == 1 else "are"
+        found.append(
+            f"{ids} {is_or_are} seen nowhere, and all could be looked at: ended, never sent, or"
+            " mistyped; -p unseen=yes revokes all the same"
+        )
     if not addressed(snapshot):
         found.append("there is no worker that answers, so nobody can be told")
     if step.terminates:
@@ -216,6 +231,20 @@ def obstacles(step: RevokeStep, choice: Choice, snapshot: FleetSnapshot) -> list
             and (why := cannot_terminate(snapshot.worker(one.worker or ""))) is not None
         ]
     return found
+
+
+def _is_a_slip(choice: Choice, looked: Sightings, snapshot: FleetSnapshot) -> bool:
+    """None of the tasks is anywhere, surely: a slip of the pen must not look like a success."""
+    answering = (
+        all(one.answers or one.state is WorkerState.STOPPED for one in snapshot.workers)
+        and not snapshot.bound_but_silent
+    )
+    return (
+        bool(choice.tasks)
+        and answering
+        and not looked.notes
+        and not any(one.seen or one.id in looked.results for one in choice.tasks)
+    )
 
 
 def runs_all_the_same(seen: SeenTask, snapshot: FleetSnapshot) -> bool:
@@ -331,14 +360,6 @@ def _terminating(running: Collection[SeenTask]) -> list[str]:
         "the signal goes to the process: one that ends its task at that moment and begins another"
         " one loses that other task",
     ]
-
-
-def _filter(written: str, params: Sequence[Param]) -> Condition:
-    try:
-        return condition(written, Place("filter", 1, 1), names_of_messages(tuple(params)))
-    except InvalidExpression as error:
-        says = "; ".join(f"at {fault.offset + 1}: {fault.says}" for fault in error.faults)
-        raise UsageError(f"the filter {written!r} cannot be used: {says}") from error
 
 
 def _facts(seen: SeenTask) -> dict[str, object]:

@@ -330,7 +330,7 @@ class Rolling:
         before = facts.next_life(before, target.planned) if target.renewed else before
         scope = {
             "params": stage.params,
-            "targets": facts.TargetsFacts(len(stage.targets), frozenset(stage.targets)),
+            "targets": facts.of_targets(stage.targets, 0, ()),
             "before": facts.BeforeFacts(before),
             "step": facts.StepFacts(began, target.name in self._canaries),
         }

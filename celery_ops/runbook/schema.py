@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_ops.config.units import Count
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from celery_ops.config.document import Place
@@ -97,8 +98,6 @@ class Retries:
 
 NO_RETRIES = Retries(Constant(0), Constant(0.0))
 ANY_RUN = "*"
-SIGNALS = ("TERM", "KILL")
-"""What may end the process that runs a task; the first one unless another is asked for."""
 
 
 class OnFail(StrEnum):
@@ -263,26 +262,6 @@ class RestoreStep:
     queue: Slot[str]
     older_than: Slot[float]
     vouched: Slot[str]
-    when: Condition | None
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeStep:
-    """`revoke: tasks`, and with `terminates` `terminate: tasks`: those with one of these `ids`,
-    separated by commas, or all whose name is `task` (or fits it, a glob) and for which `filter`
-    holds, a condition on messages; empty is not asked for.
-
-    `signal` ends the process that runs a task.
-    """
-
-    id: str
-    terminates: bool
-    ids: Slot[str]
-    task: Slot[str]
-    filter: Slot[str]
-    signal: Slot[str]
-    timeout: Slot[float]
     when: Condition | None
     place: Place
 
@@ -474,6 +453,7 @@ Step = (
     | BeatStep
     | RestoreStep
     | RevokeStep
+    | RetryStep
     | ProbeStep
     | QueueStep
     | ActivateStep
@@ -502,7 +482,9 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        changes = RestoreStep | RevokeStep | BeatStep | ProbeStep | QueueStep | ActivateStep
+        changes = (
+            RestoreStep | RevokeStep | RetryStep | BeatStep | ProbeStep | QueueStep | ActivateStep
+        )
         return self.may_take_workers or any(
             isinstance(step, changes) and getattr(step, "verb", None) is not QueueVerb.BACKUP
             for step in self.steps

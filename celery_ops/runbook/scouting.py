@@ -6,13 +6,14 @@ Of a long queue no more is looked at than can be in a moment: what was counted t
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
 from celery_ops.config.units import counted
-from celery_ops.errors import PreconditionFailed
+from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
 from celery_ops.model import Parked, parked
 from celery_ops.runbook import backups, moves
@@ -144,7 +145,7 @@ class Scout:
         file = ""
         if wanted.verb in {QueueVerb.BACKUP, QueueVerb.PURGE}:
             path = self._file(wanted)
-            file, refusals = str(path), refusals + _unwritable(path)
+            file, refusals = str(path), refusals + _unwritable(path, is_named=bool(wanted.file))
         move = PlannedMove(
             step=wanted.step,
             queue=queue,
@@ -220,6 +221,12 @@ class Scout:
 
     async def _of_backup(self, store: MessageStore, wanted: Wanted) -> _Found:
         path = _named(wanted.file)
+        if not path.exists():
+            raise UsageError(
+                f"There is no file {path}.",
+                fix=f"Backups that were given no name are in {self._backups.absolute()}; what a run"
+                " wrote is told by celery-ops runs show ID.",
+            )
         backup = await backups.read(path, kind=store.kind)
         ticket = backup.ticket + (f" {wanted.again}" if wanted.again else "")
         done = await store.counted(ticket)
@@ -350,10 +357,14 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _unwritable(path: Path) -> list[str]:
-    """Why a backup cannot be written there, so that nothing is moved for it."""
+def _unwritable(path: Path, *, is_named: bool) -> list[str]:
+    """Why a backup cannot be written there, so that nothing is moved for it. The directory of one
+    that the operator has named is not made: a slip of the pen would hide it.
+    """
     if path.exists():
         return [f"{path} exists already: a backup is never written over"]
+    if is_named and not path.parent.exists():
+        return [f"there is no directory {path.parent}: mkdir -p {shlex.quote(str(path.parent))}"]
     place = next(one for one in path.parents if one.exists())
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return []

@@ -15,7 +15,14 @@ from celery_ops.config.document import Items, Scalar, did_you_mean, shown
 from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.model.releases import is_name
 from celery_ops.runbook.expressions import Condition, InvalidExpression, condition
-from celery_ops.runbook.names import UnknownName, as_written, names_at, names_of_messages, value_at
+from celery_ops.runbook.names import (
+    UnknownName,
+    as_written,
+    names_at,
+    names_of_messages,
+    names_of_results,
+    value_at,
+)
 from celery_ops.runbook.params import bounded_duration
 from celery_ops.runbook.schema import Argument, Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
@@ -118,6 +125,10 @@ class ValueReader:
         """What can be named in a filter of messages."""
         return names_of_messages(tuple(self.params.values()))
 
+    def names_of_results(self) -> Names:
+        """What can be named in a filter of tasks that have ended."""
+        return names_of_results(tuple(self.params.values()))
+
     def duration(self, node: Node, what: str) -> Slot[float]:
         """Seconds."""
         return self._slot(node, what, ParamType.DURATION, bounded_duration, 0.0)
@@ -141,6 +152,10 @@ class ValueReader:
     def positive(self, node: Node, what: str) -> Slot[int]:
         """A whole number of at least 1."""
         return self._slot(node, what, ParamType.INTEGER, _positive, 1)
+
+    def flag(self, node: Node, what: str) -> Slot[bool]:
+        """True or false."""
+        return self._slot(node, what, ParamType.BOOLEAN, _flag, fallback=False)
 
     def signed(self, node: Node, what: str) -> Slot[int]:
         """A whole number other than 0: +2, -1."""
@@ -339,6 +354,12 @@ def _signed(text: str) -> int:
     if not _SIGNED.fullmatch(text) or int(text) == 0:
         raise ValueError(f"not a whole number other than 0, as +2 or -1: {shown(text)}")
     return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError(f"neither true nor false: {shown(text)}")
+    return text == "true"
 
 
 def _not_negative(text: str) -> int:

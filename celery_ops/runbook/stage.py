@@ -95,9 +95,7 @@ class Stage:
         return {
             "params": self.params,
             "fleet": facts.of_fleet(snapshot),
-            "targets": facts.TargetsFacts(
-                len(names), names, self.plan.message_count, len(self.plan.tasks)
-            ),
+            "targets": facts.of_targets(names, self.plan.message_count, self.plan.tasks),
         }
 
     def value(self, slot: Constant[T] | Reference) -> T:

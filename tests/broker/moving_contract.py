@@ -178,6 +178,38 @@ class MovingContract:
         assert not await put(parts[1], 5)
         assert await raws(broker, FROM) == [message.raw for message in stored]
 
+    async def test_a_composed_task_is_put_and_each_is_a_message_of_its_own(
+        self, broker: Broker, fence: Fence
+    ) -> None:
+        store = store_of(broker)
+        task = replace(PING, id="made", queue=TO)
+        made = [store.compose(task), store.compose(task)]
+        assert [(one.id, one.task) for one in made] == [("made", PING.task)] * 2
+        assert await store.put(made, queue=TO, ticket=TICKET, done=0, fence=fence)
+        assert sorted(filter(None, await ids(broker, TO))) == ["made", "made", "there-1", "there-2"]
+
+    async def test_what_is_sent_once_goes_behind_the_others_and_no_second_time(
+        self, broker: Broker, fence: Fence
+    ) -> None:
+        store = store_of(broker)
+        made = {
+            f"retry {id_} 1": store.compose(replace(PING, id=id_, queue=TO)) for id_ in SENT[:4]
+        }
+        names = list(made)
+        assert await store.sent(names) == frozenset()
+        some = {name: made[name] for name in names[:2]}
+        assert await store.send_once(some, queue=TO, fence=fence) == {*names[:2]}
+        assert await store.sent(names) == {*names[:2]}
+        assert await store.send_once(made, queue=TO, fence=fence) == {*names[2:]}
+        assert await store.send_once(made, queue=TO, fence=fence) == frozenset()
+        assert await ids(broker, TO) == ["there-1", "there-2", *SENT[:4]]
+        again = {"retry id-0 2": made[names[0]]}
+        assert await store.send_once(again, queue=TO, fence=fence) == {*again}
+        await broker.lease.release(fence)
+        with pytest.raises(LeaseLost):
+            await store.send_once({"new": made[names[0]]}, queue=TO, fence=fence)
+        assert await store.sent(["new"]) == frozenset()
+
     async def test_what_is_put_is_served_before_the_others_or_behind_them(
         self, broker: Broker, fence: Fence
     ) -> None:

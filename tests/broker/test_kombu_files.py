@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker import kombu_address, messages
+from celery_ops.broker import kombu_address
 from celery_ops.broker.kombu_broker import KombuBroker, connect
 from celery_ops.broker.kombu_files import FORGOTTEN_AFTER, FileSizes
 from celery_ops.broker.kombu_post import FanoutPost
@@ -92,9 +92,9 @@ class TestMessagesOfFiles(ReadingContract):
     def sent(self, idle: KombuFleet) -> list[str]:
         with channel(idle) as opened:
             for id_ in IDS:
-                headers = messages.task_headers(PING) | {"id": id_}
+                headers = composing.headers(PING) | {"id": id_}
                 letter = opened.prepare_message(
-                    messages.TASK_BODY.decode(),
+                    composing.body(PING).decode(),
                     content_type="application/json",
                     content_encoding="utf-8",
                     headers=headers,

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from celery_ops.broker import messages
-from celery_ops.model import Heartbeat, StoredResult, TaskMessage, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredCall, StoredResult, TaskNews, TaskState
 from tests.rig.nodes import envelope
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -141,37 +140,6 @@ def test_a_question_to_nobody_is_refused() -> None:
         )
 
 
-LATER = datetime(2126, 11, 20, tzinfo=UTC)
-PING = TaskMessage("id-1", "app.ping", "mail", LATER, "celery-ops run r by ann")
-
-
-def test_a_task_is_sent_as_celery_itself_sends_it() -> None:
-    ours = json.loads(messages.task_message(PING))
-    with Celery(broker="memory://", set_as_current=False) as app, app.connection() as connection:
-        queue = connection.SimpleQueue("mail")
-        app.send_task(
-            PING.task, task_id=PING.id, queue="mail", expires=LATER, connection=connection
-        )
-        theirs: Any = connection.default_channel._get("mail")
-        queue.close()
-    assert ours.keys() == theirs.keys()
-    assert ours["headers"] == theirs["headers"] | {"origin": PING.origin}
-    assert b64(ours["body"]) == b64(theirs["body"])
-    own = {"delivery_tag": PING.id, "delivery_info": {"exchange": "", "routing_key": "mail"}}
-    said = theirs["properties"] | {"reply_to": ""}
-    del said["expiration"]  # for brokers that drop messages by themselves; Redis does not
-    assert ours["properties"] == said | own
-    assert {key: ours[key] for key in ("content-type", "content-encoding")} == {
-        "content-type": theirs["content-type"],
-        "content-encoding": theirs["content-encoding"],
-    }
-    assert messages.task_message(PING) == messages.task_message(PING)
-
-
-def b64(text: str) -> Any:
-    return json.loads(base64.b64decode(text))
-
-
 def test_what_is_announced_of_one_task_is_picked_out_of_many_events() -> None:
     said = {"hostname": "w1@lab", "uuid": "id-1"}
     several = [
@@ -229,6 +197,43 @@ def test_all_that_is_stored_of_a_task_is_read() -> None:
     assert stored.traceback.endswith("ValueError: no user")
 
 
+def test_what_a_task_was_called_with_is_read_as_it_was_sent() -> None:
+    """As Celery 5.7 stores it with result_extended, kombu's own types included."""
+    day = {"__type__": "datetime", "__value__": "2026-11-20T03:00:00"}
+    meta = {
+        "status": "FAILURE",
+        "result": {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"},
+        "children": [],
+        "date_done": "2026-11-20T03:00:00.125+00:00",
+        "group_id": "g-1",
+        "name": "shop.mail",
+        "args": [1, day],
+        "kwargs": {"to": [day]},
+        "queue": "mail",
+        "task_id": "id-1",
+    }
+    stored = messages.read_stored_result(json.dumps(meta).encode())
+    assert stored.call == StoredCall("shop.mail", [1, day], {"to": [day]}, "mail")
+    assert (stored.uncalled, stored.ended) == ("", "2026-11-20T03:00:00.125+00:00")
+    assert (stored.exception, stored.group) == ("ValueError", "g-1")
+    assert "__type__" not in repr(stored), "arguments are secrets"
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ({}, "its name and its arguments are not stored"),
+        ({"name": "x"}, "its arguments are not stored as they were sent"),
+        ({"name": "x", "args": "(1, 'aaa...", "kwargs": "{}"}, "not stored as they were sent"),
+        ({"name": "x", "args": [], "kwargs": None}, "not stored as they were sent"),
+    ],
+)
+def test_what_is_not_stored_whole_cannot_be_sent_again(kept: dict[str, object], why: str) -> None:
+    stored = messages.read_stored_result(json.dumps({"status": "FAILURE", **kept}).encode())
+    assert stored.call is None
+    assert why in stored.uncalled
+
+
 @pytest.mark.parametrize("raw", [b"\x80\x04]", b"[]", b'{"status": 3}', b""])
 def test_a_result_that_is_no_json_is_there_and_not_read(raw: bytes) -> None:
     stored = messages.read_stored_result(raw)
@@ -239,7 +244,7 @@ def test_a_result_that_is_no_json_is_there_and_not_read(raw: bytes) -> None:
 def test_values_of_a_result_that_are_of_another_type_are_not_known() -> None:
     meta = {"status": "MINE", "date_done": "soon", "worker": 3, "retries": "x", "traceback": []}
     stored = messages.read_stored_result(json.dumps(meta).encode())
-    assert stored == StoredResult("MINE")
+    assert stored == StoredResult("MINE", uncalled="its name and its arguments are not stored")
 
 
 @given(TREE, TREE, st.booleans())

@@ -17,6 +17,8 @@ from urllib.parse import quote
 import amqp
 import pytest
 
+from celery_ops.broker import amqp_raw, amqp_sending
+from celery_ops.broker.amqp_content import Content
 from celery_ops.broker.amqp_moving import MOST_HELD, Destination, Transaction
 from celery_ops.errors import (
     BrokerUnreachable,
@@ -547,3 +549,48 @@ async def test_a_ticket_may_be_longer_than_a_queues_name(lab: Lab) -> None:
     tickets = [f"{'t' * 300}{number}" for number in range(2)]
     assert await lab.move(Transfer(tickets[0], FROM, TO)) == 3
     assert [await lab.broker.store.counted(ticket) for ticket in tickets] == [3, 0]
+
+
+# --- what is sent only once ---------------------------------------------------------------------
+
+SENT_QUEUE = "celery-ops.sent"
+
+
+async def test_what_was_to_go_to_a_queue_that_vanishes_is_not_noted_as_sent(lab: Lab) -> None:
+    lab.declare(FROM, TO)
+    lab.publish(FROM, *numbered(2))
+    (message, _) = await lab.everything(FROM)
+    send = partial(
+        amqp_sending.send_once,
+        contents={"name": Content(*amqp_raw.read(message.raw))},
+        to=Vanishing(TO),
+    )
+    with pytest.raises(PreconditionFailed, match="not there any more"):
+        await lab.broker.lease.under(lab.fence, send)
+    assert await lab.broker.store.sent(["name"]) == frozenset()
+    lab.declare(TO)
+    sent = await lab.broker.store.send_once({"name": message}, queue=TO, fence=lab.fence)
+    assert sent == {"name"}
+    assert len(lab.waiting(TO)) == 1
+
+
+async def test_what_was_sent_once_is_forgotten_in_the_end(lab: Lab) -> None:
+    lab.declare(FROM, TO, SENT_QUEUE, x_queue_type="classic")
+    lab.publish(FROM, *numbered(1))
+    old = [json.dumps({"names": [str(at)], "at": at}).encode() for at in (1.0, 4e9)]
+    lab.publish(SENT_QUEUE, *(RawMessage(properties(), body) for body in old))
+    store = lab.broker.store
+    (message,) = await lab.everything(FROM)
+    assert await store.sent(["1.0", "new"]) == {"1.0"}
+    assert await store.send_once({"new": message}, queue=TO, fence=lab.fence) == {"new"}
+    assert await store.sent(["1.0", "4000000000.0", "new"]) == {"4000000000.0", "new"}
+
+
+async def test_nothing_is_sent_beside_what_cannot_be_read(lab: Lab) -> None:
+    lab.declare(FROM, TO, SENT_QUEUE, x_queue_type="classic")
+    lab.publish(FROM, *numbered(1))
+    lab.publish(SENT_QUEUE, RawMessage(properties(), b"[]"))
+    (message,) = await lab.everything(FROM)
+    with pytest.raises(RecordUnreadable, match="something else"):
+        await lab.broker.store.send_once({"new": message}, queue=TO, fence=lab.fence)
+    assert lab.waiting(TO) == []

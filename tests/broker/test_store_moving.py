@@ -282,3 +282,15 @@ def test_an_address_is_found_wherever_it_stands(written: str) -> None:
 )  # fmt: skip
 def test_what_is_no_envelope_has_no_address(raw: bytes) -> None:
     assert addressed(raw, "q") is None
+
+
+async def test_what_was_sent_once_is_forgotten_in_the_end(redis: Any, broker: RedisBroker) -> None:
+    fence = await broker.lease.acquire(ANN)
+    redis.zadd("celery-ops:sent", {"old": 1.0, "late": 4e9})
+    sent = {"new": StoredMessage(envelope(1), 9), "old": StoredMessage(envelope(2))}
+    assert await broker.store.send_once(sent, queue="mail", fence=fence) == {"new"}
+    assert await broker.store.sent(["old", "late", "new"]) == {"late", "new"}
+    assert [number_of(raw) for raw in redis.lrange(f"mail{STEPS[9]}", 0, -1)] == [1]
+    redis.set("other", "text")
+    with pytest.raises(PreconditionFailed, match="not a queue"):
+        await broker.store.send_once({"more": sent["new"]}, queue="other", fence=fence)

@@ -172,7 +172,8 @@ def test_a_terminated_task_is_cut_off_and_never_runs_again(
     assert fleet.fleet.starts()[late] == 1
     assert late not in fleet.fleet.ends()
     assert waiting not in fleet.fleet.starts()
-    again = ann.do("task", "terminate", first, "--yes")
+    assert ann.do("task", "terminate", first, "--yes").code == 7, "it is nowhere any more"
+    again = ann.do("task", "terminate", first, "-p", "unseen=yes", "--yes")
     assert again.code == 0, again.all
     assert "none of them ended" in told(again)
 

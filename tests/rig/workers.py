@@ -4,9 +4,10 @@ The application is a module that this rig writes. Its task `rig.work(number, sec
 start and its end in a Redis database that is not the broker's, so that nothing done to the broker
 can lose the count; `rig.hold(number)` does not end before it is released, `rig.stubborn` is not
 ended by SIGTERM either, and `rig.again(number, times, seconds)` is tried that many times more, each
-so many seconds later. `rig.ping`, `rig.sick`
-and `rig.quiet`, whose result is not kept, are for probes. A worker that is named in its environment
-(RIG_PROGRAM) has faults: files below `faults` that a test makes and removes.
+so many seconds later. `rig.fragile(number)` fails while there is a key `broken` beside the counts.
+`rig.ping`, `rig.sick` and `rig.quiet`, whose result is not kept, are for probes. A worker that is
+named in its environment (RIG_PROGRAM) has faults: files below `faults` that a test makes and
+removes.
 """
 
 from __future__ import annotations
@@ -95,6 +96,15 @@ _APPLICATION = textwrap.dedent(
     @app.task(name="rig.ping", ignore_result=False)
     def ping():
         counts.hincrby("pings", "ended", 1)
+
+    @app.task(name="rig.fragile", ignore_result=False)
+    def fragile(number, seconds=0.0, more=None):
+        counts.hincrby("start", number, 1)
+        time.sleep(seconds)
+        if counts.exists("broken"):
+            raise ConnectionError("no database")
+        counts.hset("given", number, repr(more))
+        counts.hincrby("end", number, 1)
 
     @app.task(name="rig.quiet")
     def quiet():
@@ -255,6 +265,18 @@ class Fleet:
     def environment(self) -> dict[str, str]:
         """What a worker of this fleet has to find in its environment."""
         return {"RIG_SETTINGS": json.dumps(self._settings)}
+
+    def break_all(self, *, broken: bool = True) -> None:
+        """Have every `rig.fragile` fail from now on, or none."""
+        if broken:
+            self._counts.set("broken", 1)
+        else:
+            self._counts.delete("broken")
+
+    def given(self) -> dict[int, str]:
+        """What each `rig.fragile` that came to its end was given beside its number."""
+        given: Any = self._counts.hgetall("given")
+        return {int(number): text.decode() for number, text in given.items()}
 
     def fault(self, program: str, name: str) -> Path:
         """The file that gives a program a fault while it exists: `dies` (at its next start) or

@@ -47,6 +47,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "restore-queue",
         "resume-queue",
         "resume-worker",
+        "retry-tasks",
         "revoke-tasks",
         "rolling-restart",
         "start-beat",

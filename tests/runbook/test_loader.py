@@ -398,6 +398,10 @@ steps:
             "steps: [{revoke: tasks, filter: tsak == 'x'}]",
             "12:33: filter of revoke (step 1): unknown name 'tsak' (did you mean task?)",
         ),
+        (
+            "steps: [{revoke: tasks, ids: a, unseen: maybe}]",
+            "12:41: unseen of revoke (step 1): neither true nor false: 'maybe'",
+        ),
         ("steps: [{revoke: tasks, ids: a, signal: TERM}]", "12:33: unknown key 'signal' in revoke"),
         ("steps: [{probe: []}]", "12:17: probe (step 1) names no queue"),
         ("steps: [{probe: 'ma*'}]", "12:17: probe (step 1): 'ma*' is a pattern, and each queue"),

@@ -32,6 +32,7 @@ def operation(tmp_path: Path) -> Operation:
 
 def with_mail(directory: Path) -> Operation:
     """A fleet that consumes `other`, and messages of two tasks that wait in `mail`."""
+    directory.mkdir(exist_ok=True, parents=True)
     made = Operation(directory)
     made.fleet.add_worker("w1@web1", queues=("default",))
     for number in range(COUNT):
@@ -97,6 +98,24 @@ async def test_a_limit_takes_those_that_are_served_first(operation: Operation) -
     assert ids(operation, "mail") == sent[7:]
 
 
+async def test_a_backup_that_is_not_there_is_told_with_where_to_look(
+    operation: Operation,
+) -> None:
+    with pytest.raises(UsageError, match="There is no file /none/such") as told:
+        await operation.plan("restore-queue", file="/none/such")
+    assert str(operation.directory / "backups") in (told.value.fix or "")
+
+
+async def test_no_directory_is_made_for_a_file_that_the_operator_names(
+    operation: Operation, tmp_path: Path
+) -> None:
+    file = tmp_path / "a slip" / "mail.backup"
+    for runbook in ("backup-queue", "purge-queue"):
+        says = await refused(operation, runbook, queue="mail", file=str(file))
+        assert f"there is no directory {file.parent}: mkdir -p '{file.parent}'" in says
+    assert not file.parent.exists()
+
+
 async def test_what_is_not_known_is_no_match_and_is_counted(operation: Operation) -> None:
     plan = await operation.plan(
         "move-queue", queue="mail", to="other", filter="age > 5m or task == 'app.odd'"
@@ -137,7 +156,7 @@ async def test_all_that_is_parked_of_a_queue_comes_back_in_its_order(operation: 
         await run(operation, "park-queue", queue="mail", limit="5")
     plan = await operation.plan("unpark-queue", queue="mail")
     assert [move.messages for move in plan.moves] == [5, 5, 5]
-    assert plan.confirmations[0].question.startswith("Give 15 parked messages back")
+    assert plan.confirmations[0].question.startswith("Give back what is parked (15 messages)")
     await operation.execute(plan)
     assert waiting(operation) == before
 

@@ -55,7 +55,7 @@ async def test_every_worker_is_told_and_says_that_it_knows(operation: Operation)
     assert [(one.id, one.task, one.seen) for one in plan.tasks] == [
         (waiting.id, "app.work", ("waiting in default",))
     ]
-    assert plan.confirmations[0].question.startswith("Revoke 1 tasks in 3 workers?")
+    assert plan.confirmations[0].question.startswith("Revoke 1 task in 3 workers?")
     assert any("Celery has no command for it" in one for one in plan.irreversible)
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
@@ -129,12 +129,44 @@ async def test_what_makes_no_sense_is_refused_with_the_reason(
         await operation.plan(REVOKE, **given)
 
 
-async def test_an_id_that_is_seen_nowhere_is_revoked_all_the_same(operation: Operation) -> None:
-    plan = await operation.plan(REVOKE, ids="no-such")
+async def test_an_id_that_is_seen_nowhere_is_revoked_only_where_that_is_asked_for(
+    operation: Operation,
+) -> None:
+    """A slip of the pen must not look like a success."""
+    refused = await operation.run(REVOKE, ids="no-such")
+    assert refused.ending is Ending.REFUSED, refused.told()
+    assert "no-such is seen nowhere, and all could be looked at" in refused.end.says
+    plan = await operation.plan(REVOKE, ids="no-such", unseen="yes")
+    assert plan.confirmations[0].question.startswith("Revoke 1 task (seen nowhere) in 3 workers?")
     assert any(one.startswith("no-such is not seen anywhere") for one in plan.hazards)
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE
     assert operation.fleet.worker("a@web1").revoked == {"no-such"}
+
+
+async def test_beside_others_that_are_seen_the_question_counts_it(operation: Operation) -> None:
+    waiting = busy(operation)[-1]
+    plan = await operation.plan(REVOKE, ids=f"{waiting.id},no-such,nor-this")
+    assert plan.refusals == ()
+    question = plan.confirmations[0].question
+    assert question.startswith("Revoke 3 tasks (2 of them seen nowhere) in 3 workers?")
+
+
+@pytest.mark.parametrize("hidden", ["worker", "queue", "node"])
+async def test_where_it_could_be_unseen_it_is_not_refused(
+    operation: Operation, hidden: str
+) -> None:
+    if hidden == "worker":
+        operation.fleet.worker("b@web1").faults.hangs = True
+        await operation.clock.sleep(30.0)
+        await operation.surveyor().refresh()
+    elif hidden == "queue":
+        operation.broker.notes = ("what waits in quorum is not known",)
+    else:
+        operation.fleet.bound.add("ghost@web7")
+    plan = await operation.plan(REVOKE, ids="no-such")
+    assert plan.refusals == ()
+    assert "(seen nowhere)" in plan.confirmations[0].question
 
 
 async def test_what_has_ended_is_left_out(operation: Operation) -> None:
@@ -145,7 +177,7 @@ async def test_what_has_ended_is_left_out(operation: Operation) -> None:
     refused = await operation.plan(REVOKE, ids=ended.id)
     (says,) = refused.refusals
     assert f"{ended.id} has ended (SUCCESS, says the result backend)" in says
-    both = await operation.plan(REVOKE, ids=f"{ended.id}, other")
+    both = await operation.plan(REVOKE, ids=f"{ended.id}, other", unseen="yes")
     assert [one.id for one in both.tasks] == ["other"]
 
 
@@ -157,7 +189,7 @@ async def test_who_cannot_be_told_is_named(operation: Operation) -> None:
     await operation.clock.sleep(30.0)
     surveyor = operation.surveyor()
     await surveyor.refresh()
-    plan = await operation.plan(REVOKE, ids="x")
+    plan = await operation.plan(REVOKE, ids="x", unseen="yes")
     told = "\n".join(plan.hazards)
     assert "down@web1 is stopped: not revoked there" in told
     assert "b@web1" in told
@@ -167,7 +199,7 @@ async def test_who_cannot_be_told_is_named(operation: Operation) -> None:
 
 async def test_a_worker_that_keeps_nothing_is_no_success(operation: Operation) -> None:
     operation.fleet.worker("b@web1").faults.forgets_revokes = True
-    ran = await operation.run(REVOKE, ids="x", timeout="5s")
+    ran = await operation.run(REVOKE, ids="x", timeout="5s", unseen="yes")
     assert ran.ending is Ending.STOPPED, ran.told()
     assert ran.end.says.startswith("b@web1: it did not say within 5s that they are revoked in it")
     assert ran.end.report is not None
@@ -177,7 +209,7 @@ async def test_a_worker_that_keeps_nothing_is_no_success(operation: Operation) -
 
 
 async def test_a_worker_that_has_come_since_the_plan_is_told(operation: Operation) -> None:
-    plan = await operation.plan(REVOKE, ids="x")
+    plan = await operation.plan(REVOKE, ids="x", unseen="yes")
     operation.fleet.add_worker("new@web1")
     ran = await operation.execute(plan)
     assert ran.ending is Ending.DONE, ran.told()
@@ -186,7 +218,7 @@ async def test_a_worker_that_has_come_since_the_plan_is_told(operation: Operatio
 
 
 async def test_a_worker_that_is_gone_is_named(operation: Operation) -> None:
-    plan = await operation.plan(REVOKE, ids="x")
+    plan = await operation.plan(REVOKE, ids="x", unseen="yes")
     worker = operation.fleet.worker("b@web1")
     assert worker.service is not None
     worker.service.restarts_itself = False
@@ -204,12 +236,16 @@ async def test_a_revoke_that_dies_with_its_workers_is_told(operation: Operation)
     lasting = operation.fleet.worker("a@web1").service
     assert lasting is not None
     lasting.arguments = ("celery", "worker", "--statedb=/var/lib/state")
-    (says,) = [one for one in (await operation.plan(REVOKE, ids="x")).hazards if "memory" in one]
+    (says,) = [
+        one
+        for one in (await operation.plan(REVOKE, ids="x", unseen="yes")).hazards
+        if "memory" in one
+    ]
     assert says.startswith("b@web1, t@web1 keep revokes in memory only: one that restarts copies")
     for worker in operation.fleet.workers:
         assert worker.service is not None
         worker.service.arguments = ("celery", "worker", "-S", "/var/lib/state")
-    told = (await operation.plan(REVOKE, ids="x")).hazards
+    told = (await operation.plan(REVOKE, ids="x", unseen="yes")).hazards
     assert not [one for one in told if "memory" in one]
 
 
@@ -221,7 +257,7 @@ async def test_a_task_that_is_due_after_workers_forget_is_told(operation: Operat
 
 async def test_many_ids_are_told_in_portions(operation: Operation) -> None:
     ids = [f"id-{number}" for number in range(600)]
-    ran = await operation.run(REVOKE, ids=",".join(ids))
+    ran = await operation.run(REVOKE, ids=",".join(ids), unseen="yes")
     assert ran.ending is Ending.DONE, ran.told()
     told = [arguments["task_id"] for _, arguments in orders(operation)]
     assert told == [sorted(ids)[:250], sorted(ids)[250:500], sorted(ids)[500:]]
@@ -322,7 +358,7 @@ async def test_a_run_that_dies_anywhere_is_gone_on_with_to_the_same_end(
 
 
 async def test_a_broker_that_is_away_for_a_while_does_not_end_it(operation: Operation) -> None:
-    plan = await operation.plan(REVOKE, ids="x")
+    plan = await operation.plan(REVOKE, ids="x", unseen="yes")
 
     async def interrupt() -> None:
         while not operation.broker.orders:

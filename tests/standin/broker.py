@@ -19,6 +19,7 @@ from celery_ops.model import (
     HeldMessage,
     Holder,
     RunRecord,
+    StoredCall,
     StoredResult,
     TakenRecord,
     Targets,
@@ -41,7 +42,7 @@ from tests.standin.fleet import Message, Phase, SimulatedWorker, StandinFleet, d
 from tests.standin.store import StandinStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 
     from celery_ops.model import TaskMessage, TaskNews
     from celery_ops.ports import Clock
@@ -154,10 +155,13 @@ class StandinFollowed:
 
 
 class StandinResults:
-    """A result backend; `says` is why it cannot be read."""
+    """A result backend; `says` is why it cannot be read, and `extended` whether it keeps what tasks
+    were called with.
+    """
 
-    def __init__(self, fleet: StandinFleet) -> None:
+    def __init__(self, fleet: StandinFleet, *, extended: bool = False) -> None:
         self._fleet = fleet
+        self.extended = extended
         self.says = ""
 
     @property
@@ -172,7 +176,30 @@ class StandinResults:
 
     async def stored(self, task: str) -> StoredResult | None:
         news = await self.news(task)
-        return None if news is None else StoredResult(news.state.value, error=news.error)
+        if news is None:
+            return None
+        if not self.extended:
+            return StoredResult(news.state.value, error=news.error, uncalled="it is not extended")
+        message, at = self._fleet.ends[task]
+        return StoredResult(
+            news.state.value,
+            task=message.task,
+            queue=message.queue,
+            ended_at=at,
+            error=news.error,
+            exception=news.error.partition("(")[0] or None,
+            ended=at.isoformat(),
+            call=StoredCall(message.task, ["a"], {"k": 1}, message.queue),
+        )
+
+    async def stored_of(self, tasks: Sequence[str]) -> dict[str, StoredResult]:
+        found = {task: await self.stored(task) for task in tasks}
+        return {task: stored for task, stored in found.items() if stored is not None}
+
+    async def all_stored(self) -> AsyncGenerator[dict[str, StoredResult], None]:
+        self._fleet.settle()
+        for task in list(self._fleet.results):
+            yield await self.stored_of([task])
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -199,6 +226,8 @@ class StandinBroker:
         self.delayed: int | None = None
         self.moves_messages = True
         self.puts_first = True
+        self.marks = False
+        """Each look marks a message as redelivered, as on RabbitMQ."""
         self.after_an_effect: Callable[[], None] = lambda: None
         """Called when messages were moved, and nobody was told yet."""
         self.before_a_look: Callable[[], None] = lambda: None
@@ -211,6 +240,7 @@ class StandinBroker:
         self.records: dict[str, TakenRecord] = {}
         self.runs: dict[str, RunRecord] = {}
         self.tickets: Counter[str] = Counter()
+        self.sent_once: set[str] = set()
         self.clock: Clock = fleet.clock
         """Of whoever asks: what stamps replies. Messages are stamped by the workers' clock."""
         self._counts_listeners = counts_listeners
@@ -351,8 +381,7 @@ class StandinBroker:
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
         self.check_writable()
         self._lease.check(fence)
-        left = (message.expires - self.clock.now()).total_seconds()
-        self.fleet.deliver(message.id, message.task, message.queue, left)
+        self.fleet.deliver(message)
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         self.check_reachable()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from celery_ops.model import TaskMessage
     from tests.standin.clock import VirtualClock
 
 __all__ = [
@@ -61,6 +62,8 @@ class StandinFleet:
         """All of it, in order."""
         self.results: dict[str, TaskNews] = {}
         """How messages ended, where a worker keeps results."""
+        self.ends: dict[str, tuple[Message, datetime]] = {}
+        """Which these were, and when."""
         self.least_consumers: dict[str, int] = {}
         """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
         self._pids = itertools.count(1001)
@@ -133,15 +136,23 @@ class StandinFleet:
         self._fill(self.clock.monotonic())
         return message
 
-    def deliver(self, id_: str, task: str, queue: str, expires: float) -> None:
-        """A message as the broker is given it; `expires` is seconds from now on."""
+    def deliver(self, task: TaskMessage) -> None:
+        """A message as the broker is given it."""
         self.settle()
-        seconds, fails = self.tasks.get(task, (0.2, ""))
-        until = self.clock.monotonic() + expires
-        message = Message(id_, task, queue, seconds, expires=until, fails=fails)
-        self.queues.setdefault(queue, deque()).append(message)
+        self.queues.setdefault(task.queue, deque()).append(self.composed(task))
         self.ledger.sent += 1
         self._fill(self.clock.monotonic())
+
+    def composed(self, task: TaskMessage) -> Message:
+        """Its message; what it has of arguments is of no matter here."""
+        seconds, fails = self.tasks.get(task.task, (0.2, ""))
+        eta, expires = (
+            None if at is None else self.clock.monotonic() + (at - self.clock.now()).total_seconds()
+            for at in (task.eta, task.expires)
+        )
+        return Message(
+            task.id, task.task, task.queue, seconds, eta=eta, expires=expires, fails=fails
+        )
 
     def hold_invisibly(self, worker: SimulatedWorker, queue: str, count: int) -> None:
         """Messages that a rate limit holds back.
@@ -419,6 +430,7 @@ class StandinFleet:
             self.announced.append(news)
         if worker.keeps_results and state.is_end:
             self.results[message.id] = TaskNews(state, None, None, error)
+            self.ends[message.id] = message, self.clock.now()
 
     def _consumers(self) -> Counter[str]:
         return Counter(

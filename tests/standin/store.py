@@ -13,8 +13,9 @@ from celery_ops.ports import Transferred
 from tests.standin.parts import Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
+    from celery_ops.model import TaskMessage
     from celery_ops.ports import Fence, Transfer
     from tests.standin.broker import StandinBroker
 
@@ -36,7 +37,7 @@ class StandinStore:
 
     @property
     def marks(self) -> bool:
-        return False
+        return self._broker.marks
 
     async def peek(
         self, queue: str, *, skip: int, count: int, requeue: bool = False
@@ -55,6 +56,9 @@ class StandinStore:
     @property
     def puts_first(self) -> bool:
         return self._broker.puts_first
+
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        return self._stored(self._broker.fleet.composed(task))
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
@@ -111,6 +115,23 @@ class StandinStore:
         fleet.settle()
         self._broker.after_an_effect()
         return True
+
+    async def send_once(
+        self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
+    ) -> frozenset[str]:
+        self._check(fence)
+        names = frozenset(messages.keys() - self._broker.sent_once)
+        self._broker.sent_once |= names
+        waiting = self._broker.fleet.queues.setdefault(queue, deque())
+        waiting.extend(Message(**json.loads(messages[name].raw)) for name in messages
+                       if name in names)  # fmt: skip
+        self._broker.fleet.settle()
+        self._broker.after_an_effect()
+        return names
+
+    async def sent(self, names: Collection[str]) -> frozenset[str]:
+        self._broker.check_reachable()
+        return frozenset(names) & self._broker.sent_once
 
     async def counted(self, ticket: str) -> int:
         self._broker.check_reachable()
