@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker import kombu_address
+from celery_ops.broker import composing, kombu_address
 from celery_ops.broker.kombu_broker import KombuBroker, connect
 from celery_ops.broker.kombu_files import FORGOTTEN_AFTER, FileSizes
 from celery_ops.broker.kombu_post import FanoutPost
