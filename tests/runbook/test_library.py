@@ -36,6 +36,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
     library = Library(None)
     assert library.names() == (
         "backup-queue",
+        "deploy",
         "drain-queue",
         "drain-worker",
         "move-queue",
@@ -49,6 +50,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "resume-worker",
         "retry-tasks",
         "revoke-tasks",
+        "rollback",
         "rolling-restart",
         "start-beat",
         "start-worker",
