@@ -11,7 +11,15 @@ from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
-from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model.services import (
+    Beat,
+    Hazard,
+    Host,
+    Service,
+    ServiceRef,
+    ServiceState,
+    ServiceStatus,
+)
 from celery_ops.model.tasks import (
     SeenTask,
     StoredResult,
@@ -47,6 +55,7 @@ __all__ = [
     "Finding",
     "FleetSnapshot",
     "Flow",
+    "Hazard",
     "Heartbeat",
     "HeldMessage",
     "Holder",
