@@ -185,8 +185,8 @@ def test_what_is_wrong_with_a_node_is_told(tmp_path: Path) -> None:
     assert [problem.partition(": ")[2] for problem in problems] == [
         "multi needs start: the command that starts this node alone",
         "start must start w2 and no other node: celery multi start w2",
-        "start is for multi only",
         "pidfile is for multi only",
+        "start is for multi only",
     ]
 
 

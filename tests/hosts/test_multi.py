@@ -194,7 +194,7 @@ MULTI = ("celery", "multi", "start")
         ("w1", (*MULTI, "w1", "-A", "p"), ("/var/run/celery/w1.pid", "/var/log/celery/w1.log")),
         ("w1@web1", (*MULTI, "w1@web1", "--pidfile=/r/%n.pid", "-f", "/l/%N%I.log"),
          ("/r/w1.pid", "/l/w1.log")),
-        ("w1", (*MULTI, "w1", "--pidfile", "/r/a.pid", "--logfile=l"), ("/r/a.pid", None)),
+        ("w1", (*MULTI, "w1", "-A", "proj", "-p", "/r/a.pid", "--logfile=l"), ("/r/a.pid", None)),
         ("w1", ("celery", "worker", "--detach", "--pidfile=/r/w.pid"), ("/r/w.pid", None)),
     ],
 )  # fmt: skip
@@ -210,6 +210,7 @@ def test_its_start_command_tells_where_its_files_are(
     [
         ((*MULTI, "w1", "w2"), "w1 and no other node"),
         ((*MULTI, "3", "-A", "p"), "w1 and no other node"),
+        ((*MULTI, "w1", "--queues", "mail"), "w1 and no other node"),
         ((*MULTI, "w1", "--pidfile=/r/%h.pid"), "write pidfile"),
         ((*MULTI, "w1", "--pidfile=r.pid"), "a path from the root"),
         (("/etc/init.d/celeryd", "start"), "write pidfile"),
