@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from celery_ops.errors import OpsError
     from celery_ops.model import FleetSnapshot, Rights, Service, ServiceStatus, Worker
 
-DANGERS = {"stop-loses-tasks", "purges-on-start", "worker-conflict", "worker-unreadable"}
+DANGERS = {
+    *("stop-loses-tasks", "restart-is-not-safe", "purges-on-start"),
+    *("worker-conflict", "worker-unreadable"),
+}
 """The doctor's rules that speak of how services are set up; the others are about today."""
 
 _SINCE = 30.0
