@@ -430,10 +430,9 @@ def _key(service: ServiceRef, node: DetachedNode) -> str:
 
 
 def _shown(command: str, service: ServiceRef) -> str:
-    """With the node's name, if that is not in it, and of a length to be read."""
+    """Whole, with the node's name if that is not in it."""
     name = shlex.quote(service.name)
-    whole = command if name in command else f"{command}  # {name}"
-    return whole if len(whole) < 200 else f"{whole[:150]}…  # {name}"
+    return command if name in command else f"{command}  # {name}"
 
 
 def _groups(out: bytes) -> dict[str, str]:

@@ -301,7 +301,6 @@ def _key(service: ServiceRef, known: ServiceCommands) -> str:
 
 
 def _shown(argv: Sequence[str], service: ServiceRef) -> str:
-    """With the service's name, if that is not in it, and of a length to be read."""
+    """Whole, with the service's name if that is not in it."""
     name, command = shlex.quote(service.name), shlex.join(argv)
-    whole = command if name in command else f"{command}  # {name}"
-    return whole if len(whole) < 200 else f"{whole[:150]}…  # {name}"
+    return command if name in command else f"{command}  # {name}"

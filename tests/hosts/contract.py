@@ -92,6 +92,8 @@ class SupervisorContract:
 
     gives_up = "too quickly"
     """What the supervisor says of a service that does not come up."""
+    longest_shown = 200
+    """Characters of a command that people see."""
 
     async def test_several_are_asked_about_in_one_command(self, supervised: Supervised) -> None:
         await supervised.until(Program.POLITE, ServiceState.RUNNING)
@@ -190,7 +192,7 @@ class SupervisorContract:
             supervised.supervisor.stop(service, expect="1:1"),
         ):
             assert service.name in str(command)
-            assert len(str(command)) < 200
+            assert len(str(command)) < self.longest_shown
         assert r"'a\x20b'" in str(supervised.supervisor.start(strange))
 
 

@@ -59,6 +59,7 @@ class TestMulti(SupervisorContract):
     """The contract of all supervisors."""
 
     gives_up = "exit code 1: The module nope was not found."
+    longest_shown = 1000  # the argv is the user\'s own, and shown whole
 
 
 async def test_what_no_supervisor_does_is_told(supervised: Supervised) -> None:

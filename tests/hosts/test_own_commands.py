@@ -50,6 +50,7 @@ class TestOwnCommands(SupervisorContract):
     """The contract of all supervisors."""
 
     gives_up = "its start command ended with exit code 1: no such module"
+    longest_shown = 1000  # the argv is the user\'s own, and shown whole
 
 
 async def test_what_commands_do_not_tell_is_unknown(supervised: Supervised) -> None:
