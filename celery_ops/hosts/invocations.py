@@ -68,6 +68,24 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
     return Invocation(role, name, has_beat=_has_beat(options), app=app)
 
 
+def detached_start(arguments: Sequence[str]) -> tuple[str, ...]:
+    """What starts such a process again in the background; empty where its command line does not
+    tell, or it writes no pidfile by which it could be found.
+
+    As `celery multi` starts its nodes, which it leaves no trace of in their command lines.
+    """
+    words = list(arguments)
+    after = _after_celery(words)
+    position = _subcommand(after)
+    pidfile = _option(after, "--pidfile", "--pidfile")
+    if position is None or pidfile is None or not re.fullmatch(r"/[^%$]*", pidfile):
+        return ()
+    at = len(words) - len(after) + position + 1
+    options = (word for word in words[at:] if not word.startswith("--executable="))
+    start = (*words[:at], "--detach", *options)
+    return tuple(word for one, word in enumerate(start) if one == at or word != "--detach")
+
+
 def node_name(given: str | None, hostname: str | None) -> str | None:
     """The node name that `-n` makes on a machine; None where the shell or systemd would fill in.
 

@@ -52,8 +52,8 @@ def of_one(unit: Mapping[str, str]) -> Iterator[Hazard]:
     is_forking = unit.get("Type") == "forking"
     if is_forking and unit.get("ActiveState") == "active" and unit.get("MainPID") == "0":
         yield Hazard(
-            "systemd knows no main process of it: it runs several nodes, which would be stopped all"
-            " at once, and of which nobody could tell how they ended",
+            "systemd knows no main process of it, as of a unit with several nodes: they are stopped"
+            " all at once, and how each of them ended cannot be told",
             _OWN_UNITS,
             forbids=True,
         )

@@ -99,7 +99,7 @@ async def test_a_unit_of_several_nodes_is_not_to_be_stopped_or_restarted(host: S
     assert (both.state, both.pid) == (ServiceState.RUNNING, None)
     [hazard] = both.hazards
     assert hazard.forbids
-    assert "several nodes" in hazard.says
+    assert "with several nodes" in hazard.says
     assert "a unit of its own" in hazard.fix
 
 
