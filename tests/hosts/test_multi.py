@@ -15,9 +15,11 @@ import pytest_asyncio
 
 from celery_ops.config.detached import DetachedNode, detached
 from celery_ops.errors import CommandFailed
+from celery_ops.hosts import begun
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.multi import Multi
 from celery_ops.model import ServiceRef, ServiceState
+from celery_ops.ports import Completed
 from tests.hosts.contract import Program, Supervised, SupervisorContract
 from tests.hosts.streaming import logged, why_none
 from tests.rig import wait_until
@@ -26,7 +28,7 @@ from tests.rig.detached import end_all, is_gone, node
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from celery_ops.ports import Command, Completed
+    from celery_ops.ports import Command
 
 pytestmark = pytest.mark.rig
 
@@ -222,3 +224,43 @@ def test_a_start_command_that_is_not_for_one_node_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         detached("w1", start, None, None)
+
+
+def said(*, group: str, mine: str, uid: int = 0, kills: str = "") -> Completed:
+    """What STATUS prints of the node `polite`, which lives in that control group."""
+    key = begun.key("multi", "polite", NODE.pidfile)
+    head = f"hertz=100\nbtime=1795000000\nroot=0::/init.scope\nmine=0::{mine}\n{kills}\nuid={uid}"
+    node = f"node={key}\nkind=node\npid=40\nlife=b:40:1500\nmay=yes\ngroup=0::{group}\n"
+    return Completed(0, f"{head}\n{node}".encode(), b"", 0.1)
+
+
+NODE = DetachedNode("/run/celery/polite.pid", ("celery",))
+SESSION = "/user.slice/user-9.slice/session-3.scope"
+
+
+@pytest.mark.parametrize(
+    ("group", "mine", "startable"),
+    [
+        ("/system.slice/celery.service", SESSION, False),
+        ("/system.slice/celery.service", "/system.slice/celery.service", True),
+        ("/system.slice/ssh.service", SESSION, True),
+        ("/user.slice/user-9.slice/session-1.scope", SESSION, True),
+    ],
+)
+def test_a_node_of_a_systemd_unit_is_not_to_be_started_by_hand(
+    group: str, mine: str, *, startable: bool
+) -> None:
+    adapter, one = Multi({("local", "polite"): NODE}), service("polite")
+    found = adapter.read_status([one], said(group=group, mine=mine))[one]
+    assert (found.state, found.identity) == (ServiceState.RUNNING, "b:40:1500")
+    assert found.startable is startable
+    assert ("belongs to systemd's celery.service" in found.says) is not startable
+
+
+@pytest.mark.parametrize(("uid", "startable"), [(1000, False), (0, True)])
+def test_where_a_logout_ends_what_was_started_that_is_told(uid: int, *, startable: bool) -> None:
+    adapter, one = Multi({("local", "polite"): NODE}), service("polite")
+    printed = said(group=SESSION, mine=SESSION, uid=uid, kills="KillUserProcesses=yes")
+    found = adapter.read_status([one], printed)[one]
+    assert found.startable is startable
+    assert ("would not outlive the connection" in found.says) is not startable
