@@ -105,9 +105,26 @@ def is_gone(pid: int) -> bool:
 
 
 def end_all(folder: Path) -> None:
-    """Kill whatever the pidfiles of a folder name."""
-    for file in folder.glob("*.pid"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(file.read_text())
+    """Kill whatever has this folder in its command line: also what has no pidfile yet, and what is
+    about to start it.
+    """
+    wait_until(partial(_ended, folder), what=f"the end of what runs in {folder}")
+
+
+def _ended(folder: Path) -> bool:
+    found = [pid for pid in _numbers() if pid != os.getpid() and _names(pid, folder)]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            wait_until(partial(is_gone, pid), what=f"the end of {pid}")
+    return not found
+
+
+def _numbers() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _names(pid: int, folder: Path) -> bool:
+    try:
+        return f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
