@@ -84,7 +84,8 @@ class Begun:
     """The last start or stop that was begun from here.
 
     `life` is that of the process it was done to, or that does it. `code` is its exit code and `ago`
-    how many seconds ago it ended; None while `goes_on`, and where nobody knows.
+    how many seconds ago it ended; None while `goes_on`, and where nobody knows. `printed` are its
+    last words: two lines at most.
     """
 
     verb: str = ""
@@ -124,14 +125,14 @@ def begun(block: Iterable[tuple[str, str]]) -> Begun:
     pairs = list(block)
     told = dict(pairs)
     code, _, ago = told.get("ended", "").partition(" ")
-    printed = " ".join(value.strip() for name, value in pairs if name == "printed")
+    lines = [value.strip() for name, value in pairs if name == "printed" and value.strip()]
     return Begun(
         verb=told.get("verb", ""),
         life=told.get("begun", ""),
         goes_on="goes_on" in told,
         code=int(code) if code.isdecimal() else None,
         ago=int(ago) if ago.isdecimal() else 0,
-        printed=" ".join(printed.split())[-300:],
+        printed=" ".join(" ".join(lines[-2:]).split())[-300:],
     )
 
 

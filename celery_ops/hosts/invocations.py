@@ -68,22 +68,25 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
     return Invocation(role, name, has_beat=_has_beat(options), app=app)
 
 
-def detached_start(arguments: Sequence[str]) -> tuple[str, ...]:
+def detached_start(arguments: Sequence[str], folder: str) -> tuple[str, ...]:
     """What starts such a process again in the background; empty where its command line does not
     tell, or it writes no pidfile by which it could be found.
 
-    As `celery multi` starts its nodes, which it leaves no trace of in their command lines.
+    As `celery multi` starts its nodes, which it leaves no trace of in their command lines. `folder`
+    is where it works, if that is known.
     """
     words = list(arguments)
     after = _after_celery(words)
     position = _subcommand(after)
     pidfile = _option(after, "--pidfile", "--pidfile")
-    if position is None or pidfile is None or not re.fullmatch(r"/[^%$]*", pidfile):
+    is_told = pidfile is not None and re.fullmatch(r"/[^%$]*", pidfile) is not None
+    if position is None or not is_told or "--detach" in after or "-D" in after:
         return ()
-    at = len(words) - len(after) + position + 1
-    options = (word for word in words[at:] if not word.startswith("--executable="))
-    start = (*words[:at], "--detach", *options)
-    return tuple(word for one, word in enumerate(start) if one == at or word != "--detach")
+    celery = words[: len(words) - len(after)]
+    has_folder = not folder or any(word.startswith("--workdir") for word in after)
+    options = [word for word in after if not word.startswith("--executable=")]
+    options = [*options[: position + 1], "--detach", *options[position + 1 :]]
+    return (*celery, *(() if has_folder else (f"--workdir={folder}",)), *options)
 
 
 def node_name(given: str | None, hostname: str | None) -> str | None:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
-STATUS_TIMEOUT = 5
-"""Seconds each status command may take, where the host has `timeout`."""
-
 _ASK = (
     begun.LIBRARY
     + r"""
@@ -53,7 +50,8 @@ told() {
 }
 """
 )
-"""`ask ARGV` runs a status command and sets what it told."""
+"""`ask ARGV` runs a status command, five seconds at most where the host has `timeout`, and sets what
+it told."""
 
 _STATUS = r"""
 answered() {

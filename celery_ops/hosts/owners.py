@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from celery_ops.hosts.supervisord import Listed
 
 _OWN_UNIT = "Give it a unit of its own: [Service] ExecStart=… celery … worker, KillMode=mixed."
-_CHECK_START = (
-    "Check its start in celery-ops.yaml: cd and variables that the application needs are missing."
-)
+_CHECK_START = "Check its start in celery-ops.yaml: variables that it needs are not in it."
 _HIDDEN = (
     "it hides other users' processes (hidepid on /proc): units are matched by systemd's word alone,"
     " and workers under other supervisors are not seen; log in as root or as their user"
@@ -138,7 +136,7 @@ def _process(
 
 def _by_itself(found: Found, process: Process, invocation: Invocation) -> _Owner | None:
     """A node that no supervisor runs and that has a pidfile; None if it is not that."""
-    start = invocations.detached_start(process.arguments)
+    start = invocations.detached_start(process.arguments, process.folder)
     name = "beat" if invocation.role is Role.BEAT else (invocation.node or "").partition("@")[0]
     place = _place(found.seen, process)
     is_free = place.home in {Home.SESSION, Home.NOTHING} and process.inner_pid is None

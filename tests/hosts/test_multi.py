@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,34 +146,33 @@ async def test_what_others_wrote_where_our_notes_belong_is_not_used(tmp_path: Pa
         adapter.read_effect(service("polite"), completed)
 
 
-async def test_a_node_of_another_user_is_not_signalled_in_vain(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder for everybody: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="multi-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+        end_all(Path(folder))
+
+
+async def test_a_node_of_another_user_is_not_signalled_in_vain(open_folder: Path) -> None:
     """Told when its status is read, so before a plan; `sudo: true` becomes its user."""
     if os.getuid() != 0:
         pytest.skip("only root can act as somebody else")
-    _open_to_all(tmp_path)
-    known = {("local", "polite"): node(tmp_path, "polite")}
-    adapter, one = Multi(known, folder=str(tmp_path)), service("polite")
-    try:
-        await LocalShell().run(adapter.start(one), timeout=10)
-        pidfile = tmp_path / "polite.pid"
-        wait_until(pidfile.exists, what="a node")
-        status = adapter.read_status([one], await _as_nobody(adapter.status([one])))[one]
-        assert (status.state, status.pid) == (ServiceState.RUNNING, int(pidfile.read_text()))
-        assert [hazard.forbids for hazard in status.hazards] == [True]
-        with pytest.raises(CommandFailed, match="could not be signalled") as caught:
-            adapter.read_effect(one, await _as_nobody(adapter.stop(one, expect=status.identity)))
-        assert "USER ALL=(OWNER)" in str(caught.value.fix)
-        may = replace(adapter, sudo=frozenset({"local"}))
-        allowed = may.read_status([one], await _as_nobody(may.status([one])))[one]
-        assert allowed.hazards == ()
-    finally:
-        end_all(tmp_path)
-
-
-def _open_to_all(folder: Path) -> None:
-    folder.chmod(0o777)
-    for above in folder.parents[:2]:
-        above.chmod(0o755)
+    known = {("local", "polite"): node(open_folder, "polite")}
+    adapter, one = Multi(known, folder=str(open_folder)), service("polite")
+    await LocalShell().run(adapter.start(one), timeout=10)
+    pidfile = open_folder / "polite.pid"
+    wait_until(pidfile.exists, what="a node")
+    status = adapter.read_status([one], await _as_nobody(adapter.status([one])))[one]
+    assert (status.state, status.pid) == (ServiceState.RUNNING, int(pidfile.read_text()))
+    assert [hazard.forbids for hazard in status.hazards] == [True]
+    with pytest.raises(CommandFailed, match="could not be signalled") as caught:
+        adapter.read_effect(one, await _as_nobody(adapter.stop(one, expect=status.identity)))
+    assert "USER ALL=(OWNER)" in str(caught.value.fix)
+    may = replace(adapter, sudo=frozenset({"local"}))
+    allowed = may.read_status([one], await _as_nobody(may.status([one])))[one]
+    assert allowed.hazards == ()
 
 
 async def _as_nobody(command: Command) -> Completed:

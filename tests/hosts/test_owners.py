@@ -125,10 +125,13 @@ MULTI = (
 
 @pytest.mark.parametrize("group", ["0::/", "0::/user.slice/user-9.slice/session-3.scope"])
 def test_a_node_of_celery_multi_is_found_with_what_starts_it(group: str) -> None:
-    process = Host().process(40, MULTI, group=group).only()
+    host = Host().process(40, MULTI, group=group)
+    host.lines.append("/proc/40/cwd:/srv/app")
+    process = host.only()
     assert process.service == ServiceRef("web1", "multi", "w1")
     assert process.start == (
-        *("/v/bin/python3", "-m", "celery", "-A", "proj", "worker", "--detach"),
+        *("/v/bin/python3", "-m", "celery", "--workdir=/srv/app", "-A", "proj", "worker"),
+        *("--detach",),
         *("--pidfile=/run/celery/w1.pid", "-n", "w1@web1"),
     )
     assert "nothing restarts it" in process.says
