@@ -23,6 +23,10 @@ DANGERS = {
 }
 """The doctor's rules that speak of how services are set up; the others are about today."""
 
+_MAY = {
+    "multi": "may be stopped; what its start may do is not known before",
+    "commands": "what its commands may do is not known before",
+}
 _SINCE = 30.0
 """Seconds a service may run before its worker is expected to answer."""
 
@@ -144,7 +148,7 @@ def _right(
     if status is not None and not service.ref.beat:
         parts.append(_grace(status, worker, snapshot))
     if host is not None:
-        parts.append("may be started and stopped")
+        parts.append(_MAY.get(service.ref.supervisor, "may be started and stopped"))
     return "; ".join(parts)
 
 

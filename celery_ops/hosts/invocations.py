@@ -80,12 +80,13 @@ def detached_start(arguments: Sequence[str], folder: str) -> tuple[str, ...]:
     position = _subcommand(after)
     pidfile = _option(after, "--pidfile", "--pidfile")
     is_told = pidfile is not None and re.fullmatch(r"/[^%$]*", pidfile) is not None
-    if position is None or not is_told or "--detach" in after or "-D" in after:
+    if position is None or not is_told:
         return ()
     celery = words[: len(words) - len(after)]
     has_folder = not folder or any(word.startswith("--workdir") for word in after)
     options = [word for word in after if not word.startswith("--executable=")]
-    options = [*options[: position + 1], "--detach", *options[position + 1 :]]
+    if not {"--detach", "-D"} & set(options):
+        options.insert(position + 1, "--detach")
     return (*celery, *(() if has_folder else (f"--workdir={folder}",)), *options)
 
 

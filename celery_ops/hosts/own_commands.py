@@ -50,8 +50,8 @@ told() {
 }
 """
 )
-"""`ask ARGV` runs a status command, five seconds at most where the host has `timeout`, and sets what
-it told."""
+"""`ask ARGV` runs a status command and sets what it told; where the host has `timeout` it may take
+five seconds."""
 
 _STATUS = r"""
 answered() {

@@ -10,7 +10,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_ops.hosts.invocations import Invocation, node_name, read
+from celery_ops.hosts.invocations import Invocation, detached_start, node_name, read
 from celery_ops.model import Role
 
 HOSTNAME = "web1.example.com"
@@ -82,3 +82,32 @@ PIECES = ["a", "w1", ".", "-", "@", "%h", "%n", "%d", "%i", "%I", "%%"]
 def test_names_are_made_as_celery_makes_them(pieces: list[str]) -> None:
     name = "".join(pieces)
     assert node_name(name, socket.gethostname()) == str(host_format(default_nodename(name)))
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "start"),
+    [
+        (
+            "/v/python3 -m celery -A p worker --pidfile=/r/w1.pid -n w1@h --executable=/v/python3",
+            "/srv/app",
+            "/v/python3 -m celery --workdir=/srv/app -A p worker --detach --pidfile=/r/w1.pid -n w1@h",
+        ),
+        (
+            "celery --workdir=/a -A p beat --detach --pidfile=/r/b.pid",
+            "/a",
+            "celery --workdir=/a -A p beat --detach --pidfile=/r/b.pid",
+        ),
+        (
+            "celery -A p worker --pidfile=/r/w.pid",
+            "",
+            "celery -A p worker --detach --pidfile=/r/w.pid",
+        ),
+        ("celery -A p worker --pidfile=w.pid", "/srv", ""),
+        ("celery -A p worker", "/srv", ""),
+        ("celery -A p status --pidfile=/r/w.pid", "/srv", ""),
+    ],
+)
+def test_what_starts_a_process_again_is_made_of_its_command_line(
+    line: str, folder: str, start: str
+) -> None:
+    assert detached_start(line.split(), folder) == tuple(start.split())
