@@ -88,9 +88,9 @@ def test_names_are_made_as_celery_makes_them(pieces: list[str]) -> None:
     ("line", "folder", "start"),
     [
         (
-            "/v/python3 -m celery -A p worker --pidfile=/r/w1.pid -n w1@h --executable=/v/python3",
+            "/v/python3 -m celery -A p worker --pidfile=/w.pid -n w@h --executable=/v/python3",
             "/srv/app",
-            "/v/python3 -m celery --workdir=/srv/app -A p worker --detach --pidfile=/r/w1.pid -n w1@h",
+            "/v/python3 -m celery --workdir=/srv/app -A p worker --detach --pidfile=/w.pid -n w@h",
         ),
         (
             "celery --workdir=/a -A p beat --detach --pidfile=/r/b.pid",
