@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.hosts import begun
 from tests.rig import wait_until
 from tests.rig.detached import end_all
 from tests.rig.host_fleet import host_fleet
@@ -25,7 +29,6 @@ from tests.rig.workers import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.rig.operator import Operator, Said
 
@@ -142,8 +145,20 @@ def unsupervised(folder: Path) -> Iterator[Unsupervised]:
     finally:
         operators.dismiss()
         end_all(app)
+        _forget(app, folder / "celery-ops.yaml")
         fleet.stop()
         server.stop()
+
+
+def _forget(app: Path, config: Path) -> None:
+    """Remove what was noted of these two on this machine."""
+    own = json.loads(config.read_text())["contexts"]["here"]["services"][1]["commands"]
+    for key in (
+        begun.key("multi", MULTI, f"{app}/{MULTI}.pid"),
+        begun.key("commands", OWN, *own["start"], "", *own["stop"]),
+    ):
+        for note in Path(tempfile.gettempdir(), f"celery-ops-{os.getuid()}").glob(f"{key}.*"):
+            note.unlink()
 
 
 def _configuration(broker: str, app: Path, fleet: Fleet) -> str:
