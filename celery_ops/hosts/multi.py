@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import begun, cgroups
+from celery_ops.hosts import begun, cgroups, pidfiles
 from celery_ops.hosts.begun import Begun
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.units import text_of
@@ -32,127 +32,6 @@ if TYPE_CHECKING:
 
 COMES_UP_WITHIN = 30
 """Seconds from the end of a start command until its node, which goes on alone, has a pidfile."""
-NO_LOG = 66
-"""The exit code of LOG where the log cannot be read."""
-
-_LOOK = (
-    begun.LIBRARY
-    + r"""
-is_node() {
-    words=" $(tr '\000\n' '  ' < "/proc/$1/cmdline" 2>/dev/null)"
-    case $words in
-    *celery*" -n $name@"*|*celery*" -n $name "*|*celery*"--hostname=$name@"*) [ -z "$beat" ] ;;
-    *celery*"--hostname=$name "*|*celery*"--hostname $name"[@\ ]*) [ -z "$beat" ] ;;
-    *"[celeryd: $name@"*) [ -z "$beat" ] ;;
-    *celery*" beat "*|*"[celery beat]"*) [ -n "$beat" ] ;;
-    *) false ;;
-    esac
-}
-look() {
-    pid= alive= kind=
-    folder=${1%/*}
-    if [ ! -e "$1" ]; then
-        [ -d "$folder" ] && [ ! -x "$folder" ] && kind=closed
-        return
-    fi
-    { read -r pid rest < "$1"; } 2>/dev/null
-    case $pid in
-    ''|*[!0-9]*) pid=; [ -e "$1" ] && kind=unreadable; return ;;
-    esac
-    kind=gone
-    if alive=$(life "$pid"); then
-        kind=stranger
-        is_node "$pid" && kind=node
-    else
-        case $(LC_ALL=C kill -0 "$pid" 2>&1) in *permitted*) kind=hidden ;; esac
-    fi
-}
-"""
-)
-"""`look PIDFILE` says in `kind` what is there: nothing; closed, unreadable, hidden to us; gone; a
-stranger; or the node, whose life is then `alive`."""
-
-STATUS = (
-    _LOOK
-    + begun.CLOCK
-    + r"""
-sed 's/^/root=/' /proc/1/cgroup
-sed 's/^/mine=/' /proc/self/cgroup
-grep -hs '^KillUserProcesses=' /etc/systemd/logind.conf /etc/systemd/logind.conf.d/*.conf
-id -u | sed 's/^/uid=/'
-shift
-while [ $# -gt 3 ]; do
-    key=$1 pidfile=$2 name=$3 beat=$4
-    shift 4
-    look "$pidfile"
-    printf 'node=%s\nkind=%s\npid=%s\nlife=%s\n' "$key" "$kind" "$pid" "$alive"
-    if [ "$kind" = gone ] && [ "$pidfile" -nt "$room/$key.job" ]; then echo newer=yes; fi
-    if [ "$kind" = node ]; then
-        if kill -0 "$pid" 2>/dev/null; then echo may=yes; fi
-        sed 's/^/group=/' "/proc/$pid/cgroup" 2>/dev/null
-        tr '\000' '\n' < "/proc/$pid/environ" 2>/dev/null | grep '^REMAP_SIGTERM=SIG[A-Z]*$'
-    fi
-    tell
-done
-exit 0
-"""
-)
-"""Arguments: the folder for notes, and of each node its key, pidfile, name, and `beat` or nothing.
-"""
-
-STOP = (
-    _LOOK
-    + r"""
-key=$2 pidfile=$3 name=$4 beat=$5 expect=$6 sudo=$7
-look "$pidfile"
-printf 'kind=%s\npid=%s\n' "$kind" "$pid"
-case $kind in
-node) ;;
-''|gone) exit 0 ;;
-*) echo Effect=left; exit 0 ;;
-esac
-if [ -n "$expect" ] && [ "$alive" != "$expect" ]; then echo Effect=another; exit 0; fi
-recall
-if [ "$verb $begun" = "stop $alive" ]; then exit 0; fi
-owner=$(sed -n 's/^Uid:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status")
-me=$(id -u)
-if [ -n "$sudo" ] && [ "$me" != 0 ] && [ "$me" != "$owner" ]; then
-    said=$(sudo -n -u "#$owner" kill -s TERM "$pid" 2>&1)
-else
-    said=$(kill -s TERM "$pid" 2>&1)
-fi || { printf 'Effect=refused\nsaid=%s\n' "$said"; exit 0; }
-if enter; then
-    rm -f "$room/$key.code"
-    printf 'stop %s\n' "$alive" > "$room/$key.job"
-fi
-"""
-)
-"""Arguments: the folder for notes; a node as STATUS has it; the life it is meant for (empty: any),
-and `sudo` where that may be used to become its owner."""
-
-START = (
-    _LOOK
-    + r"""
-key=$2 pidfile=$3 name=$4 beat=$5
-shift 5
-look "$pidfile"
-printf 'kind=%s\npid=%s\n' "$kind" "$pid"
-recall
-case $kind in
-node) [ "$verb $begun" = "stop $alive" ] && echo Effect=stopping; exit 0 ;;
-''|gone) ;;
-*) echo Effect=left; exit 0 ;;
-esac
-if goes_on start; then exit 0; fi
-begin start "$@"
-"""
-)
-"""Arguments: the folder for notes, a node as STATUS has it, and the argv that starts it."""
-
-LOG = """\
-if [ ! -r "$1" ]; then ls -ld -- "$1" >&2; exit 66; fi
-exec tail -n "$2" -F -- "$1"
-"""
 
 _TOLD = {
     "closed": "the folder of its pidfile {file} may not be entered by this user",
@@ -177,7 +56,8 @@ _BY_ITSELF = ("ssh", "sshd", "cron", "crond", "atd")
 class Multi:
     """The Supervisor port for nodes without a supervisor; they are known by (host, name).
 
-    `sudo` names the hosts on which a node of another user's may be signalled as that user.
+    `sudo` names the hosts on which a node of another user's may be signalled as that user;
+    `folder` is where what was begun is noted, /tmp if that is empty.
     """
 
     nodes: Mapping[tuple[str, str], DetachedNode] = field(default_factory=dict)
@@ -191,7 +71,7 @@ class Multi:
         known = [(one, node) for one in services if (node := self._known(one)) is not None]
         words = [word for one, node in known for word in _words(one, node)]
         return Command(
-            argv=("sh", "-c", STATUS, "celery-ops", self.folder, *words),
+            argv=("sh", "-c", pidfiles.STATUS, "celery-ops", self.folder, *words),
             env=(("LC_ALL", "C"),),
             shown=shlex.join(["look at the pidfiles of", *(one.name for one in services)]),
         )
@@ -220,10 +100,9 @@ class Multi:
         node = self._node(service)
         return Command(
             argv=(
-                *("sh", "-c", START, "celery-ops", self.folder),
+                *("sh", "-c", pidfiles.START, "celery-ops", self.folder),
                 *(*_words(service, node), *node.start),
             ),
-            env=(("LC_ALL", "C"),),
             shown=_shown(shlex.join(node.start), service),
         )
 
@@ -233,7 +112,7 @@ class Multi:
         sudo = "sudo" if service.host in self.sudo else ""
         return Command(
             argv=(
-                *("sh", "-c", STOP, "celery-ops", self.folder),
+                *("sh", "-c", pidfiles.STOP, "celery-ops", self.folder),
                 *(*_words(service, node), expect or "", sudo),
             ),
             env=(("LC_ALL", "C"),),
@@ -276,13 +155,13 @@ class Multi:
                 fix="Write --logfile=/PATH in its start, or log: /PATH in celery-ops.yaml.",
             )
         return Command(
-            argv=("sh", "-c", LOG, "celery-ops", log, str(lines)),
+            argv=("sh", "-c", pidfiles.LOG, "celery-ops", log, str(lines)),
             env=(("LC_ALL", "C"),),
             shown=shlex.join(["tail", "-F", log]),
         )
 
     def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
-        if ended.code == NO_LOG:
+        if ended.code == pidfiles.NO_LOG:
             said = " ".join(text_of(ended.err).split())[:300]
             return CommandFailed(
                 f"The log of {service} cannot be read: {said}",

@@ -104,7 +104,8 @@ class OwnCommands:
     """The Supervisor port for services that commands stand for, by (host, name).
 
     Start and stop are run in the background: they may take as long as they need. Only who knows the
-    pid or an identity can be sure to stop the life that was planned for.
+    pid or an identity can be sure to stop the life that was planned for. `folder` is where what was
+    begun is noted, /tmp if that is empty.
     """
 
     commands: Mapping[tuple[str, str], ServiceCommands] = field(default_factory=dict)
@@ -125,7 +126,6 @@ class OwnCommands:
         names = shlex.join(one.name for one in services)
         return Command(
             argv=("sh", "-c", script, "celery-ops", self.folder),
-            env=(("LC_ALL", "C"),),
             shown=f"the status commands of {names}",
         )
 
@@ -209,7 +209,6 @@ class OwnCommands:
         key = _key(service, known)
         return Command(
             argv=("sh", "-c", script, "celery-ops", self.folder, key, *arguments),
-            env=(("LC_ALL", "C"),),
             shown=_shown(argv, service),
         )
 

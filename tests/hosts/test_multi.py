@@ -72,6 +72,11 @@ async def test_what_no_supervisor_does_is_told(supervised: Supervised) -> None:
     assert (polite.startable, polite.hazards) == (True, ())
 
 
+def test_what_is_started_has_the_environment_of_a_login_and_no_other(tmp_path: Path) -> None:
+    adapter = Multi({("local", "polite"): node(tmp_path, "polite")})
+    assert adapter.start(service("polite")).env == ()
+
+
 async def test_a_node_that_is_killed_has_not_ended_cleanly(supervised: Supervised) -> None:
     running = await supervised.until(Program.STUBBORN, ServiceState.RUNNING)
     await supervised.stop(Program.STUBBORN, running.identity)
