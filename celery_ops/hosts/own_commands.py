@@ -59,10 +59,16 @@ answered() {
     shift
     ask "$@"
     printf 'service=%s\nanswer=%s\nlife=%s\n' "$key" "$answer" "$alive"
-    printf '%s\n' "$said" | head -n 20 | cut -c1-300 | sed 's/^/said=/'
+    printf '%s\n' "$said" | head -n 12 | cut -c1-200 | sed 's/^/said=/'
     tell
 }
+whole() {
+    block=$(answered "$@")
+    printf '%s\n' "$block"
+}
 """
+"""`whole KEY ARGV` prints its block in one piece that a pipe takes as such (PIPE_BUF): several may
+print side by side."""
 
 _STOP = r"""
 key=$2 expect=$3
@@ -112,17 +118,17 @@ class OwnCommands:
     folder: str = ""
 
     def status(self, services: Sequence[ServiceRef]) -> Command:
-        """One command that runs all of their status commands; raise ValueError if they are not on
-        one host.
+        """One command that runs all of their status commands, side by side; raise ValueError if
+        they are not on one host.
         """
         if any(one.host != services[0].host for one in services):
             raise ValueError("these services are not on one host")
         asked = [
-            shlex.join(["answered", _key(one, known), *known.status])
+            f"{shlex.join(['whole', _key(one, known), *known.status])} &"
             for one in services
             if (known := self._known(one)) is not None
         ]
-        script = "\n".join([_ASK, _STATUS, begun.CLOCK, *asked, "exit 0"])
+        script = "\n".join([_ASK, _STATUS, begun.CLOCK, *asked, "wait", "exit 0"])
         names = shlex.join(one.name for one in services)
         return Command(
             argv=("sh", "-c", script, "celery-ops", self.folder),

@@ -109,6 +109,19 @@ async def test_a_life_without_a_name_is_known_by_its_pid_and_start(tmp_path: Pat
     assert found.started_at is not None
 
 
+async def test_status_commands_that_hang_do_not_hide_the_others(tmp_path: Path) -> None:
+    stuck = [ServiceRef("local", "commands", f"stuck{number}") for number in range(4)]
+    hangs = ServiceCommands(("sleep", "60"), ("true",), ("true",))
+    known = {(one.host, one.name): hangs for one in stuck}
+    adapter = OwnCommands({**own(tmp_path, "echo pid=1").commands, **known}, folder=str(tmp_path))
+    asked = [*stuck, ONE]
+    completed = await LocalShell().run(adapter.status(asked), timeout=15)
+    *found, fine = adapter.read_status(asked, completed).values()
+    assert fine.state is ServiceState.RUNNING
+    assert {one.state for one in found} == {ServiceState.UNKNOWN}
+    assert all("did not end in time" in one.says for one in found)
+
+
 async def test_a_service_that_tells_no_pid_has_no_identity(tmp_path: Path) -> None:
     stop = f"touch {tmp_path}/stopped; sleep 0.2"
     adapter = own(tmp_path, f"[ ! -e {tmp_path}/stopped ] || exit 3", stop=stop)
