@@ -32,7 +32,7 @@ def detached(name: str, start: Sequence[str], pidfile: str | None, log: str | No
     other nodes too.
     """
     short = name.partition("@")[0]
-    nodes = _multi_nodes(start)
+    nodes = multi_nodes(start)
     if nodes is not None and [one.partition("@")[0] for one in nodes] != [short]:
         raise ValueError(f"start must start {short} and no other node: celery multi start {short}")
     usual = (None, None) if nodes is None else (_PIDFILE, _LOGFILE)
@@ -45,7 +45,7 @@ def detached(name: str, start: Sequence[str], pidfile: str | None, log: str | No
     return DetachedNode(pidfile, tuple(start), log if log and log.startswith("/") else None)
 
 
-def _multi_nodes(start: Sequence[str]) -> list[str] | None:
+def multi_nodes(start: Sequence[str]) -> list[str] | None:
     """The nodes of `celery multi start`; None if it is another command.
 
     As Celery counts them (measured on 5.7): `--queues common` makes a node called `common`, only

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celery_ops.config.detached import multi_nodes
 from celery_ops.model import Role
 
 if TYPE_CHECKING:
@@ -66,6 +67,18 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
         return Invocation(role, app=app)
     name = node_name(_option(options, "-n", "--hostname"), hostname)
     return Invocation(role, name, has_beat=_has_beat(options), app=app)
+
+
+def of_unit(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
+    """What a unit's start command runs: as `read`, or the one node that `celery multi` starts."""
+    words = _after_celery(_unwrapped(arguments))
+    nodes = multi_nodes(words)
+    if nodes is None:
+        return read(arguments, hostname)
+    if len(nodes) != 1 or "$" in nodes[0] or nodes[0].isdecimal():
+        return None
+    name = nodes[0] if "@" in nodes[0] else f"{nodes[0]}@%h"
+    return Invocation(Role.WORKER, node_name(name, hostname), app=_option(words, "-A", "--app"))
 
 
 def detached_start(arguments: Sequence[str], folder: str) -> tuple[str, ...]:

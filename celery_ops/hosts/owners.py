@@ -216,7 +216,7 @@ def _wrapped(ref: ServiceRef, main_pid: int | None, process: Process) -> _Owner:
 def _by_units(found: Found) -> Iterator[CeleryProcess]:
     """Where /proc hides them: the main processes that systemd tells of."""
     for unit in found.seen.units.values():
-        invocation = invocations.read(unit.arguments, found.seen.hostname)
+        invocation = invocations.of_unit(unit.arguments, found.seen.hostname)
         if unit.main_pid is not None and invocation is not None:
             yield CeleryProcess(
                 pid=unit.main_pid,
@@ -233,7 +233,7 @@ def _idle(found: Found) -> Iterator[IdleService]:
     """Services that would run a worker or beat, and run nothing."""
     hostname = found.seen.hostname
     for unit in found.seen.units.values():
-        invocation = invocations.read(unit.arguments, hostname)
+        invocation = invocations.of_unit(unit.arguments, hostname)
         if invocation is not None and not unit.is_active:
             yield _expecting(ServiceRef(found.host, "systemd", unit.name), invocation)
     for pid, programs in found.programs.items():
