@@ -185,6 +185,12 @@ def _described(
         services=tuple(services),
         maybe=findings.maybe,
         remarks=tuple(_remarks(source, findings)),
+        starts={
+            (host.host, one.service.name): one.start
+            for host in hosts
+            for one in host.processes
+            if one.service is not None and one.start
+        },
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from celery_ops.config.detached import DetachedNode
     from celery_ops.config.kinds import Schema, Values
     from celery_ops.errors import Problem
     from celery_ops.model import ServiceRef
@@ -137,6 +138,8 @@ class Context:
     services: tuple[ServiceRef, ...] = ()
     commands: Mapping[ServiceRef, ServiceCommands] = field(default_factory=dict)
     """The commands of the services whose supervisor is `commands`."""
+    nodes: Mapping[ServiceRef, DetachedNode] = field(default_factory=dict)
+    """What is known of the nodes that run by themselves: supervisor `multi`."""
     server_passwords: Mapping[str, Secret] = field(default_factory=dict)
     """Passwords of supervisors' servers, by `ServiceRef.server`, which never contains one."""
     release: Release | None = None
@@ -306,6 +309,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         hosts=hosts,
         services=tuple(services.refs),
         commands=services.commands,
+        nodes=services.nodes,
         server_passwords=services.passwords,
         release=_release(values.get(layout.RELEASE)),
         probe=_probe(values.get(layout.PROBE)),

@@ -58,6 +58,8 @@ class Draft:
     services: tuple[ServiceRef, ...] = ()
     maybe: tuple[ServiceRef, ...] = ()
     remarks: tuple[str, ...] = ()
+    starts: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """What starts the nodes that no supervisor runs, by their host and name."""
 
 
 def text(draft: Draft) -> str:
@@ -108,13 +110,13 @@ def _context(draft: Draft) -> Iterator[str]:
             yield f"      {scalar(host.name)}: {_mapping(_host(host))}"
     if draft.services:
         yield "    services:"
-        for entry in _folded(draft.services, draft.hosts):
+        for entry in _folded(draft.services, draft):
             yield f"      - {entry}"
     if draft.maybe:
         if not draft.services:
             yield "    # services:"
         yield "      # May be of another deployment. Remove the # of those that are of this one:"
-        for entry in _folded(draft.maybe, draft.hosts):
+        for entry in _folded(draft.maybe, draft):
             yield f"      # - {entry}"
     for remark in draft.remarks:
         yield f"    # {_one_line(remark)}"
@@ -125,30 +127,32 @@ def _host(host: DraftHost) -> list[tuple[str, object]]:
     return _pairs(address=host.address, hostname=host.hostname, ssh=ssh or None)
 
 
-def _folded(services: Sequence[ServiceRef], hosts: Sequence[DraftHost]) -> Iterator[str]:
+def _folded(services: Sequence[ServiceRef], draft: Draft) -> Iterator[str]:
     """Services that only differ in their host become one entry."""
-    hostnames = {host.name: host.hostname or host.name for host in hosts}
-    alike: dict[ServiceRef, list[ServiceRef]] = {}
+    hostnames = {host.name: host.hostname or host.name for host in draft.hosts}
+    alike: dict[tuple[ServiceRef, tuple[str, ...]], list[ServiceRef]] = {}
     for one in services:
         name, at, host = (one.worker or "").rpartition("@")
         is_named_after = bool(at) and host == hostnames.get(one.host)
         worker = f"{_literal(name)}@%h" if is_named_after else one.worker and _literal(one.worker)
-        alike.setdefault(replace(one, host="", worker=worker), []).append(one)
-    for entry, members in alike.items():
+        start = draft.starts.get((one.host, one.name), ()) if one.supervisor == "multi" else ()
+        alike.setdefault((replace(one, host="", worker=worker), start), []).append(one)
+    for (entry, start), members in alike.items():
         if len(members) == 1:
             worker = members[0].worker
             where: tuple[str, object] = ("host", members[0].host)
-            yield _service(where, replace(entry, worker=worker and _literal(worker)))
+            yield _service(where, replace(entry, worker=worker and _literal(worker)), start)
         else:
-            yield _service(("hosts", _selection(members, hosts)), entry)
+            yield _service(("hosts", _selection(members, draft.hosts)), entry, start)
 
 
-def _service(where: tuple[str, object], entry: ServiceRef) -> str:
+def _service(where: tuple[str, object], entry: ServiceRef, start: Sequence[str]) -> str:
     pairs = _pairs(
         **{entry.supervisor: _literal(entry.name)},
         worker=entry.worker,
         beat=entry.beat or None,
         server=entry.server,
+        start=list(start) or None,
     )
     return _mapping([where, *pairs])
 

@@ -17,7 +17,7 @@ from celery_ops.config.units import DURATION_PATTERN, duration
 from celery_ops.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from celery_ops.config.document import Node
 
@@ -295,6 +295,10 @@ class Values:
     def get_or(self, key: Key[T], default: T) -> T:
         value = self.get(key)
         return default if value is None else value
+
+    def given(self, keys: Iterable[Key[Any]]) -> tuple[Key[Any], ...]:
+        """Those of the keys that are written, refused values too."""
+        return tuple(key for key in keys if key.name in self._nodes)
 
     def names_in(self, key: Key[Any]) -> tuple[str, ...]:
         """The keys that a mapping has as it is written, those of refused values too."""

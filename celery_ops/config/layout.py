@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery_ops.config.kinds import (
     Duration,
     Flag,
@@ -42,12 +44,19 @@ HOSTS = Key(
 )
 
 NAME = Key("name", PlacedText(), "What to call it", required=True)
-STATUS = Key("status", ARGV, "Exits 0 while the service runs", required=True)
+STATUS = Key(
+    "status",
+    ARGV,
+    "Exits 0 while the service runs and 3 while it does not; may print pid=, identity=, state=,"
+    " since= and clean=, a line each",
+    required=True,
+)
 START = Key("start", ARGV, "Starts it", required=True)
-STOP = Key("stop", ARGV, "Stops it", required=True)
+STOP = Key("stop", ARGV, "Stops it with SIGTERM to its main process alone", required=True)
+FOLLOW = Key("log", ARGV, "Prints the end of its log, and then what is added to it")
 COMMANDS = Key(
     "commands",
-    Record((NAME, STATUS, START, STOP)),
+    Record((NAME, STATUS, START, STOP, FOLLOW)),
     "Commands of your own, for any other supervisor",
 )
 SUPERVISED = (
@@ -57,7 +66,7 @@ SUPERVISED = (
     Key("compose", PlacedText(), "A compose service: project/service"),
     Key("swarm", PlacedText(), "A swarm service"),
     Key("kubernetes", PlacedText(), "A workload: namespace/deployment"),
-    Key("multi", PlacedText(), "A node that `celery multi` started"),
+    Key("multi", PlacedText(), "A node of `celery multi`, or of `--detach`, with its pidfile"),
 )
 SUPERVISORS = (*(key.name for key in SUPERVISED), COMMANDS.name)
 
@@ -77,11 +86,20 @@ SERVER = Key(
     "Where supervisord listens: unix:///var/run/supervisor.sock or http://127.0.0.1:9001;"
     " with user:${PASSWORD}@ before the path or host if it asks for one",
 )
+NODE_START = Key(
+    "start", ARGV, "For multi: starts this node alone: [celery, multi, start, w1, -A, proj]"
+)
+PIDFILE = Key("pidfile", PlacedText(), "For multi: its pidfile, if `start` does not tell it")
+LOG = Key("log", PlacedText(), "For multi: its log file, if `start` does not tell it")
+OF_A_NODE: tuple[Key[Any], ...] = (NODE_START, PIDFILE, LOG)
 SERVICES = Key(
     "services",
     ListOf(
         Record(
-            (SERVICE_HOST, SERVICE_HOSTS, *SUPERVISED, COMMANDS, WORKER, BEAT, SERVER),
+            (
+                *(SERVICE_HOST, SERVICE_HOSTS, *SUPERVISED, COMMANDS, WORKER, BEAT, SERVER),
+                *OF_A_NODE,
+            ),
             one_of=(SUPERVISORS, (SERVICE_HOST.name, SERVICE_HOSTS.name)),
         )
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from celery_ops.config import layout
+from celery_ops.config.detached import DetachedNode, detached
 from celery_ops.config.document import Scalar, shown
 from celery_ops.config.kinds import known_name
 from celery_ops.config.secret import Secret
@@ -31,6 +32,7 @@ class ServiceCommands:
     status: tuple[str, ...]
     start: tuple[str, ...]
     stop: tuple[str, ...]
+    log: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Services:
     hostnames: Mapping[str, str]
     refs: list[ServiceRef] = field(default_factory=list)
     commands: dict[ServiceRef, ServiceCommands] = field(default_factory=dict)
+    nodes: dict[ServiceRef, DetachedNode] = field(default_factory=dict)
     passwords: dict[str, Secret] = field(default_factory=dict)
     _places: dict[object, Place] = field(default_factory=dict)
 
@@ -54,6 +57,9 @@ class Services:
         worker = entry.get(layout.WORKER)
         if name is None:
             return
+        if supervisor == "multi" and entry.get(layout.NODE_START) is None:
+            says = "multi needs start: the command that starts this node alone"
+            self.source.reader.wrong(name.place, says)
         if supervisor == "systemd" and _GLOB.search(name.text):
             says = (
                 f"{shown(name.text)} means many units: write an entry for each (globs: hosts only)"
@@ -73,6 +79,27 @@ class Services:
                 self.refs.append(ref)
                 if commands is not None:
                     self.commands[ref] = commands
+                self._read_node(entry, ref, hostname)
+
+    def _read_node(self, entry: Values, ref: ServiceRef, hostname: str) -> None:
+        """What is said of a node that runs by itself; said of another service it is wrong."""
+        start = entry.get(layout.NODE_START)
+        pidfile, log = entry.get(layout.PIDFILE), entry.get(layout.LOG)
+        if ref.supervisor != "multi":
+            for key in entry.given(layout.OF_A_NODE):
+                self.source.reader.wrong(entry.place_of(key), f"{key.name} is for multi only")
+            return
+        if start is None:
+            return
+        try:
+            self.nodes[ref] = detached(
+                ref.name,
+                start,
+                None if pidfile is None else self._expanded(pidfile, hostname),
+                None if log is None else self._expanded(log, hostname),
+            )
+        except ValueError as error:
+            self.source.reader.wrong(entry.place_of(layout.NODE_START), str(error))
 
     def _hosts(self, entry: Values) -> list[str]:
         one = entry.get(layout.SERVICE_HOST)
@@ -184,5 +211,6 @@ def _supervised(entry: Values) -> tuple[str, Scalar | None, ServiceCommands | No
         status=written.get_or(layout.STATUS, ()),
         start=written.get_or(layout.START, ()),
         stop=written.get_or(layout.STOP, ()),
+        log=written.get_or(layout.FOLLOW, ()),
     )
     return layout.COMMANDS.name, written.get(layout.NAME), commands

@@ -113,6 +113,25 @@ def _two_services_one_worker(snapshot: FleetSnapshot) -> Iterator[Found]:
             )
 
 
+@rule(
+    "restart-is-not-safe",
+    Level.WARNING,
+    source="https://docs.celeryq.dev/en/stable/userguide/daemonizing.html",
+)
+def _restart_is_not_safe(snapshot: FleetSnapshot) -> Iterator[Found]:
+    """How a service is set up harms tasks, or others, when it is stopped or started."""
+    for service in snapshot.services:
+        status = status_of(service)
+        for hazard in status.hazards if status is not None else ():
+            yield Found(
+                cut(str(service.ref)),
+                hazard.says,
+                hazard.fix,
+                level=Level.ERROR if hazard.forbids else None,
+                worker=service.ref.worker,
+            )
+
+
 @rule("disk-nearly-full", Level.WARNING, source="man 1 df")
 def _disk_nearly_full(snapshot: FleetSnapshot) -> Iterator[Found]:
     """A worker on a full disk cannot write its pidfile, its log and its results."""

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from celery_ops.errors import OpsError
     from celery_ops.model import FleetSnapshot, Rights, Service, ServiceStatus, Worker
 
-DANGERS = {"stop-loses-tasks", "purges-on-start", "worker-conflict", "worker-unreadable"}
+DANGERS = {
+    *("stop-loses-tasks", "restart-is-not-safe", "purges-on-start"),
+    *("worker-conflict", "worker-unreadable"),
+}
 """The doctor's rules that speak of how services are set up; the others are about today."""
 
+_MAY = {
+    "multi": "may be stopped; what its start may do is not known before",
+    "commands": "what its commands may do is not known before",
+}
 _SINCE = 30.0
 """Seconds a service may run before its worker is expected to answer."""
 
@@ -106,7 +113,7 @@ def _wrong(
     if expected is not None and expected != worker.name:
         says = f"it runs {worker.name}, not {expected}"
         return says, f"Write worker: {worker.name}"
-    if worker.pid != status.pid:
+    if status.pid not in {None, worker.pid}:
         says = f"its process is {status.pid}, but {worker.name} answers as pid {worker.pid}"
         return says, "Start celery without a shell around it (exec), or correct `worker:`."
     return None
@@ -141,7 +148,7 @@ def _right(
     if status is not None and not service.ref.beat:
         parts.append(_grace(status, worker, snapshot))
     if host is not None:
-        parts.append("may be started and stopped")
+        parts.append(_MAY.get(service.ref.supervisor, "may be started and stopped"))
     return "; ".join(parts)
 
 

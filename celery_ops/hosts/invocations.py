@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celery_ops.config.detached import multi_nodes
 from celery_ops.model import Role
 
 if TYPE_CHECKING:
@@ -66,6 +67,40 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
         return Invocation(role, app=app)
     name = node_name(_option(options, "-n", "--hostname"), hostname)
     return Invocation(role, name, has_beat=_has_beat(options), app=app)
+
+
+def of_unit(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
+    """What a unit's start command runs: as `read`, or the one node that `celery multi` starts."""
+    words = _after_celery(_unwrapped(arguments))
+    nodes = multi_nodes(words)
+    if nodes is None:
+        return read(arguments, hostname)
+    if len(nodes) != 1 or "$" in nodes[0] or nodes[0].isdecimal():
+        return None
+    name = nodes[0] if "@" in nodes[0] else f"{nodes[0]}@%h"
+    return Invocation(Role.WORKER, node_name(name, hostname), app=_option(words, "-A", "--app"))
+
+
+def detached_start(arguments: Sequence[str], folder: str) -> tuple[str, ...]:
+    """What starts such a process again in the background; empty where its command line does not
+    tell, or it writes no pidfile by which it could be found.
+
+    As `celery multi` starts its nodes, which it leaves no trace of in their command lines. `folder`
+    is where it works, if that is known.
+    """
+    words = list(arguments)
+    after = _after_celery(words)
+    position = _subcommand(after)
+    pidfile = _option(after, "--pidfile", "--pidfile")
+    is_told = pidfile is not None and re.fullmatch(r"/[^%$]*", pidfile) is not None
+    if position is None or not is_told:
+        return ()
+    celery = words[: len(words) - len(after)]
+    has_folder = not folder or any(word.startswith("--workdir") for word in after)
+    options = [word for word in after if not word.startswith("--executable=")]
+    if not {"--detach", "-D"} & set(options):
+        options.insert(position + 1, "--detach")
+    return (*celery, *(() if has_folder else (f"--workdir={folder}",)), *options)
 
 
 def node_name(given: str | None, hostname: str | None) -> str | None:

@@ -46,6 +46,10 @@ for pid in $seen; do
     set -- "$@" "/proc/$pid/cmdline" "/proc/$pid/stat" "/proc/$pid/cgroup" "/proc/$pid/status"
 done
 grep -saHE '' "$@" | grep -aE '^/proc/[0-9]+/((cmdline|stat|cgroup):|status:NSpid:)'
+for pid in $seen; do
+    folder=$(readlink "/proc/$pid/cwd" 2>/dev/null)
+    case $folder in ''|*[!A-Za-z0-9_./@+-]*) ;; *) echo "/proc/$pid/cwd:$folder" ;; esac
+done
 echo services=
 command -v systemctl >/dev/null 2>&1 || exit 0
 cd /
@@ -66,7 +70,7 @@ exit 0
 """
 """Arguments: pids to look at whatever their command lines are."""
 
-_LINE = re.compile(r"/proc/(?P<pid>\d+)/(?P<file>cmdline|stat|cgroup|status):(?P<text>.*)")
+_LINE = re.compile(r"/proc/(?P<pid>\d+)/(?P<file>cmdline|stat|cgroup|status|cwd):(?P<text>.*)")
 _SOCKET = re.compile(r" (?P<path>/\S+)\.(?P<pid>\d+)$")
 _LISTENS = "00010000"
 _ARGV = re.compile(r"argv\[\]=(.*?) ; ignore_errors=")
@@ -75,7 +79,10 @@ _HIDDEN = re.compile(r"\bhidepid=(?:[1-9]|noaccess|invisible|ptraceable)")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as /proc shows it. `age` in seconds; `groups` is its cgroup file."""
+    """A process as /proc shows it. `age` in seconds; `groups` is its cgroup file.
+
+    `folder` is where it works; empty where that may not be seen, or has no plain name.
+    """
 
     pid: int
     parent: int
@@ -83,6 +90,7 @@ class Process:
     arguments: tuple[str, ...]
     groups: str
     inner_pid: int | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,7 @@ def _processes(
             arguments=tuple(words),
             groups="\n".join(files.get((pid, "cgroup"), ())),
             inner_pid=_inner_pid(files.get((pid, "status"), [""])[0]),
+            folder=files.get((pid, "cwd"), [""])[0],
         )
     return found
 

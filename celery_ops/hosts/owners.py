@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from celery_ops.hosts.supervisord import Listed
 
 _OWN_UNIT = "Give it a unit of its own: [Service] ExecStart=… celery … worker, KillMode=mixed."
+_CHECK_START = "Check its start in celery-ops.yaml: variables that it needs are not in it."
 _HIDDEN = (
     "it hides other users' processes (hidepid on /proc): units are matched by systemd's word alone,"
     " and workers under other supervisors are not seen; log in as root or as their user"
@@ -46,6 +47,7 @@ class _Owner:
     service: ServiceRef | None
     says: str = ""
     fix: str = ""
+    start: tuple[str, ...] = ()
 
 
 def supervisords(seen: Listing) -> dict[int, str | None]:
@@ -115,6 +117,8 @@ def _process(
     found: Found, process: Process, invocation: Invocation | None, shared: Counter[str]
 ) -> CeleryProcess:
     owner = _owner(found, process, shared)
+    if owner.service is None and invocation is not None:
+        owner = _by_itself(found, process, invocation) or owner
     return CeleryProcess(
         pid=process.pid,
         role=None if invocation is None else invocation.role,
@@ -126,7 +130,20 @@ def _process(
         inner_pid=process.inner_pid,
         has_beat=invocation is not None and invocation.has_beat,
         app=None if invocation is None else invocation.app,
+        start=owner.start,
     )
+
+
+def _by_itself(found: Found, process: Process, invocation: Invocation) -> _Owner | None:
+    """A node that no supervisor runs and that has a pidfile; None if it is not that."""
+    start = invocations.detached_start(process.arguments, process.folder)
+    name = "beat" if invocation.role is Role.BEAT else (invocation.node or "").partition("@")[0]
+    place = _place(found.seen, process)
+    is_free = place.home in {Home.SESSION, Home.NOTHING} and process.inner_pid is None
+    if not start or not name or not is_free or process.parent != 1:
+        return None
+    says = "it runs in the background by itself, with a pidfile: nothing restarts it"
+    return _Owner(ServiceRef(found.host, "multi", name), says, _CHECK_START, start)
 
 
 def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
@@ -199,7 +216,7 @@ def _wrapped(ref: ServiceRef, main_pid: int | None, process: Process) -> _Owner:
 def _by_units(found: Found) -> Iterator[CeleryProcess]:
     """Where /proc hides them: the main processes that systemd tells of."""
     for unit in found.seen.units.values():
-        invocation = invocations.read(unit.arguments, found.seen.hostname)
+        invocation = invocations.of_unit(unit.arguments, found.seen.hostname)
         if unit.main_pid is not None and invocation is not None:
             yield CeleryProcess(
                 pid=unit.main_pid,
@@ -216,7 +233,7 @@ def _idle(found: Found) -> Iterator[IdleService]:
     """Services that would run a worker or beat, and run nothing."""
     hostname = found.seen.hostname
     for unit in found.seen.units.values():
-        invocation = invocations.read(unit.arguments, hostname)
+        invocation = invocations.of_unit(unit.arguments, hostname)
         if invocation is not None and not unit.is_active:
             yield _expecting(ServiceRef(found.host, "systemd", unit.name), invocation)
     for pid, programs in found.programs.items():

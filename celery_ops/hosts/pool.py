@@ -10,6 +10,8 @@ from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import facts, listing, owners, processes, rights
 from celery_ops.hosts.local import LocalShell
+from celery_ops.hosts.multi import Multi
+from celery_ops.hosts.own_commands import OwnCommands
 from celery_ops.hosts.releases import layout_of
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
@@ -39,9 +41,14 @@ class HostPool:
         self._ask_passphrase = ask_passphrase
         self._ssh: SshHosts | None = None
         self._local = LocalShell()
+        sudo = frozenset(one.name for one in context.hosts if one.ssh.sudo)
+        nodes = {(one.host, one.name): node for one, node in context.nodes.items()}
+        own = {(one.host, one.name): commands for one, commands in context.commands.items()}
         self._supervisors: dict[str, Supervisor] = {
+            "commands": OwnCommands(own),
+            "multi": Multi(nodes, sudo),
             "supervisord": Supervisord(context.server_passwords),
-            "systemd": Systemd(frozenset(one.name for one in context.hosts if one.ssh.sudo)),
+            "systemd": Systemd(sudo),
         }
 
     def shell(self, host: str) -> Shell:

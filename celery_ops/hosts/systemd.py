@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import units
+from celery_ops.hosts import unit_hazards, units
 from celery_ops.ports import Command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_ops.errors import StreamFailed
-    from celery_ops.model import ServiceRef, ServiceStatus
+    from celery_ops.model import Hazard, ServiceRef, ServiceStatus
     from celery_ops.ports import Completed
 
 STOP = """\
@@ -132,9 +132,11 @@ class Systemd:
         found = units.blocks(completed.out)
         if completed.truncated or len(found) != len(services):
             raise CommandFailed("systemd's answer is not the one to what was asked.")
+        by_service = dict(zip(services, found, strict=True))
+        shared = unit_hazards.of_neighbours(by_service)
         return {
-            service: units.status(service.name, found_of_it)
-            for service, found_of_it in zip(services, found, strict=True)
+            service: _with(units.status(service.name, unit), shared.get(service, ()))
+            for service, unit in by_service.items()
         }
 
     def start(self, service: ServiceRef) -> Command:
@@ -237,6 +239,10 @@ def _name(service: ServiceRef) -> str:
             fix="Name one unit: NAME.service, or NAME@INSTANCE.service of a template.",
         )
     return name
+
+
+def _with(status: ServiceStatus, hazards: Sequence[Hazard]) -> ServiceStatus:
+    return replace(status, hazards=(*status.hazards, *hazards)) if hazards else status
 
 
 def _effect(out: bytes) -> tuple[dict[str, str], list[str]]:

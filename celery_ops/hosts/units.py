@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
+from celery_ops.hosts import unit_hazards
 from celery_ops.model import Retry, ServiceState, ServiceStatus
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ PROPERTIES = (
     "KillSignal",
     "SendSIGKILL",
     "TimeoutStopUSec",
+    "TimeoutStartUSec",
+    "ExecStart",
+    "RuntimeDirectory",
+    "RuntimeDirectoryPreserve",
 )
 """What is asked of each unit. Older versions leave out what they do not know."""
 
@@ -123,11 +128,12 @@ def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
         says=_says(state, pid, unit),
         stop_grace=_stop_grace(unit),
         restarts_itself=unit["Restart"] == "always" if unit.get("Restart") else None,
-        signals_children=_signals_children(unit),
+        signals_children=unit_hazards.signals_children(unit),
         stop_signal=_signal_name(unit.get("KillSignal", "")),
         restarts=_integer(unit.get("NRestarts", "")),
         retry=_retry(unit),
-        startable=unit["LoadState"] == "loaded" if unit.get("LoadState") else None,
+        startable=_startable(unit),
+        hazards=tuple(unit_hazards.of_one(unit)),
     )
 
 
@@ -207,16 +213,10 @@ def _stop_grace(unit: Mapping[str, str]) -> float | None:
     return seconds(unit.get("TimeoutStopUSec", ""))
 
 
-def _signals_children(unit: Mapping[str, str]) -> bool | None:
-    """man 5 systemd.kill: only `control-group`, the default, signals all of them.
-
-    A forking unit with an ExecStop= (`celery multi stopwait`) is usually empty when the signal is
-    due; what its command does is not known here.
-    """
-    mode = unit.get("KillMode")
-    if mode == "control-group":
-        return None if unit.get("Type") == "forking" and unit.get("ExecStop") else True
-    return None if not mode else False
+def _startable(unit: Mapping[str, str]) -> bool | None:
+    if unit_hazards.never_comes_up(unit):
+        return False
+    return unit["LoadState"] == "loaded" if unit.get("LoadState") else None
 
 
 def _says(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:
@@ -230,6 +230,8 @@ def _says(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:
             parts.append("its unit file is gone")
         case other:
             parts.append(f"its unit file cannot be used ({other})")
+    if unit_hazards.never_comes_up(unit):
+        parts.append("Type=forking, and its command does not fork")
     restarts = unit.get("NRestarts", "0")
     if restarts not in {"", "0"}:
         parts.append(f"restarted by systemd: {restarts}x")

@@ -12,7 +12,15 @@ from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.releases import HostReleases
-from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model.services import (
+    Beat,
+    Hazard,
+    Host,
+    Service,
+    ServiceRef,
+    ServiceState,
+    ServiceStatus,
+)
 from celery_ops.model.tasks import (
     SeenTask,
     StoredCall,
@@ -49,6 +57,7 @@ __all__ = [
     "Finding",
     "FleetSnapshot",
     "Flow",
+    "Hazard",
     "Heartbeat",
     "HeldMessage",
     "Holder",

@@ -37,6 +37,8 @@ class CeleryProcess:
     """A worker that is a scheduler too (`-B`)."""
     app: str | None = None
     """The application it was started with (`-A`), as written."""
+    start: tuple[str, ...] = ()
+    """What starts it again in the background, for one that no supervisor runs."""
 
 
 @dataclass(frozen=True, slots=True)

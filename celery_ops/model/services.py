@@ -29,6 +29,18 @@ _COLD = frozenset({"QUIT", "SIGQUIT", "KILL", "SIGKILL"})
 
 
 @dataclass(frozen=True, slots=True)
+class Hazard:
+    """What stopping or starting a service would do to tasks or to other services, and what helps.
+
+    `forbids`: it is not to be stopped or restarted as it is, and a drain before does not help.
+    """
+
+    says: str
+    fix: str
+    forbids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceRef:
     """What a supervisor runs on a host, as configured.
 
@@ -78,6 +90,8 @@ class ServiceStatus:
     """How often its supervisor started it again unasked, since it was last told to start it."""
     retry: Retry | None = None
     """Set where it ended though it should run, by what its supervisor does about that."""
+    hazards: tuple[Hazard, ...] = ()
+    """Beyond what the fields above tell."""
 
     @property
     def stops_cold(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
-from celery_ops.model import WorkerState
+from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook.schema import (
     ControlStep,
     OnTimeout,
@@ -118,6 +118,10 @@ def _service_obstacles(verb: WorkerVerb, worker: PlannedWorker, live: Worker | N
         why = live.service.error or "no reason given"
         return [f"the supervisor of {name} did not answer: {why}"]
     status = live.service.status.value
+    if verb in {WorkerVerb.STOP, WorkerVerb.RESTART}:
+        forbidding = [one for one in status.hazards if one.forbids]
+        if forbidding:
+            return [f"{name}: {one.says}: {one.fix}" for one in forbidding]
     if status.startable is False and verb is not WorkerVerb.STOP:
         return [f"{name} could not be started: {status.says}"]
     if _PURGE & set(status.arguments or ()) and verb is not WorkerVerb.STOP:
@@ -142,6 +146,12 @@ def dangers(
         after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
         if status.signals_children:
             found.append(f"{name}: a stop signals the pool's children too: {after}")
+        found += [f"{name}: {hazard.says}" for hazard in status.hazards if not hazard.forbids]
+        if status.state is ServiceState.RUNNING and status.identity is None:
+            found.append(
+                f"{name}: its supervisor tells neither a pid nor an identity, so a stop is not tied"
+                " to the incarnation that is planned for: what runs then is stopped"
+            )
         if status.stops_cold:
             found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
         if worker.state is WorkerState.SILENT and not drained:

@@ -264,6 +264,7 @@ def _status(status: ServiceStatus, now: datetime) -> list[Line]:
     if status.signals_children:
         says = "its stop signal reaches the pool's children: running tasks would be LOST"
         found.append(_field("danger", (says, Tone.BAD)))
+    found += [_field("danger", (hazard.says, Tone.BAD)) for hazard in status.hazards]
     if status.arguments is not None:
         found.append(_field("command", " ".join(status.arguments)))
     return found

@@ -26,6 +26,7 @@ from celery_ops.config.contexts import (
     schema,
     select,
 )
+from celery_ops.config.detached import DetachedNode
 from celery_ops.config.kinds import (
     Duration,
     Flag,
@@ -149,6 +150,44 @@ def test_services_are_spelled_out_one_a_host(tmp_path: Path) -> None:
     assert context.commands == {
         own: ServiceCommands(("ctl", "status"), ("ctl", "start"), ("ctl", "stop"))
     }
+
+
+def test_a_node_that_runs_by_itself_is_known_by_its_start_command(tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        """
+        hosts: {web1: {}, web2: {hostname: web2.example.com}}
+        services:
+          - {hosts: [web1, web2], multi: w1, worker: w1@%h,
+             start: [celery, multi, start, w1, -A, proj], log: /var/log/%n.log}
+        """,
+    )
+    start = ("celery", "multi", "start", "w1", "-A", "proj")
+    assert context.nodes == {
+        ServiceRef(host, "multi", "w1", f"w1@{name}"): DetachedNode(
+            "/var/run/celery/w1.pid", start, f"/var/log/{host}.log"
+        )
+        for host, name in (("web1", "web1"), ("web2", "web2.example.com"))
+    }
+
+
+def test_what_is_wrong_with_a_node_is_told(tmp_path: Path) -> None:
+    problems = problems_of(
+        tmp_path,
+        """
+        hosts: {web1: {}}
+        services:
+          - {host: web1, multi: w1}
+          - {host: web1, multi: w2, start: [celery, multi, start, w2, w3]}
+          - {host: web1, systemd: a, pidfile: /a, start: [a]}
+        """,
+    )
+    assert [problem.partition(": ")[2] for problem in problems] == [
+        "multi needs start: the command that starts this node alone",
+        "start must start w2 and no other node: celery multi start w2",
+        "pidfile is for multi only",
+        "start is for multi only",
+    ]
 
 
 def test_no_secret_shows_in_a_context(tmp_path: Path) -> None:

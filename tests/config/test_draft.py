@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from celery_ops.config.contexts import Context, load, schema, select
+from celery_ops.config.detached import DetachedNode
 from celery_ops.config.draft import Draft, DraftHost, scalar, text, without_secrets
 from celery_ops.model import ServiceRef
 
@@ -78,6 +79,24 @@ def test_equal_services_over_hosts_become_one_line() -> None:
         """
     )
     assert set(read_back(text(draft)).services) == set(services)
+
+
+def test_a_node_that_no_supervisor_runs_is_written_with_its_start() -> None:
+    start = ("/v/bin/python3", "-m", "celery", "worker", "--detach", "--pidfile=/r/w1.pid")
+    draft = Draft(
+        "production",
+        "${CELERY_BROKER_URL}",
+        hosts=(DraftHost("web1"), DraftHost("web2"), DraftHost("web3")),
+        services=tuple(
+            ServiceRef(host, "multi", "w1", f"w1@{host}") for host in ("web1", "web2", "web3")
+        ),
+        starts={("web1", "w1"): start, ("web2", "w1"): start, ("web3", "w1"): (*start, "-c", "2")},
+    )
+    written = text(draft)
+    assert written.count("multi: w1") == 2
+    assert read_back(written).nodes == {
+        one: DetachedNode("/r/w1.pid", draft.starts[one.host, "w1"]) for one in draft.services
+    }
 
 
 def test_many_hosts_become_a_glob_if_it_means_exactly_these() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from celery_ops.model import (
     Disk,
+    Hazard,
     Host,
     HostFacts,
     Level,
@@ -35,6 +36,15 @@ def host(facts: HostFacts | None = None, **parts: Any) -> Host:
 def disk(fullness: float, *, size: int = 100 * GIGA, mount: str = "/") -> Disk:
     used = round(size * fullness)
     return Disk(mount, size, used, size - used)
+
+
+@pytest.mark.parametrize(
+    ("forbids", "level"), [(True, Level.ERROR), (False, Level.WARNING)], ids=["forbids", "warns"]
+)
+def test_a_service_whose_stop_would_do_harm_is_found(*, forbids: bool, level: Level) -> None:
+    several = service(replace(RUNNING, hazards=(Hazard("it has two", "Part them.", forbids),)))
+    (finding,) = found(fleet(services=(several,)), "restart-is-not-safe")
+    assert (finding.says, finding.fix, finding.level) == ("it has two", "Part them.", level)
 
 
 def test_an_unreachable_host_is_found() -> None:

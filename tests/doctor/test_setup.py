@@ -77,6 +77,17 @@ def test_a_worker_that_is_not_matched_is_a_problem(found: Any, says: str) -> Non
     assert any(says in one for one in problems(fleet(found)))
 
 
+def test_a_service_that_tells_no_pid_is_not_taken_for_a_shell_around_its_worker() -> None:
+    assert problems(fleet(worker(service=service(replace(RUNNING, pid=None))))) == []
+
+
+def test_what_nobody_looked_at_is_not_called_allowed() -> None:
+    own = replace(REF, supervisor="commands")
+    (one,) = checks(fleet(worker(service=service(ref=own))))
+    assert one.ok
+    assert one.says.endswith("what its commands may do is not known before")
+
+
 def test_a_service_whose_worker_does_not_answer_is_a_problem_unless_it_just_began() -> None:
     assert problems(fleet(services=(service(),))) == ["it runs (pid 7), but a@web1 does not answer"]
     young = service(replace(RUNNING, started_at=AT - timedelta(seconds=5)))

@@ -7,7 +7,7 @@ services it must have are named by `Program`.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,8 @@ class Program(StrEnum):
     """Ends at once each time it is started, and is given up."""
     IDLE = "idle"
     """Was never started."""
+    STRANGE = "a\\x20b"
+    """Is never asked about; its name wants quotes."""
     UNKNOWN = "unknown-program"
     """Is not configured."""
 
@@ -83,10 +85,15 @@ class Supervised:
 
 
 class SupervisorContract:
-    """Derive from it in a module that has a fixture `supervised`."""
+    """What holds for every way to run a service.
+
+    Derive from it in a module that has a fixture `supervised`.
+    """
 
     gives_up = "too quickly"
     """What the supervisor says of a service that does not come up."""
+    longest_shown = 200
+    """Characters of a command that people see."""
 
     async def test_several_are_asked_about_in_one_command(self, supervised: Supervised) -> None:
         await supervised.until(Program.POLITE, ServiceState.RUNNING)
@@ -113,16 +120,6 @@ class SupervisorContract:
         await supervised.stop(Program.POLITE, running.identity)
         stopped = await supervised.until(Program.POLITE, ServiceState.STOPPED)
         assert (stopped.clean_exit, stopped.pid, stopped.identity) == (True, None, None)
-
-    async def test_a_stop_that_ended_in_sigkill_is_not_clean(self, supervised: Supervised) -> None:
-        running = await supervised.until(Program.STUBBORN, ServiceState.RUNNING)
-        assert running.stop_grace == 1
-        await supervised.stop(Program.STUBBORN, running.identity)
-        stopped = await supervised.until(
-            Program.STUBBORN, ServiceState.STOPPED, ServiceState.FAILED
-        )
-        assert stopped.clean_exit is False
-        assert "signal" in stopped.says
 
     async def test_a_stop_meant_for_another_life_does_nothing(self, supervised: Supervised) -> None:
         before = await supervised.until(Program.POLITE, ServiceState.RUNNING)
@@ -169,11 +166,6 @@ class SupervisorContract:
         assert failed.clean_exit is not True
         assert self.gives_up in failed.says
 
-    async def test_what_its_stop_does_to_children_is_known(self, supervised: Supervised) -> None:
-        group, polite = await supervised.status(Program.GROUP, Program.POLITE)
-        assert (group.signals_children, polite.signals_children) == (True, False)
-        assert (polite.stop_signal, polite.stop_grace) == ("SIGTERM", 10)
-
     async def test_an_unknown_name_does_not_hide_the_others(self, supervised: Supervised) -> None:
         await supervised.until(Program.POLITE, ServiceState.RUNNING)
         unknown, polite = await supervised.status(Program.UNKNOWN, Program.POLITE)
@@ -189,6 +181,41 @@ class SupervisorContract:
                 await act
             assert caught.value.fix
 
+    async def test_what_people_see_of_a_command_is_short_and_plain(
+        self, supervised: Supervised
+    ) -> None:
+        service = supervised.services[Program.POLITE]
+        strange = supervised.services[Program.STRANGE]
+        for command in (
+            supervised.supervisor.status([service]),
+            supervised.supervisor.start(service),
+            supervised.supervisor.stop(service, expect="1:1"),
+        ):
+            assert service.name in str(command)
+            assert len(str(command)) < self.longest_shown
+        assert r"'a\x20b'" in str(supervised.supervisor.start(strange))
+
+
+class DaemonContract(SupervisorContract):
+    """For supervisors that are processes of their own: they kill what does not stop, and know how
+    each life of a service ended.
+    """
+
+    async def test_a_stop_that_ended_in_sigkill_is_not_clean(self, supervised: Supervised) -> None:
+        running = await supervised.until(Program.STUBBORN, ServiceState.RUNNING)
+        assert running.stop_grace == 1
+        await supervised.stop(Program.STUBBORN, running.identity)
+        stopped = await supervised.until(
+            Program.STUBBORN, ServiceState.STOPPED, ServiceState.FAILED
+        )
+        assert stopped.clean_exit is False
+        assert "signal" in stopped.says
+
+    async def test_what_its_stop_does_to_children_is_known(self, supervised: Supervised) -> None:
+        group, polite = await supervised.status(Program.GROUP, Program.POLITE)
+        assert (group.signals_children, polite.signals_children) == (True, False)
+        assert (polite.stop_signal, polite.stop_grace) == ("SIGTERM", 10)
+
     async def test_a_supervisor_that_is_gone_says_so(self, supervised: Supervised) -> None:
         supervised.end()
         for act in (
@@ -199,17 +226,3 @@ class SupervisorContract:
             with pytest.raises(CommandFailed, match="not running") as caught:
                 await act
             assert caught.value.fix
-
-    async def test_what_people_see_of_a_command_is_short_and_plain(
-        self, supervised: Supervised
-    ) -> None:
-        service = supervised.services[Program.POLITE]
-        strange = replace(service, name="a\\x20b")
-        for command in (
-            supervised.supervisor.status([service]),
-            supervised.supervisor.start(service),
-            supervised.supervisor.stop(service, expect="1:1"),
-        ):
-            assert service.name in str(command)
-            assert len(str(command)) < 200
-        assert r"'a\x20b'" in str(supervised.supervisor.start(strange))

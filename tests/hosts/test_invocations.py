@@ -10,7 +10,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_ops.hosts.invocations import Invocation, node_name, read
+from celery_ops.hosts.invocations import Invocation, detached_start, node_name, of_unit, read
 from celery_ops.model import Role
 
 HOSTNAME = "web1.example.com"
@@ -82,3 +82,58 @@ PIECES = ["a", "w1", ".", "-", "@", "%h", "%n", "%d", "%i", "%I", "%%"]
 def test_names_are_made_as_celery_makes_them(pieces: list[str]) -> None:
     name = "".join(pieces)
     assert node_name(name, socket.gethostname()) == str(host_format(default_nodename(name)))
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "start"),
+    [
+        (
+            "/v/python3 -m celery -A p worker --pidfile=/w.pid -n w@h --executable=/v/python3",
+            "/srv/app",
+            "/v/python3 -m celery --workdir=/srv/app -A p worker --detach --pidfile=/w.pid -n w@h",
+        ),
+        (
+            "celery --workdir=/a -A p beat --detach --pidfile=/r/b.pid",
+            "/a",
+            "celery --workdir=/a -A p beat --detach --pidfile=/r/b.pid",
+        ),
+        (
+            "celery -A p worker --pidfile=/r/w.pid",
+            "",
+            "celery -A p worker --detach --pidfile=/r/w.pid",
+        ),
+        ("celery -A p worker --pidfile=w.pid", "/srv", ""),
+        ("celery -A p worker", "/srv", ""),
+        ("celery -A p status --pidfile=/r/w.pid", "/srv", ""),
+    ],
+)
+def test_what_starts_a_process_again_is_made_of_its_command_line(
+    line: str, folder: str, start: str
+) -> None:
+    assert detached_start(line.split(), folder) == tuple(start.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "node"),
+    [
+        ("/v/celery -A p multi start w1 --pidfile=/run/celery/%n.pid", f"w1@{HOSTNAME}"),
+        ("/v/celery multi start w1@here -A p", "w1@here"),
+        ("sh -c 'exec python3 -m celery -A p multi start w1'", f"w1@{HOSTNAME}"),
+        ("/v/celery -A p worker -n w1@h", "w1@h"),
+    ],
+)
+def test_the_node_that_a_unit_starts_is_told(line: str, node: str) -> None:
+    assert of_unit(shlex.split(line), HOSTNAME) == Invocation(WORKER, node, app="p")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "celery multi start w1 w2 -A p",
+        "celery multi start 3 -A p",
+        "sh -c 'celery -A $APP multi start $NODES'",
+        "celery multi stopwait w1",
+    ],
+)
+def test_a_unit_of_several_nodes_or_of_unknown_ones_tells_none(line: str) -> None:
+    assert of_unit(shlex.split(line), HOSTNAME) is None

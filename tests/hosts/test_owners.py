@@ -117,6 +117,39 @@ def test_a_worker_without_a_service_says_what_it_lives_in(group: str, says: str)
     assert says in process.says
 
 
+MULTI = (
+    "/v/bin/python3 -m celery -A proj worker --pidfile=/run/celery/w1.pid"
+    " -n w1@web1 --executable=/v/bin/python3"
+)
+
+
+@pytest.mark.parametrize("group", ["0::/", "0::/user.slice/user-9.slice/session-3.scope"])
+def test_a_node_of_celery_multi_is_found_with_what_starts_it(group: str) -> None:
+    host = Host().process(40, MULTI, group=group)
+    host.lines.append("/proc/40/cwd:/srv/app")
+    process = host.only()
+    assert process.service == ServiceRef("web1", "multi", "w1")
+    assert process.start == (
+        *("/v/bin/python3", "-m", "celery", "--workdir=/srv/app", "-A", "proj", "worker"),
+        *("--detach",),
+        *("--pidfile=/run/celery/w1.pid", "-n", "w1@web1"),
+    )
+    assert "nothing restarts it" in process.says
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        MULTI.replace("/run/celery/", ""),
+        MULTI.replace("--pidfile", "--other"),
+        "[celeryd: w1@web1:MainProcess] -active- (worker --pidfile=/run/w1.pid)",
+    ],
+)
+def test_a_worker_that_cannot_be_found_again_is_no_node(line: str) -> None:
+    process = Host().process(40, line, group="0::/").only()
+    assert (process.service, process.start) == (None, ())
+
+
 def test_one_unit_with_several_workers_restarts_none_of_them_alone() -> None:
     group = UNIT_GROUP.format("celery.service")
     host = Host().unit("celery.service", 40, kind="forking")

@@ -37,7 +37,7 @@ def test_an_unknown_host_is_refused() -> None:
 
 
 def test_a_supervisor_that_is_not_spoken_is_named() -> None:
-    with pytest.raises(CommandFailed, match="speak to docker, only to supervisord, systemd"):
+    with pytest.raises(CommandFailed, match="speak to docker, only to commands, multi"):
         HostPool(CONTEXT).supervisor("docker")
 
 

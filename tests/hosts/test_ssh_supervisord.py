@@ -11,7 +11,7 @@ import pytest_asyncio
 from celery_ops.config.contexts import only_broker
 from celery_ops.hosts import HostPool
 from celery_ops.model import ServiceRef
-from tests.hosts.contract import Program, Supervised, SupervisorContract
+from tests.hosts.contract import DaemonContract, Program, Supervised
 from tests.hosts.test_supervisord import PROGRAMS
 from tests.rig.sshd import Sshd, sshd
 from tests.rig.supervisord import supervisord
@@ -42,5 +42,5 @@ async def supervised(server: Sshd) -> AsyncIterator[Supervised]:
         await pool.close()
 
 
-class TestSupervisordOverSsh(SupervisorContract):
+class TestSupervisordOverSsh(DaemonContract):
     """The contract of all supervisors."""

@@ -29,7 +29,7 @@ from celery_ops.hosts.relay import MARK
 from celery_ops.hosts.supervisord import USUAL_SERVERS, Supervisord
 from celery_ops.model import ServiceRef, ServiceState
 from celery_ops.ports import Completed
-from tests.hosts.contract import Program, Supervised, SupervisorContract
+from tests.hosts.contract import DaemonContract, Program, Supervised
 from tests.rig.supervisord import Rig, supervisord
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def supervised() -> Iterator[Supervised]:
         yield Supervised(pool.shell("local"), pool.supervisor("supervisord"), services, rig.kill)
 
 
-class TestSupervisord(SupervisorContract):
+class TestSupervisord(DaemonContract):
     """The contract of all supervisors."""
 
 

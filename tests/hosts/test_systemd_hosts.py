@@ -15,7 +15,7 @@ from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
 from celery_ops.hosts.systemd import Systemd, sudoers_line
 from celery_ops.model import Retry, ServiceRef, ServiceState, ServiceStatus
-from tests.hosts.contract import TIMEOUT, Program, Supervised, SupervisorContract
+from tests.hosts.contract import TIMEOUT, DaemonContract, Program, Supervised
 from tests.rig.sshd import make_key
 from tests.rig.systemd_hosts import systemd_hosts
 
@@ -50,13 +50,13 @@ def supervised() -> Iterator[Supervised]:
         yield Supervised(host.shell(), adapter, services, host.mute_systemd)
 
 
-class TestSystemd(SupervisorContract):
+class TestSystemd(DaemonContract):
     """The contract of all supervisors."""
 
     gives_up = "ended with exit code 1"
 
 
-class TestSystemdOverSsh(SupervisorContract):
+class TestSystemdOverSsh(DaemonContract):
     """The same for a user who may do no more than start and stop these services."""
 
     gives_up = "ended with exit code 1"

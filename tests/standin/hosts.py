@@ -78,7 +78,7 @@ class StandinSupervisor:
         return ServiceStatus(
             state=ServiceState(str(told["state"])),
             pid=pid if isinstance(pid, int) else None,
-            identity=identity if isinstance(identity, str) else None,
+            identity=str(identity) if identity and service.tells_identity else None,
             started_at=service.started_at,
             clean_exit=service.clean_exit,
             says=service.says,
@@ -89,6 +89,7 @@ class StandinSupervisor:
             restarts=service.restarts,
             retry=service.retry,
             startable=service.startable,
+            hazards=service.hazards,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Retry, ServiceRef, ServiceState
+from celery_ops.model import Hazard, Retry, ServiceRef, ServiceState
 from celery_ops.ports import Question
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ class SimulatedService:
     starts: int = 0
     restarts: int | None = None
     retry: Retry | None = None
+    hazards: tuple[Hazard, ...] = ()
+    tells_identity: bool = True
 
 
 @dataclass
