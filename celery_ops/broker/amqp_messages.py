@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_raw, envelopes
+from celery_ops.broker import amqp_raw, composing, envelopes
+from celery_ops.broker.amqp_content import Content
 from celery_ops.broker.amqp_raw import Unreadable
 from celery_ops.model import Body
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_ops.broker.amqp_raw import Properties
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
 
 _ALSO_TO = (b"\x02CC", b"\x03BCC")
 _HAS_USER = 1 << 4
@@ -44,6 +47,19 @@ def stored(encoded: bytes, body: bytes, *, redelivered: bool, top_priority: int)
     )
 
 
+def composed(task: TaskMessage) -> Content:
+    """The message of a task that is sent from here; raise PreconditionFailed."""
+    properties: Properties = {
+        "content_type": composing.CONTENT_TYPE,
+        "content_encoding": composing.CONTENT_ENCODING,
+        "headers": _typed_table(composing.headers(task)),
+        "delivery_mode": composing.DURABLE,
+        "priority": task.priority,
+        "correlation_id": task.id,
+    }
+    return Content(amqp_raw.write_properties(properties), composing.body(task))
+
+
 def hindrance(encoded: bytes, username: str) -> str | None:
     """Why a message cannot be published again as it is, to its queue alone; None: it can."""
     flags = int.from_bytes(encoded[:2], "big")
@@ -72,6 +88,27 @@ def as_published(encoded: bytes) -> bytes:
     headers = [entry for entry in properties.get("headers", []) if entry[0] not in added]
     rest = {name: value for name, value in properties.items() if name != "headers"}
     return amqp_raw.write_properties({**rest, "headers": headers} if headers else rest)
+
+
+def _typed_table(table: Mapping[str, object]) -> list[list[object]]:
+    return [[name, *_typed(value)] for name, value in table.items()]
+
+
+def _typed(value: object) -> list[object]:
+    """With its letter, as py-amqp chooses it."""
+    match value:
+        case None:
+            return ["V", None]
+        case str():
+            return ["S", value]
+        case int():
+            return ["I", value]
+        case list():
+            return ["A", [_typed(item) for item in value]]
+        case dict():
+            return ["F", _typed_table(value)]
+        case _:
+            raise TypeError(f"a header that is a {type(value).__name__}")
 
 
 def _headers(properties: Properties) -> dict[str, object]:

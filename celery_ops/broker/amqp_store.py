@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_ops.broker import amqp_messages
 from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -49,6 +50,12 @@ class RabbitStore:
         self, queue: str, *, requeue: bool = False
     ) -> AsyncGenerator[tuple[StoredMessage, ...], None]:
         return self._reader.read(queue, requeue=requeue)
+
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        content = amqp_messages.composed(task)
+        return amqp_messages.stored(
+            content.encoded, content.body, redelivered=False, top_priority=task.priority
+        )
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

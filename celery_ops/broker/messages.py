@@ -21,14 +21,8 @@ from celery_ops.ports import Reply
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_ops.model import TaskMessage
-
 
 HIGHEST_PRIORITY = 9
-TASK_BODY = json.dumps(
-    [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-).encode()
-"""A task's arguments, of which there are none, and what follows it, which is nothing."""
 _HEARTBEAT_INTERVAL = 2.0
 _KOMBU_TYPED = {"__type__", "__value__"}
 _STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
@@ -215,54 +209,6 @@ def given_back(raw: bytes) -> tuple[bytes, int] | None:
     except (TypeError, ValueError):
         priority = 0
     return json.dumps(message).encode(), priority
-
-
-def task_message(message: TaskMessage) -> bytes:
-    """A task as Celery sends it (protocol 2), without arguments, and straight to one queue.
-
-    All of it follows from `message`: nothing is left to chance or to the moment.
-    """
-    envelope = {
-        "body": base64.b64encode(TASK_BODY).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": task_headers(message),
-        "properties": {
-            "correlation_id": message.id,
-            "reply_to": "",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": message.queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": message.id,
-        },
-    }
-    return json.dumps(envelope).encode()
-
-
-def task_headers(message: TaskMessage) -> dict[str, object]:
-    """The headers of a task's message. Source: `celery.app.amqp.AMQP.as_task_v2`."""
-    return {
-        "lang": "py",
-        "task": message.task,
-        "id": message.id,
-        "shadow": None,
-        "eta": None,
-        "expires": message.expires.isoformat(),
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": message.id,
-        "parent_id": None,
-        "argsrepr": "()",
-        "kwargsrepr": "{}",
-        "origin": message.origin,
-        "ignore_result": None,  # as the task itself has it
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
 
 
 def read_task_events(raw: bytes, task: str) -> tuple[TaskNews, ...]:

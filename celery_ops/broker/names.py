@@ -146,9 +146,13 @@ class Names:
     def keys(self, queue: str) -> tuple[str, ...]:
         return tuple(self.key(queue, step) for step in self.steps)
 
+    def step(self, priority: int) -> int:
+        """Where a message of that priority lies."""
+        return self.steps[bisect(self.steps, priority) - 1]
+
     def suffix(self, step: int) -> str:
         """A message of priority p lies at the largest step that is not above p; 0 has no suffix."""
-        step = self.steps[bisect(self.steps, step) - 1]
+        step = self.step(step)
         return f"{self.separator}{step}" if step else ""
 
     def queue_of(self, key: str) -> tuple[str, int] | None:

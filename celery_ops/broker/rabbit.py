@@ -11,9 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import amqp
-
-from celery_ops.broker import amqp_address, amqp_events, amqp_names, messages, records
+from celery_ops.broker import amqp_address, amqp_events, amqp_messages, amqp_names, records
 from celery_ops.broker.amqp_lease import DEFAULT_TTL, RabbitLease
 from celery_ops.broker.amqp_ledger import Ledger, patiently
 from celery_ops.broker.amqp_link import AmqpLink, delivered
@@ -298,15 +296,7 @@ def connect(
 
 
 def _sent(message: TaskMessage, session: Session) -> bool:
-    letter = amqp.Message(
-        messages.TASK_BODY,
-        content_type="application/json",
-        content_encoding="utf-8",
-        correlation_id=message.id,
-        delivery_mode=2,
-        priority=0,
-        application_headers=messages.task_headers(message),
-    )
+    letter = amqp_messages.composed(message)
     with session.channel() as channel:
         return delivered(channel, letter, routing_key=message.queue)
 

@@ -4,8 +4,11 @@ moved by `store_moving`.
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from celery_ops.broker import composing, envelopes
 from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -22,6 +25,7 @@ class RedisStore:
     """Implements `ports.MessageStore` and `ports.MessageSearch`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
+        self._names = names
         self._reader = MessageReader(wire, names)
         self._mover = MessageMover(wire, names)
 
@@ -56,6 +60,10 @@ class RedisStore:
     @property
     def puts_first(self) -> bool:
         return True
+
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        tagged = replace(task, tag=task.tag or str(uuid.uuid4()))
+        return envelopes.stored(composing.envelope(tagged), self._names.step(task.priority))
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import messages, scripts
+from celery_ops.broker import composing, messages, scripts
 from celery_ops.errors import LeaseLost
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ class Tasks:
 
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
         """As the port says. Consumers take from the right end of the list."""
-        keys = (self._names.lease, self._names.key(message.queue, 0))
-        raw = messages.task_message(message)
+        keys = (self._names.lease, self._names.key(message.queue, message.priority))
+        raw = composing.envelope(message)
         if not await self._wire.write("EVAL", scripts.SEND, len(keys), *keys, fence.token, raw):
             raise LeaseLost("The lease of this context is no longer ours; nothing was sent.")
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         """As the port says. A server before Redis 6.0.6 has no LPOS: then it is not found."""
-        key = self._names.key(message.queue, 0)
-        raw = messages.task_message(message)
+        key = self._names.key(message.queue, message.priority)
+        raw = composing.envelope(message)
         length, at = await self._wire.read_many(
             [("LLEN", key), ("LPOS", key, raw, "MAXLEN", LOOKED_THROUGH)]
         )

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
 class TaskMessage:
-    """A task without arguments that is sent to one queue. It is not begun after it `expires`.
+    """A task that is sent to one queue. It is not begun after it `expires`, nor before its `eta`.
 
     The same values are the same message, byte for byte: so it is found again by who sent it.
+    `args` and `kwargs` are of JSON's types, with those that kombu marks (`__type__`) as they are.
     """
 
     id: str
     task: str
     queue: str
-    expires: datetime
+    expires: datetime | None
     origin: str
     """Who sent it, as its message tells to whoever looks at it."""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    retries: int = 0
+    eta: datetime | None = None
+    priority: int = 0
+    root: str | None = None
+    """The task that began all of it; None: itself."""
+    parent: str | None = None
+    tag: str = ""
+    """Tells this message from every other one, also of the same task; empty: its id does."""
 
 
 class TaskState(StrEnum):

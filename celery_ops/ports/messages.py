@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import StoredMessage, TaskMessage
     from celery_ops.ports.changing import Fence
 
 
@@ -117,6 +117,15 @@ class MessageStore(MessageReading, Protocol):
     @property
     def puts_first(self) -> bool:
         """Whether it can put messages before those that wait already: else they go behind them."""
+        ...
+
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        """The message of a task, as Celery itself would send it, to be put or to take another's
+        place. Each is a message of its own, unless a `tag` is given.
+
+        Raise PreconditionFailed for what cannot be sent: arguments that JSON does not know, names
+        that are too long.
+        """
         ...
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:

@@ -178,6 +178,16 @@ class MovingContract:
         assert not await put(parts[1], 5)
         assert await raws(broker, FROM) == [message.raw for message in stored]
 
+    async def test_a_composed_task_is_put_and_each_is_a_message_of_its_own(
+        self, broker: Broker, fence: Fence
+    ) -> None:
+        store = store_of(broker)
+        task = replace(PING, id="made", queue=TO)
+        made = [store.compose(task), store.compose(task)]
+        assert [(one.id, one.task) for one in made] == [("made", PING.task)] * 2
+        assert await store.put(made, queue=TO, ticket=TICKET, done=0, fence=fence)
+        assert sorted(filter(None, await ids(broker, TO))) == ["made", "made", "there-1", "there-2"]
+
     async def test_what_is_put_is_served_before_the_others_or_behind_them(
         self, broker: Broker, fence: Fence
     ) -> None:

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from celery_ops.broker import messages
-from celery_ops.model import Heartbeat, StoredResult, TaskMessage, TaskNews, TaskState
+from celery_ops.model import Heartbeat, StoredResult, TaskNews, TaskState
 from tests.rig.nodes import envelope
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -139,37 +138,6 @@ def test_a_question_to_nobody_is_refused() -> None:
             clock=1,
             exchange="celery.pidbox",
         )
-
-
-LATER = datetime(2126, 11, 20, tzinfo=UTC)
-PING = TaskMessage("id-1", "app.ping", "mail", LATER, "celery-ops run r by ann")
-
-
-def test_a_task_is_sent_as_celery_itself_sends_it() -> None:
-    ours = json.loads(messages.task_message(PING))
-    with Celery(broker="memory://", set_as_current=False) as app, app.connection() as connection:
-        queue = connection.SimpleQueue("mail")
-        app.send_task(
-            PING.task, task_id=PING.id, queue="mail", expires=LATER, connection=connection
-        )
-        theirs: Any = connection.default_channel._get("mail")
-        queue.close()
-    assert ours.keys() == theirs.keys()
-    assert ours["headers"] == theirs["headers"] | {"origin": PING.origin}
-    assert b64(ours["body"]) == b64(theirs["body"])
-    own = {"delivery_tag": PING.id, "delivery_info": {"exchange": "", "routing_key": "mail"}}
-    said = theirs["properties"] | {"reply_to": ""}
-    del said["expiration"]  # for brokers that drop messages by themselves; Redis does not
-    assert ours["properties"] == said | own
-    assert {key: ours[key] for key in ("content-type", "content-encoding")} == {
-        "content-type": theirs["content-type"],
-        "content-encoding": theirs["content-encoding"],
-    }
-    assert messages.task_message(PING) == messages.task_message(PING)
-
-
-def b64(text: str) -> Any:
-    return json.loads(base64.b64decode(text))
 
 
 def test_what_is_announced_of_one_task_is_picked_out_of_many_events() -> None:

@@ -346,8 +346,7 @@ class StandinBroker:
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
         self.check_writable()
         self._lease.check(fence)
-        left = (message.expires - self.clock.now()).total_seconds()
-        self.fleet.deliver(message.id, message.task, message.queue, left)
+        self.fleet.deliver(message)
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         self.check_reachable()

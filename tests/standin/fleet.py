@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from celery_ops.model import TaskMessage
     from tests.standin.clock import VirtualClock
 
 __all__ = [
@@ -131,15 +132,23 @@ class StandinFleet:
         self._fill(self.clock.monotonic())
         return message
 
-    def deliver(self, id_: str, task: str, queue: str, expires: float) -> None:
-        """A message as the broker is given it; `expires` is seconds from now on."""
+    def deliver(self, task: TaskMessage) -> None:
+        """A message as the broker is given it."""
         self.settle()
-        seconds, fails = self.tasks.get(task, (0.2, ""))
-        until = self.clock.monotonic() + expires
-        message = Message(id_, task, queue, seconds, expires=until, fails=fails)
-        self.queues.setdefault(queue, deque()).append(message)
+        self.queues.setdefault(task.queue, deque()).append(self.composed(task))
         self.ledger.sent += 1
         self._fill(self.clock.monotonic())
+
+    def composed(self, task: TaskMessage) -> Message:
+        """Its message; what it has of arguments is of no matter here."""
+        seconds, fails = self.tasks.get(task.task, (0.2, ""))
+        eta, expires = (
+            None if at is None else self.clock.monotonic() + (at - self.clock.now()).total_seconds()
+            for at in (task.eta, task.expires)
+        )
+        return Message(
+            task.id, task.task, task.queue, seconds, eta=eta, expires=expires, fails=fails
+        )
 
     def hold_invisibly(self, worker: SimulatedWorker, queue: str, count: int) -> None:
         """Messages that a rate limit holds back.

@@ -14,6 +14,7 @@ from tests.standin.parts import Message
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from celery_ops.model import TaskMessage
     from celery_ops.ports import Fence, Transfer
     from tests.standin.broker import StandinBroker
 
@@ -54,6 +55,9 @@ class StandinStore:
     @property
     def puts_first(self) -> bool:
         return self._broker.puts_first
+
+    def compose(self, task: TaskMessage) -> StoredMessage:
+        return self._stored(self._broker.fleet.composed(task))
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
