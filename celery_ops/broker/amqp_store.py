@@ -4,18 +4,19 @@ moved by `amqp_moving`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_messages
+from celery_ops.broker import amqp_deaths, amqp_messages
 from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.model import StoredMessage, TaskMessage
+    from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -56,6 +57,15 @@ class RabbitStore:
         return amqp_messages.stored(
             content.encoded, content.body, redelivered=False, top_priority=task.priority
         )
+
+    def revived(self, message: StoredMessage) -> StoredMessage:
+        return replace(message, raw=amqp_deaths.revived(message.raw))
+
+    async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
+        """Only where it was in a queue: that is what the broker notes."""
+        del known
+        is_there = address.queue and await self._reader.nature(address.queue) is not None
+        return (address.queue,) if is_there else ()
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)
