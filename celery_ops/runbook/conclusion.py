@@ -191,7 +191,7 @@ class Conclusion:
     async def _messages_back(self, one: Reversal) -> None:
         for step in self._runbook.steps:
             if isinstance(step, QueueStep) and step.id == one.step:
-                self.gave_back += await take_back(self._stage, step)
+                self.gave_back += await take_back(self._stage, step, one.target)
 
     async def _stop_again(self, step: str, target: Target) -> None:
         """Drained first, for it may have begun tasks since. Raise StepFailed."""

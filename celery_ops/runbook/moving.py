@@ -8,6 +8,7 @@ on.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,9 @@ from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
-from celery_ops.runbook.moves import Wanted, about, is_way_back
+from celery_ops.runbook.moves import RETURNS, Wanted, about, is_way_back
 from celery_ops.runbook.recall import UNDO, Recall
+from celery_ops.runbook.returning import AsTheyWere, returned
 from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
@@ -54,9 +56,15 @@ class Moving:
             QueueVerb.MOVE: self._move,
             QueueVerb.PURGE: self._purge,
             QueueVerb.RESTORE: self._restore,
+            QueueVerb.RETURN: self._return,
+            QueueVerb.UNWRAP: self._return,
         }[self._wanted.verb]
         moves = [move for move in self._stage.plan.moves if move.step == self._wanted.step]
-        return "; ".join([await does(move) for move in moves])
+        says = [await does(move) for move in moves]
+        if self._wanted.verb in RETURNS and moves:
+            left = await self._carrier(moves[0], "").size(self._wanted.queue)
+            says.append(f"{left} wait in {self._wanted.queue} now")
+        return "; ".join(says)
 
     # --- the verbs ---
 
@@ -238,6 +246,16 @@ class Moving:
         )
         return f"{counted(done, 'message')} of {move.queue} moved to {move.to}"
 
+    async def _return(self, move: PlannedMove) -> str:
+        return await self._act(
+            move.to,
+            str(self._wanted.verb),
+            f"return {about(move)} of {move.queue} to {move.to}",
+            expect=f"they wait in {move.to}, in their order",
+            undo="those that are not consumed by then go back, as they were",
+            do=lambda: returned(self._stage, self._wanted, move),
+        )
+
     # --- how ---
 
     async def _act(
@@ -324,55 +342,60 @@ class Moving:
 # --- the way back -------------------------------------------------------------------------------
 
 
-async def take_back(stage: Stage, step: QueueStep) -> list[str]:
-    """Give back what a step has parked, moved or purged, and say what came of it. Raise StepFailed
-    or an OpsError.
+async def take_back(stage: Stage, step: QueueStep, target: str) -> list[str]:
+    """Give back what a step has parked, moved, purged or, to the queue `target`, returned, and say
+    what came of it. Raise StepFailed or an OpsError.
     """
     moves = [move for move in stage.plan.moves if move.step == step.id]
+    if step.verb in RETURNS:
+        moves = [move for move in moves if move.to == target]
     return [await _take_back(stage, step.verb, move) for move in moves]
 
 
 async def _take_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
     effects, undoing = stage.effects, f"{UNDO}{move.step}"
+    target = move.to if verb in RETURNS else move.queue
     effects.intend(
         undoing,
-        move.queue,
+        target,
         f"give the messages back to {move.queue}",
         expect="they wait there, to be served first",
         undo=None,
         verb="undo",
     )
     try:
-        if verb is QueueVerb.MOVE:
-            says = await _moved_back(stage, move)
+        if verb is QueueVerb.MOVE or verb in RETURNS:
+            says = await _moved_back(stage, verb, move)
         elif verb is QueueVerb.PURGE:
             says = await _restored(stage, move)
         else:
             says = await _unparked(stage, move, move.parked)
     except (StepFailed, OpsError) as error:
-        effects.conclude(undoing, move.queue, Result.FAILED, error.says)
+        effects.conclude(undoing, target, Result.FAILED, error.says)
         raise
-    effects.conclude(undoing, move.queue, Result.DONE, says)
+    effects.conclude(undoing, target, Result.DONE, says)
     for suffix in ("", " undo", " back"):
-        await effects.forget(ticket(stage, move.step) + suffix)
+        await effects.forget(_ticket(stage, move) + suffix)
     return says
 
 
-async def _moved_back(stage: Stage, move: PlannedMove) -> str:
+async def _moved_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
     """Those that are still there, first out of the other queue and then before those that wait."""
-    moved = await Carrier(stage, move.step, "").counted(ticket(stage, move.step))
-    ids = Noted(stage, move.step).ids()
+    moved = await Carrier(stage, move.step, "").counted(_ticket(stage, move))
     place = _place_of_undo(stage, move)
-    back = await Carrier(stage, move.step, "on their way back", of=moved).transfer(
-        Transfer(
-            ticket=ticket(stage, move.step) + " undo",
-            queue=move.to,
-            to=place,
-            choose=lambda message: message.id in ids,
-            limit=moved,
-            address=move.queue,
-        )
+    way = Transfer(
+        ticket=_ticket(stage, move) + " undo",
+        queue=move.to,
+        to=place,
+        limit=moved,
     )
+    if verb in RETURNS:
+        before = AsTheyWere(stage, move.step)
+        way = replace(way, choose=before.has, become=before.of)
+    else:
+        ids = Noted(stage, move.step).ids()
+        way = replace(way, choose=lambda message: message.id in ids, address=move.queue)
+    back = await Carrier(stage, move.step, "on their way back", of=moved).transfer(way)
     await _unparked(stage, move, place)
     gone = moved - back
     says = f"{back} of {counted(moved, 'message')} moved back to {move.queue}"
@@ -420,7 +443,7 @@ def _forgotten(move: PlannedMove) -> StepFailed:
 
 async def _unparked(stage: Stage, move: PlannedMove, place: str) -> str:
     done = await Carrier(stage, move.step, "given back").transfer(
-        Transfer(ticket=ticket(stage, move.step) + " back", queue=place, to=move.queue, first=True)
+        Transfer(ticket=_ticket(stage, move) + " back", queue=place, to=move.queue, first=True)
     )
     return f"{counted(done, 'message')} given back to {move.queue}"
 
@@ -429,6 +452,7 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
     """What the run has parked and nobody has given back yet. Raise BrokerUnreachable."""
     store = stage.surveyor.broker.store
     left: list[Owed] = []
+    told: set[str] = set()
     for move in stage.plan.moves if store is not None else ():
         places = (
             move.parked,
@@ -436,6 +460,9 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
             move.queue if parked(move.queue) else "",
         )
         for place in places:
+            if place in told:  # what is returned to several queues comes back by one
+                continue
+            told.add(place)
             there = await store.count(place) if store is not None and place else 0
             if there:
                 mend = f"celery-ops queue unpark {shlex.quote(place)}"
@@ -446,6 +473,10 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
 def ticket(stage: Stage, step: str) -> str:
     """What the messages of a step are counted under."""
     return f"{stage.plan.run} {step}"
+
+
+def _ticket(stage: Stage, move: PlannedMove) -> str:
+    return move.ticket or ticket(stage, move.step)
 
 
 def _place_of_undo(stage: Stage, move: PlannedMove) -> str:

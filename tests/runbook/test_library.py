@@ -47,6 +47,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "restore-queue",
         "resume-queue",
         "resume-worker",
+        "return-queue",
         "revoke-tasks",
         "rolling-restart",
         "start-beat",
@@ -55,6 +56,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "stop-worker",
         "terminate-tasks",
         "unpark-queue",
+        "unwrap-queue",
     )
     for entry in library.entries():
         assert entry.problems == ()
