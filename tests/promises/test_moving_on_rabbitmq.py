@@ -21,7 +21,7 @@ from tests.broker.amqp_queues import RawClient, RawMessage, header, properties, 
 from tests.rig.operator import Operators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.rig.operator import Operator, Said
@@ -52,11 +52,13 @@ def ann(tmp_path: Path, rabbit: str) -> Iterator[Operator]:
 class Queues:
     """Two queues with priorities, seen by a client of their own."""
 
-    def __init__(self, server: RabbitServer, vhost: str) -> None:
+    def __init__(
+        self, server: RabbitServer, vhost: str, *, declared: Sequence[str] = ("mail", "other")
+    ) -> None:
         self._server = server
         self._vhost = vhost
         with self.client() as client:
-            for queue in ("mail", "other"):
+            for queue in declared:
                 client.declare(queue, x_max_priority=9)
 
     def client(self) -> RawClient:
