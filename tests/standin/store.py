@@ -63,8 +63,8 @@ class StandinStore:
         return message
 
     async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
-        is_there = address.queue in known or bool(self._waiting(address.queue))
-        return (address.queue,) if is_there else ()
+        is_there = address.queue in known or self._waiting(address.queue)
+        return (address.queue,) if address.queue and is_there else ()
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
