@@ -216,17 +216,38 @@ class Noted:
         if self._file is None:
             mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._file = os.open(self._path, mode, 0o600)
+            if self._is_cut():
+                os.write(self._file, b"\n")
         os.write(self._file, json.dumps(value).encode() + b"\n")
 
     def _lines(self) -> list[Any]:
         if not self._path.exists():
             return []
-        return [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+        return [
+            value
+            for line in self._path.read_bytes().split(b"\n")[:-1]
+            if (value := _noted(line)) is not None
+        ]
+
+    def _is_cut(self) -> bool:
+        """Whether a crash has cut its last line."""
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return file.read() not in {b"", b"\n"}
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _noted(line: bytes) -> object:
+    """None for a line that is cut."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def store_of(stage: Stage) -> MessageStore:

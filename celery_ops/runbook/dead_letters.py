@@ -48,6 +48,7 @@ class _Tally:
     unexpiring: int = 0
     changed: int = 0
     from_text: int = 0
+    ids: Counter[str] = field(default_factory=Counter)
 
 
 async def scouted(
@@ -132,6 +133,8 @@ def _note(tally: _Tally, message: StoredMessage, found: Returned, now: datetime)
     tally.unexpiring += message.expiry_removed
     tally.changed += found.message.raw != message.raw
     tally.from_text += found.from_text
+    if found.message.id is not None:
+        tally.ids[found.message.id] += 1
 
 
 async def _leads_to(
@@ -156,9 +159,15 @@ def _hazards(tally: _Tally, seen: Look, wanted: Wanted, *, marks: bool) -> list[
         says.append(f"{counted(count, 'message')} of {queue} will go to {wanted.to}: {why}")
     is_unwrap = wanted.verb is QueueVerb.UNWRAP
     if is_unwrap and not (wanted.fields.args and wanted.fields.kwargs):
-        missing = " and ".join(name for name in ("args", "kwargs")
-                               if not getattr(wanted.fields, name))  # fmt: skip
+        paths = {"args": wanted.fields.args, "kwargs": wanted.fields.kwargs}
+        missing = " and ".join(name for name, path in paths.items() if not path)
         says.append(f"it is not said where wrappers have {missing}: the originals get none")
+    again = sum(tally.ids.values()) - len(tally.ids)
+    if again:
+        says.append(
+            f"{counted(again, 'message')} of {queue} would go with an id that another one of them"
+            " has: such a task runs as often as it is there"
+        )
     if tally.from_text:
         says.append(f"the arguments of {tally.from_text:,} are texts of JSON, and read as such")
     if tally.changed and not is_unwrap:
@@ -177,8 +186,8 @@ def _hazards(tally: _Tally, seen: Look, wanted: Wanted, *, marks: bool) -> list[
         )
     if tally.unexpiring:
         says.append(
-            f"{counted(tally.unexpiring, 'message')} had an expiration that the broker removed when"
-            " it died of it: it does not come back"
+            f"{counted(tally.unexpiring, 'message')} had an expiration that the broker removed at"
+            " its end: it does not come back"
         )
     if marks and seen.looked_at:
         says.append(marking(wanted))

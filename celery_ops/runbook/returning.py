@@ -10,6 +10,7 @@ from celery_ops.model import Address
 from celery_ops.ports import Transfer
 from celery_ops.runbook.carrying import Carrier, Noted, burst, store_of
 from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.origins import Origins, Returned
 
 if TYPE_CHECKING:
@@ -25,18 +26,21 @@ async def returned(stage: Stage, wanted: Wanted, move: PlannedMove) -> str:
     """Return those that one move is meant for, and say how many. Raise StepFailed or Aborted."""
     carrier = Carrier(stage, move.step, "returned", of=move.messages, rate=wanted.rate)
     with _Homeward(stage, wanted, move) as way:
-        done = await carrier.transfer(
-            Transfer(
-                ticket=move.ticket,
-                queue=move.queue,
-                to=move.to,
-                choose=way.is_meant,
-                limit=None if wanted.limit is None else move.messages,
-                address=move.to,
-                portion=burst(wanted.rate),
-                become=way.become,
-            )
+        transfer = Transfer(
+            ticket=move.ticket,
+            queue=move.queue,
+            to=move.to,
+            choose=way.is_meant,
+            limit=None if wanted.limit is None else move.messages,
+            address=move.to,
+            portion=burst(wanted.rate),
+            become=way.become,
         )
+        try:
+            done = await carrier.transfer(transfer)
+        except OSError as error:
+            says = f"what goes cannot be kept beside the journal: {error.strerror or error}"
+            raise StepFailed(says) from error
     return f"{counted(done, 'message')} of {move.queue} returned to {move.to}"
 
 

@@ -142,6 +142,24 @@ async def test_the_original_takes_the_place_of_its_wrapper(tmp_path: Path) -> No
     assert {one.task for one in list(operation.fleet.queues["mail"])[1:]} == {"shop.mail"}
 
 
+async def test_an_id_that_is_there_twice_is_told(operation: Operation) -> None:
+    first, *_, fifth = list(operation.fleet.queues["dead"])[:5]
+    fifth.id = first.id
+    plan = await operation.plan("return-queue", queue="dead")
+    assert any("1 message of dead would go with an id that another" in says
+               for says in plan.hazards)  # fmt: skip
+
+
+async def test_a_note_that_a_crash_has_cut_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
+    operation, path = await prepared(tmp_path, "return")
+    before = {queue: sorted(found) for queue, found in waiting(operation).items()}
+    path.with_suffix(".2.moved").write_bytes(b'["task-1", 0, "e')
+    await operation.take_up(path)
+    ran = await operation.take_up(path, undo=True)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert {queue: sorted(found) for queue, found in waiting(operation).items()} == before
+
+
 @pytest.mark.parametrize(
     ("params", "says"),
     [
