@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
-COUNT = 3_000
+A_DEATH = 1_500
 ADDRESSES = (b'"exchange": "", "routing_key": "mail"', b'"exchange": "shop", "routing_key": "o.1"',
              b'"exchange": "", "routing_key": "gone"')  # fmt: skip
 MAPPING = [f"--{name}=kwargs.{name}" for name in ("task", "id", "args", "kwargs")]
@@ -67,12 +67,13 @@ def wrapper(original: dict[str, Any]) -> bytes:
 def test_what_was_moved_goes_back_to_the_byte_however_often_the_executor_is_killed(
     redis: Any, ann: Operator, deaths: int
 ) -> None:
+    count = A_DEATH * deaths
     mail = b'"exchange": "", "routing_key": "mail"'
-    plain = [message(number, 0) for number in range(1, 2 * COUNT) if number % 7][:COUNT]
+    plain = [message(number, 0) for number in range(1, 2 * count) if number % 7][:count]
     sent = [raw.replace(mail, ADDRESSES[at % 3]) for at, raw in enumerate(plain)]
-    for start in range(0, COUNT, 1_000):
+    for start in range(0, count, 1_000):
         redis.lpush("dead", *sent[start : start + 1_000])
-    killed = survive(redis, ann, ["queue", "return", "dead", "--yes"], COUNT // 3, deaths)
+    killed = survive(redis, ann, ["queue", "return", "dead", "--yes"], count // 3 * 2, deaths)
     assert killed >= deaths // 2
     assert waiting(redis, "mail") == sent[::3]
     own = b'"exchange": "", "routing_key": "other"'
@@ -86,20 +87,21 @@ def test_what_was_moved_goes_back_to_the_byte_however_often_the_executor_is_kill
 def test_each_original_takes_its_wrappers_place_once_however_often_the_executor_is_killed(
     redis: Any, ann: Operator, deaths: int
 ) -> None:
+    count = A_DEATH * deaths
     names = ("mail", "other")
     redis.sadd("_kombu.binding.other", "other\x06\x16\x06\x16other")
     sent = [
         wrapper({"task": "shop.t", "id": f"id-{n}", "args": [n], "kwargs": {}, "q": names[n % 2]})
-        for n in range(COUNT)
+        for n in range(count)
     ]
     odd = [b"no message", wrapper({"task": 3, "id": "x", "args": [], "kwargs": {}, "q": "mail"})]
     redis.lpush("dead", *odd, *sent)
     command = ["queue", "unwrap", "dead", *MAPPING, "--origin", "kwargs.q", "--yes"]
-    killed = survive(redis, ann, command, COUNT // 2, deaths)
+    killed = survive(redis, ann, command, count, deaths)
     assert killed >= deaths // 2
     for at, queue in enumerate(names):
         found = [json.loads(raw)["headers"] for raw in waiting(redis, queue)]
-        assert [one["id"] for one in found] == [f"id-{n}" for n in range(at, COUNT, 2)]
+        assert [one["id"] for one in found] == [f"id-{n}" for n in range(at, count, 2)]
     assert waiting(redis, "dead") == odd
     undone = ann.do("runs", "undo", "--yes")
     assert undone.code == 0, undone.all
