@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import composing, envelopes
+from celery_ops.broker.messages import is_message
 from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
+from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
@@ -70,10 +72,17 @@ class RedisStore:
 
     async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
         """A queue on Redis is there as long as something is in it."""
-        if address.queue:
-            is_there = address.queue in known or await self.count(address.queue)
-            return (address.queue,) if is_there else ()
-        return await self._reader.bound(address)
+        if not address.queue:
+            return await self._reader.bound(address)
+        is_there = address.queue in known or await self._has_messages(address.queue)
+        return (address.queue,) if is_there else ()
+
+    async def _has_messages(self, name: str) -> bool:
+        """Whether that is the list of a queue: a message may name whatever it likes."""
+        try:
+            return any(is_message(one.raw) for one in await self.peek(name, skip=0, count=1))
+        except PreconditionFailed:
+            return False
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

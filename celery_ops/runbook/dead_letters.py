@@ -10,12 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from celery_ops.config.document import shown
 from celery_ops.config.units import counted
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
 from celery_ops.model import Address, parked
 from celery_ops.runbook.looks import Found, estimate, known, marking, of_a_look
 from celery_ops.runbook.origins import Origins, Returned, Unfit, Untold
 from celery_ops.runbook.plan import PlannedMove
+from celery_ops.runbook.probes import listed
 from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot, StoredMessage
     from celery_ops.ports import MessageStore
     from celery_ops.runbook.moves import Wanted
+
+
+_REASONS = 8
+"""So many are told one by one."""
 
 
 @dataclass(slots=True)
@@ -109,13 +115,13 @@ async def _tallied(
         if isinstance(address, Address) and address not in led:
             led[address] = await _leads_to(store, address, names, wanted)
         to = led[address] if isinstance(address, Address) else address
-        if isinstance(to, Untold):
-            if not wanted.to:
-                tally.stay[to.why] += 1
-                continue
-            tally.sent_to[to.why] += 1
+        if isinstance(to, Untold) and not wanted.to:
+            tally.stay[to.why] += 1
+            continue
         if left == 0:
             break
+        if isinstance(to, Untold):
+            tally.sent_to[to.why] += 1
         left = None if left is None else left - 1
         group = tally.groups.setdefault(to if isinstance(to, str) else wanted.to, _Group())
         group.count += 1
@@ -145,18 +151,26 @@ async def _leads_to(
         case (one,) if one != wanted.queue:
             return one
         case (_,):
-            return Untold(f"they name {address}, which is {wanted.queue} itself")
+            return Untold(f"they name {shown(str(address))}, which is {wanted.queue} itself")
         case ():
-            return Untold(f"there is no queue {address}, where they came from")
-    return Untold(f"{address} is of several queues ({', '.join(queues)})")
+            return Untold(f"there is no queue {shown(str(address))}, where they came from")
+    return Untold(f"{shown(str(address))} is of several queues ({listed(queues)})")
+
+
+def _reasons(counts: Counter[str], does: str) -> list[str]:
+    """The most frequent ones each for itself: what a message names is up to its sender."""
+    reasons = counts.most_common()
+    says = [f"{counted(count, 'message')} {does}: {why}" for why, count in reasons[:_REASONS]]
+    if len(reasons) > _REASONS:
+        others = sum(count for _, count in reasons[_REASONS:])
+        says.append(f"{counted(others, 'message')} {does}, for other reasons of these kinds")
+    return says
 
 
 def _hazards(tally: _Tally, seen: Look, wanted: Wanted, *, marks: bool) -> list[str]:
     queue, says = wanted.queue, of_a_look(seen, wanted)
-    for why, count in tally.stay.most_common():
-        says.append(f"{counted(count, 'message')} of {queue} will stay there: {why}")
-    for why, count in tally.sent_to.most_common():
-        says.append(f"{counted(count, 'message')} of {queue} will go to {wanted.to}: {why}")
+    says += _reasons(tally.stay, f"of {queue} will stay there")
+    says += _reasons(tally.sent_to, f"of {queue} will go to {wanted.to}")
     is_unwrap = wanted.verb is QueueVerb.UNWRAP
     if is_unwrap and not (wanted.fields.args and wanted.fields.kwargs):
         paths = {"args": wanted.fields.args, "kwargs": wanted.fields.kwargs}

@@ -78,7 +78,7 @@ async def test_each_goes_back_to_its_own_queue_and_the_others_stay_with_the_reas
     plan = await operation.plan("return-queue", queue="dead")
     assert plan.confirmations[0].question.startswith("Return 6 messages")
     assert [(move.to, move.messages) for move in plan.moves] == [("mail", 3), ("other", 3)]
-    assert any("3 messages of dead will stay there: there is no queue gone" in says
+    assert any("3 messages of dead will stay there: there is no queue 'gone'" in says
                for says in plan.hazards)  # fmt: skip
     assert any("3 messages of dead will stay there: they name dead itself" in says
                for says in plan.hazards)  # fmt: skip
@@ -140,6 +140,17 @@ async def test_the_original_takes_the_place_of_its_wrapper(tmp_path: Path) -> No
     assert ids(operation, "mail")[1:] == [f"id-{number}" for number in range(0, COUNT, 2)]
     assert ids(operation, "other")[1:] == [f"id-{number}" for number in range(1, COUNT, 2)]
     assert {one.task for one in list(operation.fleet.queues["mail"])[1:]} == {"shop.mail"}
+
+
+async def test_what_messages_name_is_shown_escaped_and_not_without_end(
+    operation: Operation,
+) -> None:
+    for number, message in enumerate(operation.fleet.queues["dead"]):
+        message.queue = f"\x1b[31mno {number}" if number else "mail"
+    hazards = (await operation.plan("return-queue", queue="dead")).hazards
+    assert not any("\x1b" in says for says in hazards)
+    assert sum("will stay there: there is no queue" in says for says in hazards) == 8
+    assert any(says.startswith("3 messages of dead will stay there, for other") for says in hazards)
 
 
 async def test_an_id_that_is_there_twice_is_told(operation: Operation) -> None:
