@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import amqp_deaths, amqp_messages
 from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
+from celery_ops.broker.composing import LONGEST_NAME
+from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
@@ -64,7 +66,12 @@ class RabbitStore:
     async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
         """Only where it was in a queue: that is what the broker notes."""
         del known
-        is_there = address.queue and await self._reader.nature(address.queue) is not None
+        if not 0 < len(address.queue.encode(errors="surrogatepass")) <= LONGEST_NAME:
+            return ()
+        try:
+            is_there = await self._reader.nature(address.queue) is not None
+        except PreconditionFailed:  # another connection's own
+            return ()
         return (address.queue,) if is_there else ()
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
