@@ -169,6 +169,11 @@ def _reasons(counts: Counter[str], does: str) -> list[str]:
 
 def _hazards(tally: _Tally, seen: Look, wanted: Wanted, *, marks: bool) -> list[str]:
     queue, says = wanted.queue, of_a_look(seen, wanted)
+    if seen.left:
+        says.append(
+            f"what came from elsewhere than those of {queue} that were looked at stays there: once"
+            " these have gone, plan it again"
+        )
     says += _reasons(tally.stay, f"of {queue} will stay there")
     says += _reasons(tally.sent_to, f"of {queue} will go to {wanted.to}")
     is_unwrap = wanted.verb is QueueVerb.UNWRAP

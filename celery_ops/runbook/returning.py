@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
 
 
+GIVEN_BACK_WITHIN = 5.0
+"""Seconds without any that comes back."""
+_BETWEEN_LOOKS = 0.5
+
+
 async def returned(stage: Stage, wanted: Wanted, move: PlannedMove) -> str:
     """Return those that one move is meant for, and say how many. Raise StepFailed or Aborted."""
     carrier = Carrier(stage, move.step, "returned", of=move.messages, rate=wanted.rate)
@@ -38,10 +43,27 @@ async def returned(stage: Stage, wanted: Wanted, move: PlannedMove) -> str:
         )
         try:
             done = await carrier.transfer(transfer)
+            if store_of(stage).marks and move.surely:
+                done = await _settled(stage, carrier, transfer, done, planned=move.messages)
         except OSError as error:
             says = f"what goes cannot be kept beside the journal: {error.strerror or error}"
             raise StepFailed(says) from error
     return f"{counted(done, 'message')} of {move.queue} returned to {move.to}"
+
+
+async def _settled(
+    stage: Stage, carrier: Carrier, transfer: Transfer, done: int, *, planned: int
+) -> int:
+    """Look again while fewer have gone than were planned: a broker that takes messages out to look
+    at them gives back what others, or a killed run, held only some time after they have closed.
+    """
+    began = stage.clock.monotonic()
+    while done < planned and stage.clock.monotonic() - began < GIVEN_BACK_WITHIN:
+        await stage.brake.sleep(_BETWEEN_LOOKS)
+        before, done = done, await carrier.transfer(transfer)
+        if done > before:
+            began = stage.clock.monotonic()
+    return done
 
 
 class _Homeward:
