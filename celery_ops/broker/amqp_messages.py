@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_raw, composing, envelopes
+from celery_ops.broker import amqp_deaths, amqp_raw, composing, envelopes
 from celery_ops.broker.amqp_content import Content
 from celery_ops.broker.amqp_raw import Unreadable
 from celery_ops.model import Body
@@ -44,6 +44,8 @@ def stored(encoded: bytes, body: bytes, *, redelivered: bool, top_priority: int)
         timestamp=properties.get("timestamp"),
         redelivered=redelivered,
         kept=kept,
+        came_from=amqp_deaths.came_from(properties),
+        expiry_removed=amqp_deaths.expiry_removed(properties),
     )
 
 

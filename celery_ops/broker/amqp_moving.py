@@ -173,9 +173,9 @@ class RabbitMover:
 
     def _choose(
         self, taken: Sequence[Taken], source: Nature, transfer: Transfer, left: int | None
-    ) -> tuple[list[Taken], int]:
+    ) -> tuple[list[_Going], int]:
         """Those that go, and how many were looked at for them."""
-        going: list[Taken] = []
+        going: list[_Going] = []
         looked_at = 0
         for one in taken:
             if left is not None and len(going) >= left:
@@ -184,7 +184,7 @@ class RabbitMover:
             if amqp_messages.hindrance(one.content.encoded, self._username) is not None:
                 continue
             if transfer.choose is None or transfer.choose(stored(one, source)):
-                going.append(one)
+                going.append(_Going(one, self._replacement(one, source, transfer)))
             elif source.kind != "classic":
                 raise PreconditionFailed(
                     f"Some messages of {transfer.queue!r} cannot be chosen: it is a quorum queue,"
@@ -193,6 +193,12 @@ class RabbitMover:
                     fix="Move or park all of them; from where they go then, some can be chosen.",
                 )
         return going, looked_at
+
+    def _replacement(self, one: Taken, source: Nature, transfer: Transfer) -> Content:
+        """What takes its place."""
+        if transfer.become is None:
+            return one.content
+        return self._content(transfer.become(stored(one, source)))
 
     def _content(self, message: StoredMessage) -> Content:
         named = f"a message ({message.id or 'without an id'})"
@@ -204,6 +210,14 @@ class RabbitMover:
         if why is not None:
             raise PreconditionFailed(f"{named} cannot be put back as it is: {why}")
         return Content(encoded, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A message that goes, and the `content` that takes its place."""
+
+    taken: Taken
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,25 +269,32 @@ class Transaction:
         return self._taker.take(most)
 
     def commit(
-        self, contents: Sequence[Content], tags: Sequence[int] = (), *, back_to: str | None = None
+        self,
+        contents: Sequence[Content],
+        tags: Sequence[int] = (),
+        *,
+        back_to: str | None = None,
+        before: Sequence[Content] = (),
     ) -> None:
         """Publish these, acknowledge those, and count them.
 
         Raise PreconditionFailed if there is no room for them, or the queue is gone; what was
-        acknowledged for that is in `back_to` then, and not counted.
+        acknowledged for that is in `back_to` then, and not counted: as it was `before`, each of
+        the same place.
         """
-        before = self.done
+        done = self.done
         self._to.check_room(self.channel, len(contents))
         for content in contents:
             publish(self.channel, content, self._to.queue)
         for tag in tags:
             self.channel.basic_ack(tag)
-        self._end(before + len(contents))
+        self._end(done + len(contents))
         if self._returned:
             returned, self._returned = self._returned, []
+            were = {_key(new): old for new, old in zip(contents, before, strict=False)}
             for content in returned if back_to is not None else ():
-                publish(self.channel, content, back_to or "")
-            self._end(before + len(contents) - len(returned))
+                publish(self.channel, were.get(_key(content), content), back_to or "")
+            self._end(done + len(contents) - len(returned))
             raise _gone(self._to.queue)
 
     def hold_only(self) -> None:
@@ -350,12 +371,13 @@ class _Way:
             most = min(most, self.left)
         return self._open.take(most)
 
-    def carry(self, session: Session, *, taken: int, going: Sequence[Taken]) -> None:
+    def carry(self, session: Session, *, taken: int, going: Sequence[_Going]) -> None:
         """Move those of the `taken` last, in one transaction."""
         if going:
             contents = [self._as_published(one.content) for one in going]
-            tags = [one.tag for one in going]
-            self._open.commit(contents, tags, back_to=self.transfer.queue)
+            before = [self._as_published(one.taken.content) for one in going]
+            tags = [one.taken.tag for one in going]
+            self._open.commit(contents, tags, back_to=self.transfer.queue, before=before)
             self.done = self._open.done
         self._held += taken - len(going)
         self._all_held += taken - len(going)
@@ -422,6 +444,10 @@ def _drop(session: Session, *, queue: str, count: int) -> int:
     """The same, if so many wait there. Nobody but who holds the lease puts anything there."""
     there, _ = session.size(queue) or (0, 0)
     return _delete(session, queue=queue) if there == count else there
+
+
+def _key(content: Content) -> tuple[bytes, bytes]:
+    return content.encoded, content.body
 
 
 def _gone(queue: str) -> PreconditionFailed:

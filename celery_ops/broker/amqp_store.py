@@ -4,18 +4,21 @@ moved by `amqp_moving`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_messages
+from celery_ops.broker import amqp_deaths, amqp_messages
 from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
+from celery_ops.broker.composing import LONGEST_NAME
+from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.model import StoredMessage, TaskMessage
+    from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -56,6 +59,20 @@ class RabbitStore:
         return amqp_messages.stored(
             content.encoded, content.body, redelivered=False, top_priority=task.priority
         )
+
+    def revived(self, message: StoredMessage) -> StoredMessage:
+        return replace(message, raw=amqp_deaths.revived(message.raw))
+
+    async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
+        """Only where it was in a queue: that is what the broker notes."""
+        del known
+        if not 0 < len(address.queue.encode(errors="surrogatepass")) <= LONGEST_NAME:
+            return ()
+        try:
+            is_there = await self._reader.nature(address.queue) is not None
+        except PreconditionFailed:  # another connection's own
+            return ()
+        return (address.queue,) if is_there else ()
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from celery_ops.model import Body, StoredMessage
+from celery_ops.model import Address, Body, StoredMessage
 from celery_ops.model.bodies import Closed, opened
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def stored(raw: bytes, priority: int) -> StoredMessage:
         correlation_id=properties.get("correlation_id"),
         timestamp=properties.get("timestamp"),
         redelivered=_redelivered(properties, headers) if envelope else None,
+        came_from=_address(properties),
     )
 
 
@@ -50,6 +51,8 @@ def told(
     correlation_id: object = None,
     timestamp: object = None,
     kept: int | None = None,
+    came_from: Address | None = None,
+    expiry_removed: bool = False,
 ) -> StoredMessage:
     """A message with what its headers say, however its broker keeps them."""
     # As Celery tells them apart (`celery.worker.consumer.Consumer.create_task_handler`).
@@ -69,6 +72,8 @@ def told(
         args=_text(headers.get("argsrepr")),
         kwargs=_text(headers.get("kwargsrepr")),
         body=body,
+        came_from=came_from,
+        expiry_removed=expiry_removed,
         kept=kept,
     )
 
@@ -105,6 +110,14 @@ def _redelivered(properties: Mapping[str, object], headers: Mapping[str, object]
     """kombu marks what it gives back in both places, and nothing else."""
     info = _mapping(properties.get("delivery_info"))
     return headers.get("redelivered") is True or info.get("redelivered") is True
+
+
+def _address(properties: Mapping[str, object]) -> Address | None:
+    """Who moves a message as it is leaves it there where it belongs (FACTS 5)."""
+    info = _mapping(properties.get("delivery_info"))
+    exchange, key = _text(info.get("exchange")), _text(info.get("routing_key"))
+    # Of an exchange of the name of a queue the key may be empty: it is a fanout.
+    return Address(exchange or "", key) if key else None
 
 
 def _object(raw: bytes) -> Mapping[str, object]:

@@ -76,7 +76,7 @@ class Restorer:
         if raw is None or score is None or moment(float(score)) != message.since:
             return GivenBack.GONE
         held, back = messages.read_held(raw), messages.given_back(raw)
-        queues = routed(held, bindings) if held is not None else set()
+        queues = set() if held is None else routed(held.exchange, held.routing_key, bindings)
         if back is None or len(queues) != 1:
             return GivenBack.UNROUTABLE
         text, priority = back

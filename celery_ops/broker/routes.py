@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_ops.broker.messages import Held
 
-
-def routed(held: Held, bindings: Mapping[str, Sequence[tuple[str, str]]]) -> set[str]:
-    """The queues that a message may have come from; one, unless several are bound to its key.
+def routed(
+    exchange: str, routing_key: str, bindings: Mapping[str, Sequence[tuple[str, str]]]
+) -> set[str]:
+    """The queues that a message may have come from, by where it was sent; one, unless several are
+    bound to its key.
 
     Of several each got a copy of its own: which of them this one is cannot be told.
     """
-    if not held.exchange:
-        return {held.routing_key} if held.routing_key else set()
+    if not exchange:
+        return {routing_key} if routing_key else set()
     return {
         queue
-        for key, queue in bindings.get(held.exchange, ())
-        if key == held.routing_key or _topic_matches(key, held.routing_key)
+        for key, queue in bindings.get(exchange, ())
+        if key == routing_key or _topic_matches(key, routing_key)
     }
 
 

@@ -231,7 +231,7 @@ class UnackedLedger:
             held = self._held.get(tag)
             if held is None:
                 continue
-            queues = routed(held, bindings)
+            queues = routed(held.exchange, held.routing_key, bindings)
             self.queues |= queues
             if len(queues) != 1:
                 self.uncertain |= queues

@@ -9,15 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import composing, envelopes
+from celery_ops.broker.messages import is_message
 from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
+from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
-    from celery_ops.model import StoredMessage, TaskMessage
+    from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
 
@@ -64,6 +66,23 @@ class RedisStore:
     def compose(self, task: TaskMessage) -> StoredMessage:
         tagged = replace(task, tag=task.tag or str(uuid.uuid4()))
         return envelopes.stored(composing.envelope(tagged), self._names.step(task.priority))
+
+    def revived(self, message: StoredMessage) -> StoredMessage:
+        return message  # nobody notes anything in it here
+
+    async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
+        """A queue on Redis is there as long as something is in it."""
+        if not address.queue:
+            return await self._reader.bound(address)
+        is_there = address.queue in known or await self._has_messages(address.queue)
+        return (address.queue,) if is_there else ()
+
+    async def _has_messages(self, name: str) -> bool:
+        """Whether that is the list of a queue: a message may name whatever it likes."""
+        try:
+            return any(is_message(one.raw) for one in await self.peek(name, skip=0, count=1))
+        except PreconditionFailed:
+            return False
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)

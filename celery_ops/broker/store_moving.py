@@ -193,7 +193,8 @@ class _Way:
     @property
     def is_blind(self) -> bool:
         """Nothing of the messages has to be known or changed: the server moves what is next."""
-        return self._transfer.choose is None and self._transfer.address is None
+        transfer = self._transfer
+        return transfer.choose is None and transfer.address is None and transfer.become is None
 
     async def pass_on(self, length: int) -> AsyncGenerator[Transferred, None]:
         """Move up to so many, as they come."""
@@ -251,10 +252,13 @@ class _Way:
 
     def _replacement(self, raw: bytes) -> bytes | None:
         """What goes in its place, empty for itself; None: it stays."""
-        transfer = self._transfer
-        if transfer.choose is not None and not transfer.choose(envelopes.stored(raw, self._step)):
+        transfer, message = self._transfer, envelopes.stored(raw, self._step)
+        if transfer.choose is not None and not transfer.choose(message):
             return None
-        return b"" if transfer.address is None else addressed(raw, transfer.address)
+        new = raw if transfer.become is None else transfer.become(message).raw
+        if transfer.address is not None:
+            return addressed(new, transfer.address)
+        return b"" if new == raw else new
 
     async def _find(self, passed: int, anchor: bytes | None, count: int) -> _Window:
         """The next ones after the last that was passed, wherever that lies by now.

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import envelopes
+from celery_ops.broker.routes import routed
 from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Answer, Wire
-    from celery_ops.model import StoredMessage
+    from celery_ops.model import Address, StoredMessage
 
 _BYTES_AT_A_TIME = 1024 * 1024
 """A reply of more keeps the server from everything else for too long."""
@@ -89,6 +90,17 @@ class MessageReader:
                 start += len(raws)
                 portion = _portion(sum(map(len, raws)), len(raws))
             before += length
+
+    async def bound(self, address: Address) -> tuple[str, ...]:
+        """The queues that are bound there to its key."""
+        (members,) = await self._wire.read_many(
+            [("SMEMBERS", self._names.binding(address.exchange))], at_once=False
+        )
+        if isinstance(members, Exception):
+            return ()
+        entries = (self._names.bound(one.decode(errors="replace")) for one in members)
+        table = {address.exchange: tuple(entry for entry in entries if entry is not None)}
+        return tuple(sorted(routed(address.exchange, address.routing_key, table)))
 
     async def _lengths(self, queue: str) -> list[int]:
         """Of each priority step, at one moment."""

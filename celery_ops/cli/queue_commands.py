@@ -38,6 +38,12 @@ _BACKLOG = _Short("rate", "RATE", "How many at most in which time, as 100/s.", r
 _AGAIN = _Short("again", "NAME", "Restore once more what was restored before, under that name.")
 _BEHIND = _Short("to", "QUEUE", "Another queue for them, behind the messages that wait there.")
 _FIRST = _Short("to", "QUEUE", "Move what waits there to another queue first.")
+_UNTOLD = _Short("to", "QUEUE", "The queue for those that do not tell where they came from.")
+_TASK = _Short("task", "PATH", "Where a wrapper has the name of its original: kwargs.name.")
+_ID = _Short("id", "PATH", "Where it has its id.")
+_ARGS = _Short("args", "PATH", "Where it has its positional arguments.")
+_KWARGS = _Short("kwargs", "PATH", "Where it has its named arguments.")
+_ORIGIN = _Short("origin", "PATH", "Where it has the name of its queue.")
 _TO = _Short("to", "QUEUE", "The queue they go to.", required=True)
 
 
@@ -130,6 +136,22 @@ COMMANDS = (
         (_TO, _FILTER, _LIMIT, _RATE),
         "Move what waits in a queue, or some of it, to another. In their order, while workers and"
         " producers go on; none is lost and none is in both.",
+    ),
+    QueueCommand(
+        "return",
+        "return-queue",
+        "queue",
+        (_UNTOLD, _FILTER, _LIMIT, _RATE),
+        "Send what is in a dead-letter queue back to where it came from. Each message to its own"
+        " queue, as RabbitMQ notes it (x-death), or as a moved message says on Redis.",
+    ),
+    QueueCommand(
+        "unwrap",
+        "unwrap-queue",
+        "queue",
+        (_TASK, _ID, _ARGS, _KWARGS, _ORIGIN, _UNTOLD, _FILTER, _LIMIT, _RATE),
+        "Send back the original tasks that others carry. Each takes the place of the task that has"
+        " it in its arguments, and goes to its own queue.",
     ),
     QueueCommand(
         "purge",

@@ -7,7 +7,7 @@ value together with the moment it was read, so that its age can always be shown.
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
-from celery_ops.model.messages import Body, StoredMessage
+from celery_ops.model.messages import Address, Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
@@ -46,6 +46,7 @@ __all__ = [
     "INCARNATION_TOLERANCE",
     "PAUSED",
     "UNWATCHED",
+    "Address",
     "Beat",
     "Body",
     "CeleryProcess",

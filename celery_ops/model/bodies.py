@@ -35,8 +35,9 @@ class Closed(ValueError):
     """A body that is not opened; the text is the reason, in a few words: `pickle`."""
 
 
-def opened(body: Body) -> object:
-    """What was sent, of JSON's types; values that kombu marks (dates, UUIDs, …) are their texts.
+def opened(body: Body, *, marked: bool = False) -> object:
+    """What was sent, of JSON's types; values that kombu marks (dates, UUIDs, …) are their texts,
+    or, `marked`, as they were sent.
 
     Raise Closed if it is not JSON, broken, or larger than MOST_OPENED.
     """
@@ -46,7 +47,7 @@ def opened(body: Body) -> object:
     data = _decompressed(body)
     if len(data) > MOST_OPENED:
         raise Closed("larger than 1 MiB")
-    hook = _plain if b'"__type__"' in data else None
+    hook = _plain if not marked and b'"__type__"' in data else None
     try:
         return json.loads(data, object_hook=hook)
     except RecursionError:

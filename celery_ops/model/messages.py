@@ -19,6 +19,22 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message was sent: to the queue `routing_key` itself where `exchange` is empty."""
+
+    exchange: str
+    routing_key: str
+
+    @property
+    def queue(self) -> str:
+        """The queue that it names itself; empty: that is the exchange's to say."""
+        return "" if self.exchange else self.routing_key
+
+    def __str__(self) -> str:
+        return self.queue or f"{self.routing_key} at the exchange {self.exchange}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
     """One waiting message, all of it, and what its headers say. What they do not say is None.
 
@@ -45,6 +61,11 @@ class StoredMessage:
     body: Body | None = field(default=None, repr=False)
     """None where there is none that could be read."""
 
+    came_from: Address | None = None
+    """Where it waited before it died, or was moved as it is: what the broker has noted of that, or
+    where it says that it belongs."""
+    expiry_removed: bool = False
+    """It expired of itself, and died of that: the broker has taken that from it."""
     kept: int | None = None
     """Bytes that the broker keeps of it, where these are not what `raw` is."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
-    from celery_ops.model import StoredMessage, TaskMessage
+    from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports.changing import Fence
 
 
@@ -28,6 +28,7 @@ class Transfer:
     them back; one that cannot be addressed anew stays where it is. With None not a byte of them is
     changed: for a queue of parked messages, where nobody consumes, and for the way back. `first`:
     before those that wait there already, where the broker can (`MessageStore.puts_first`).
+    `become` gives what takes the place of one that goes, in the same step; only its `raw` counts.
     """
 
     ticket: str
@@ -38,11 +39,13 @@ class Transfer:
     address: str | None = None
     first: bool = False
     portion: int | None = None
+    become: Callable[[StoredMessage], StoredMessage] | None = None
 
     def __post_init__(self) -> None:
         if self.queue == self.to:
             raise ValueError(f"{self.queue!r} is where they are")
-        if self.first and (self.choose is not None or self.address is not None):
+        changes = (self.choose, self.address, self.become)
+        if self.first and any(one is not None for one in changes):
             raise ValueError("only all of them, as they are, can go before those that wait")
 
 
@@ -129,6 +132,20 @@ class MessageStore(MessageReading, Protocol):
 
         Raise PreconditionFailed for what cannot be sent: arguments that JSON does not know, names
         that are too long.
+        """
+        ...
+
+    def revived(self, message: StoredMessage) -> StoredMessage:
+        """The same message without what the broker has noted of its deaths.
+
+        RabbitMQ destroys one that dies again and bears the notes of an earlier life in which no
+        consumer rejected it: it takes that for a cycle.
+        """
+        ...
+
+    async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
+        """The queues that a message so addressed would go to, as far as the broker tells; none
+        where there is none. `known` are queues of which something is seen.
         """
         ...
 

@@ -4,10 +4,11 @@ absence. Whatever is done again goes on where it was, by the ticket it is counte
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_ops.config.units import as_duration
 from celery_ops.errors import BrokerUnreachable, InvalidDocument
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from celery_ops.model import StoredMessage
     from celery_ops.ports import MessageStore, Transfer, Transferred
     from celery_ops.runbook.backups import Backup
     from celery_ops.runbook.stage import Stage
@@ -225,7 +227,8 @@ class Carrier:
 
 
 class Noted:
-    """The ids of the messages that a step may have moved, in a file beside the run's journal.
+    """The messages that a step may have moved, in a file beside the run's journal: their ids, or
+    all of them as they were, where they change on the way.
 
     Each is written before its message goes: what was moved can be found again.
     """
@@ -235,24 +238,62 @@ class Noted:
         self._file: int | None = None
 
     def note(self, id_: str | None) -> None:
-        if id_ is None:
-            return
-        if self._file is None:
-            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            self._file = os.open(self._path, mode, 0o600)
-        os.write(self._file, json.dumps(id_).encode() + b"\n")
+        if id_ is not None:
+            self._add(id_)
+
+    def keep(self, message: StoredMessage, goes: StoredMessage) -> None:
+        """As it was; it is found by what `goes` in its place. One without an id is not."""
+        if goes.id is not None:
+            raw = base64.b64encode(message.raw).decode()
+            self._add([goes.id, goes.retries, raw])
 
     def ids(self) -> frozenset[str]:
         """All that were noted; a line that a crash has cut is left out."""
+        return frozenset(self._lines())
+
+    def kept(self) -> dict[tuple[str, int | None], list[bytes]]:
+        """Those that were kept, by id and retries: as they were, each once."""
+        found: dict[tuple[str, int | None], dict[bytes, None]] = {}
+        for id_, retries, raw in self._lines():
+            found.setdefault((id_, retries), {})[base64.b64decode(raw)] = None
+        return {key: list(raws) for key, raws in found.items()}
+
+    def _add(self, value: object) -> None:
+        if self._file is None:
+            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._file = os.open(self._path, mode, 0o600)
+            if self._is_cut():
+                os.write(self._file, b"\n")
+        os.write(self._file, json.dumps(value).encode() + b"\n")
+
+    def _lines(self) -> list[Any]:
         if not self._path.exists():
-            return frozenset()
-        lines = self._path.read_bytes().split(b"\n")[:-1]
-        return frozenset(json.loads(line) for line in lines)
+            return []
+        return [
+            value
+            for line in self._path.read_bytes().split(b"\n")[:-1]
+            if (value := _noted(line)) is not None
+        ]
+
+    def _is_cut(self) -> bool:
+        """Whether a crash has cut its last line."""
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return file.read() not in {b"", b"\n"}
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _noted(line: bytes) -> object:
+    """None for a line that is cut."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 async def read_through(path: Path, store: MessageStore) -> Backup:

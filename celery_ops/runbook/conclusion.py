@@ -202,7 +202,7 @@ class Conclusion:
     async def _messages_back(self, one: Reversal) -> None:
         for step in self._runbook.steps:
             if isinstance(step, QueueStep) and step.id == one.step:
-                self.gave_back += await take_back(self._stage, step)
+                self.gave_back += await take_back(self._stage, step, one.target)
 
     async def _release_back(self, step: str, one: Reversal) -> None:
         """And a worker that runs another one by now is restarted. Raise StepFailed."""

@@ -21,6 +21,7 @@ from celery_ops.runbook.control_grammar import (
 from celery_ops.runbook.dangers import danger
 from celery_ops.runbook.queue_grammar import (
     BACKUP,
+    OF_THE_ORIGINAL,
     is_of_a_queue,
     read_probe,
     read_queue_step,
@@ -436,6 +437,16 @@ VERBS: Mapping[str, Verb] = {
         _STEPS,
         ("to", "filter", "limit", "rate", "when"),
         {"to": "the queue that the messages go to"},
+    ),
+    "return": Verb(read_queue_step, _STEPS, ("to", "filter", "limit", "rate", "when")),
+    "unwrap": Verb(
+        read_queue_step,
+        _STEPS,
+        (*OF_THE_ORIGINAL, "to", "filter", "limit", "rate", "when"),
+        {
+            "original_task": "where a wrapper has the name of its original",
+            "original_id": "where a wrapper has the id of its original",
+        },
     ),
     "purge": Verb(read_queue_step, _STEPS, ("filter", "file", "when")),
     "watch": Verb(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.runbook.grammar import VERBS
 from celery_ops.runbook.loader import KEYS, REQUIRED
+from celery_ops.runbook.queue_grammar import OF_THE_ORIGINAL
 from celery_ops.runbook.schema import Offline, OnFail, OnTimeout, Order, ParamType, Risk
 from celery_ops.runbook.steps import MAX_STEPS, Where
 
@@ -120,12 +121,17 @@ _VALUES: Mapping[str, Schema] = {
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("revoke", "terminate", "retry"), _TASKS),
-    **dict.fromkeys(("pause", "backup", "park", "unpark", "move", "purge"), _QUEUE),
+    **dict.fromkeys(
+        ("pause", "backup", "park", "unpark", "move", "purge", "return", "unwrap"), _QUEUE
+    ),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
 """What stands behind each verb."""
 
+_PATH: Schema = {
+    **_WORD, "description": "a path into a wrapper's arguments: kwargs.name, args.0.id",
+}  # fmt: skip
 _KEYS: Mapping[str, Schema] = {
     "timeout": _DURATION,
     "on_timeout": _one_of(OnTimeout),
@@ -155,6 +161,7 @@ _KEYS: Mapping[str, Schema] = {
     "unseen": {"type": ["boolean", "string"], "description": "also ids that are seen nowhere"},
     "limit": _NUMBER,
     "again": {**_WORD, "description": "a name for one more restore, or retry, of the same"},
+    **dict.fromkeys(OF_THE_ORIGINAL, _PATH),
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.document import Place, shown
 from celery_ops.config.units import counted
 from celery_ops.errors import UsageError
+from celery_ops.fleet.wrapped import Fields
 from celery_ops.model import parked
 from celery_ops.runbook.expressions import InvalidExpression, condition
 from celery_ops.runbook.facts import scope_of_message
@@ -36,9 +37,14 @@ VERBS = frozenset(
         QueueVerb.MOVE,
         QueueVerb.PURGE,
         QueueVerb.RESTORE,
+        QueueVerb.RETURN,
+        QueueVerb.UNWRAP,
     }
 )
 """The verbs that are about messages, and not about who consumes them."""
+
+RETURNS = frozenset({QueueVerb.RETURN, QueueVerb.UNWRAP})
+"""Those that send each message back to where it came from."""
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -60,6 +66,7 @@ class Wanted:
     limit: int | None
     rate: float | None
     again: str
+    fields: Fields
 
     @classmethod
     def of(cls, step: QueueStep, params: Sequence[Param], scope: Mapping[str, object]) -> Self:
@@ -74,6 +81,7 @@ class Wanted:
             limit=None if step.limit is None else limit_of(resolve(step.limit, scope)),
             rate=rate_of(_text(step.rate, scope)),
             again=_text(step.again, scope),
+            fields=Fields(**{name: _text(slot, scope) for name, slot in step.fields}),
         )
 
     @property
@@ -82,7 +90,9 @@ class Wanted:
         does = [str(self.verb)]
         if self.queue:
             does.append(self.queue)
-        if self.to:
+        if self.to and self.verb in RETURNS:
+            does.append(f"to where they came from, else to {self.to}")
+        elif self.to:
             does.append(f"to {self.to}")
         if self.file:
             at = "from" if self.verb is QueueVerb.RESTORE else "to"
@@ -152,6 +162,13 @@ def actions(
             anew = "" if move.to == move.queue else f", addressed to {move.to}"
             says = f"put {about(move)} of {move.file} back, {where}{anew}"
             return (act(says, None, move.to),)
+        case QueueVerb.RETURN | QueueVerb.UNWRAP:
+            what = about(move)
+            if wanted.verb is QueueVerb.UNWRAP:
+                what = f"the originals of {what}, in their places,"
+            there = as_it_is(move.to, snapshot)
+            undo = f"those that are not consumed by then go back as they were, {where}"
+            return (act(f"return {what} to {move.to} ({there})", undo),)
         case QueueVerb.UNPARK:
             anew = "as they are, " + where
             if not is_way_back(move):

@@ -22,8 +22,9 @@ from celery_ops.runbook.carrying import Carrier, Noted, burst, read_through
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
-from celery_ops.runbook.moves import Wanted, about, is_way_back
+from celery_ops.runbook.moves import RETURNS, Wanted, about, is_way_back
 from celery_ops.runbook.moving_back import count_of, forgotten, take_back_move, ticket
+from celery_ops.runbook.returning import returned
 from celery_ops.runbook.schema import QueueStep, QueueVerb
 
 if TYPE_CHECKING:
@@ -65,9 +66,15 @@ class Moving:
             QueueVerb.MOVE: self._move,
             QueueVerb.PURGE: self._purge,
             QueueVerb.RESTORE: self._restore,
+            QueueVerb.RETURN: self._return,
+            QueueVerb.UNWRAP: self._return,
         }[self._wanted.verb]
         moves = [move for move in self._stage.plan.moves if move.step == self._wanted.step]
-        return "; ".join([(await does(move)).says for move in moves])
+        says = [(await does(move)).says for move in moves]
+        if self._wanted.verb in RETURNS and moves:
+            left = await self._carrier(moves[0], "").size(self._wanted.queue)
+            says.append(f"{left} wait in {self._wanted.queue} now")
+        return "; ".join(says)
 
     async def park_again(self, queue: str) -> None:
         """What this step has parked of a queue, where the broker has forgotten that it is parked.
@@ -291,6 +298,20 @@ class Moving:
         )
         says = f"{counted(done, 'message')} of {move.queue} moved to {move.to}{carrier.missing}"
         return Came(says + self._shortfall(move, done), done)
+
+    async def _return(self, move: PlannedMove) -> Came:
+        return await self._act(
+            move.to,
+            str(self._wanted.verb),
+            f"return {about(move)} of {move.queue} to {move.to}",
+            expect=f"they wait in {move.to}, in their order",
+            undo="those that are not consumed by then go back, as they were",
+            do=lambda: self._returned(move),
+        )
+
+    async def _returned(self, move: PlannedMove) -> Came:
+        done = await returned(self._stage, self._wanted, move)
+        return Came(f"{counted(done, 'message')} of {move.queue} returned to {move.to}", done)
 
     # --- how ---
 

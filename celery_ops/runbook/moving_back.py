@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from celery_ops.runbook.carrying import Carrier, Noted, read_through
 from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.journal import read
+from celery_ops.runbook.moves import RETURNS
 from celery_ops.runbook.recall import UNDO, Recall
+from celery_ops.runbook.returning import AsTheyWere
 from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
@@ -28,57 +31,60 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
 
 
-async def take_back(stage: Stage, step: QueueStep) -> list[str]:
-    """Give back what a step has parked, moved or purged, and say what came of it. Raise StepFailed
-    or an OpsError.
+async def take_back(stage: Stage, step: QueueStep, target: str) -> list[str]:
+    """Give back what a step has parked, moved, purged or, to the queue `target`, returned, and say
+    what came of it. Raise StepFailed or an OpsError.
     """
     moves = [move for move in stage.plan.moves if move.step == step.id]
+    if step.verb in RETURNS:
+        moves = [move for move in moves if move.to == target]
     return [await take_back_move(stage, step.verb, move) for move in moves]
 
 
 async def take_back_move(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
     """The same for one of them, as by its verb."""
     effects, undoing = stage.effects, f"{UNDO}{move.step}"
+    target = move.to if verb in RETURNS else move.queue
     effects.intend(
         undoing,
-        move.queue,
+        target,
         f"give the messages back to {move.queue}",
         expect="they wait there, to be served first",
         undo=None,
         verb="undo",
     )
     try:
-        if verb is QueueVerb.MOVE:
-            says = await _moved_back(stage, move)
+        if verb is QueueVerb.MOVE or verb in RETURNS:
+            says = await _moved_back(stage, verb, move)
         elif verb is QueueVerb.PURGE:
             says = await _restored(stage, move)
         else:
             says = await _unparked(stage, move)
     except (StepFailed, OpsError) as error:
-        effects.conclude(undoing, move.queue, Result.FAILED, error.says)
+        effects.conclude(undoing, target, Result.FAILED, error.says)
         raise
-    effects.conclude(undoing, move.queue, Result.DONE, says)
+    effects.conclude(undoing, target, Result.DONE, says)
     for suffix in ("", " undo", " back"):
-        await effects.forget(ticket(stage, move.step) + suffix)
+        await effects.forget(_ticket_of(stage, move) + suffix)
     return says
 
 
-async def _moved_back(stage: Stage, move: PlannedMove) -> str:
+async def _moved_back(stage: Stage, verb: QueueVerb, move: PlannedMove) -> str:
     """Those that are still there, first out of the other queue and then before those that wait."""
-    moved = count_of(stage, move.step, move.queue, QueueVerb.MOVE)
+    moved = count_of(stage, move.step, move.to if verb in RETURNS else move.queue, verb)
     if moved is None:
-        moved = await Carrier(stage, move.step, "").counted(ticket(stage, move.step))
-    ids = Noted(stage, move.step).ids()
+        moved = await Carrier(stage, move.step, "").counted(_ticket_of(stage, move))
     place = _place_of_undo(stage, move)
     carrier = Carrier(stage, move.step, "on their way back", of=moved)
     transfer = Transfer(
-        ticket=ticket(stage, move.step) + " undo",
-        queue=move.to,
-        to=place,
-        choose=lambda message: message.id in ids,
-        limit=moved,
-        address=move.queue,
+        ticket=_ticket_of(stage, move) + " undo", queue=move.to, to=place, limit=moved
     )
+    if verb in RETURNS:
+        before = AsTheyWere(stage, move.step)
+        transfer = replace(transfer, choose=before.has, become=before.of)
+    else:
+        ids = Noted(stage, move.step).ids()
+        transfer = replace(transfer, choose=lambda message: message.id in ids, address=move.queue)
     while True:
         back = await carrier.transfer(transfer)
         given = await _given_back(stage, move, place)
@@ -140,7 +146,7 @@ async def _given_back(stage: Stage, move: PlannedMove, place: str) -> int:
 
 def _way_back(stage: Stage, move: PlannedMove) -> str:
     """What they are counted under."""
-    return ticket(stage, move.step) + " back"
+    return _ticket_of(stage, move) + " back"
 
 
 # --- what is left, and what is known ------------------------------------------------------------
@@ -149,6 +155,7 @@ def _way_back(stage: Stage, move: PlannedMove) -> str:
 async def left_parked(stage: Stage) -> tuple[Owed, ...]:
     """What the run has parked and nobody has given back yet. Raise BrokerUnreachable."""
     left: list[Owed] = []
+    told: set[str] = set()
     for move in stage.plan.moves:
         places = (
             move.parked,
@@ -156,6 +163,9 @@ async def left_parked(stage: Stage) -> tuple[Owed, ...]:
             move.queue if parked(move.queue) else "",
         )
         for place in filter(None, places):
+            if place in told:  # what is returned to several queues comes back by one
+                continue
+            told.add(place)
             there = await stage.effects.store.count(place)
             if there:
                 mend = f"celery-ops queue unpark {shlex.quote(place)}"
@@ -167,10 +177,15 @@ async def forget_tickets(stage: Stage) -> None:
     """The run came to its good end: nobody goes on with it, and the journal tells how many each act
     was about, should it be taken back. What a backup is restored under is not forgotten.
     """
+
+    def is_of_the_run(move: PlannedMove) -> bool:
+        return move.ticket.startswith(ticket(stage, move.step))
+
     tickets = [
         f"{ticket(stage, move.step)} {move.queue}" if parked(move.queue)
-        else ticket(stage, move.step)
-        for move in stage.plan.moves if (move.to or move.parked) and not move.ticket
+        else _ticket_of(stage, move)
+        for move in stage.plan.moves
+        if (move.to or move.parked) and (not move.ticket or is_of_the_run(move))
     ]  # fmt: skip
     with suppress(OpsError):  # it does no harm where it stays
         for one in dict.fromkeys(tickets):
@@ -199,6 +214,10 @@ def _done(stage: Stage, step: str, target: str, verb: QueueVerb) -> Act | None:
 def ticket(stage: Stage, step: str) -> str:
     """What the messages of a step are counted under."""
     return f"{stage.plan.run} {step}"
+
+
+def _ticket_of(stage: Stage, move: PlannedMove) -> str:
+    return move.ticket or ticket(stage, move.step)
 
 
 def _place_of_undo(stage: Stage, move: PlannedMove) -> str:

@@ -13,7 +13,14 @@ from datetime import datetime
 
 from celery_ops.config.contexts import Probe
 from celery_ops.errors import PreconditionFailed
-from celery_ops.model import ConsumedQueue, HeldMessage, Incarnation, ServiceRef, WorkerState
+from celery_ops.model import (
+    Address,
+    ConsumedQueue,
+    HeldMessage,
+    Incarnation,
+    ServiceRef,
+    WorkerState,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ class PlannedMove:
     queue where they are `parked`, or to or from a `file`; each is empty where it has no part in it.
 
     `messages` are as many as would be concerned now; not `surely` where not all were looked at.
-    `ticket` is what a backup is restored under.
+    `ticket` is what a backup is restored under, or messages are returned; those go that came from
+    one of the `origins`, and with `untold` those of which that cannot be told.
     """
 
     step: str
@@ -140,6 +148,8 @@ class PlannedMove:
     parked: str = ""
     file: str = ""
     ticket: str = ""
+    origins: tuple[Address, ...] = ()
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,11 @@ _OF_A_QUEUE = {
 _ONLY_OF_A_QUEUE = frozenset({"queue", "to", "rate", "file", "again"})
 
 
+_ORIGINAL = "original_"
+OF_THE_ORIGINAL = tuple(_ORIGINAL + name for name in ("task", "id", "args", "kwargs", "queue"))
+"""The keys that tell where a wrapper has the fields of its original."""
+
+
 def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
     """`probe: mail`, `probe: [mail, default]`, `probe: configured`; in a roll `probe: worker`."""
     values = steps.values
@@ -131,4 +136,9 @@ def _queue_step(steps: StepReader, spot: Spot, queue: Node | None) -> QueueStep:
         owed_by=values.plain_text(keys["owed_by"], f"owed_by {of}")
         if "owed_by" in keys
         else Constant(ANY_RUN),
+        fields=tuple(
+            (key.removeprefix(_ORIGINAL), values.plain_text(keys[key], f"{key} {of}"))
+            for key in OF_THE_ORIGINAL
+            if key in keys
+        ),
     )

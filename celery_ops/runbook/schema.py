@@ -356,6 +356,8 @@ class QueueVerb(StrEnum):
     MOVE = "move"
     PURGE = "purge"
     RESTORE = "restore"
+    RETURN = "return"
+    UNWRAP = "unwrap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +383,8 @@ class QueueStep:
     place: Place
     again: Slot[str] | None = None
     owed_by: Slot[str] = Constant(ANY_RUN)
+    fields: tuple[tuple[str, Slot[str]], ...] = ()
+    """Where a wrapper has the fields of its original: `task`, `id`, `args`, `kwargs`, `queue`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from celery_ops.config.units import counted
 from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
 from celery_ops.model import Parked, parked
-from celery_ops.runbook import backups, moves
-from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook import backups, dead_letters, moves
 from celery_ops.runbook.leaving_out import is_left_out
+from celery_ops.runbook.looks import Found, estimate, known, marking, nothing, of_a_look
 from celery_ops.runbook.moves import Wanted
 from celery_ops.runbook.plan import PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from celery_ops.fleet.peeking import Look
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, MessageStore
     from celery_ops.runbook.schema import Runbook, Value
@@ -93,6 +92,8 @@ class Scout:
                     found = await self._of_backup(store, wanted)
                 case QueueVerb.UNPARK:
                     found = await self._of_parked(store, wanted)
+                case QueueVerb.RETURN | QueueVerb.UNWRAP:
+                    found = await self._of_dead_letters(store, wanted, params, now)
                 case _:
                     found = await self._of_queue(store, wanted, params, now)
         except PreconditionFailed as error:
@@ -120,7 +121,7 @@ class Scout:
         wanted: Wanted,
         params: Mapping[str, object],
         now: datetime,
-    ) -> _Found:
+    ) -> Found:
         queue = wanted.queue
         refusals = _misdirected(wanted)
         judge = wanted.judge(params, now)
@@ -134,14 +135,18 @@ class Scout:
                 queue,
                 skip=0,
                 limit=MOST_LOOKED_AT,
-                wants=lambda message: _known(judge(message)),
+                wants=lambda message: known(judge(message)),
             )
-            found, surely, hazards = _estimate(seen), seen.left == 0, _of_a_look(seen, wanted)
+            found, surely, hazards = (
+                estimate(seen, len(seen.wanted)),
+                seen.left == 0,
+                of_a_look(seen, wanted),
+            )
         if found == 0 and surely and self._is_alone:
             hint = likely_name(queue, self._snapshot)
-            refusals += [f"there is nothing to do: {_nothing(wanted)}{hint}"]
+            refusals += [f"there is nothing to do: {nothing(wanted)}{hint}"]
         if store.marks and found and (judge is not None or wanted.verb is QueueVerb.BACKUP):
-            hazards = [*hazards, _marking(wanted)]
+            hazards = [*hazards, marking(wanted)]
         file = ""
         if wanted.verb in {QueueVerb.BACKUP, QueueVerb.PURGE}:
             path = self._file(wanted)
@@ -157,7 +162,7 @@ class Scout:
             else "",
             file=file,
         )
-        return _Found((move,), refusals, [*hazards, *self._in_use(wanted)])
+        return Found((move,), refusals, [*hazards, *self._in_use(wanted)])
 
     def _in_use(self, wanted: Wanted) -> list[str]:
         """What else has to be known of the queue they are taken from."""
@@ -186,7 +191,7 @@ class Scout:
 
     # --- on the way back ---
 
-    async def _of_parked(self, store: MessageStore, wanted: Wanted) -> _Found:
+    async def _of_parked(self, store: MessageStore, wanted: Wanted) -> Found:
         """All that is parked of a queue, or in one queue of parked messages: the newest first,
         since each goes before those that wait.
         """
@@ -217,9 +222,9 @@ class Scout:
         if not going:
             hint = likely_name(wanted.queue, self._snapshot)
             refusals.append(_nothing_parked(wanted.queue, reading.unlisted) + hint)
-        return _Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
+        return Found(tuple(going), refusals, list(dict.fromkeys(hazards)))
 
-    async def _of_backup(self, store: MessageStore, wanted: Wanted) -> _Found:
+    async def _of_backup(self, store: MessageStore, wanted: Wanted) -> Found:
         path = _named(wanted.file)
         if not path.exists():
             raise UsageError(
@@ -262,9 +267,21 @@ class Scout:
             file=str(path),
             ticket=ticket,
         )
-        return _Found((move,), refusals, hazards)
+        return Found((move,), refusals, hazards)
 
-    def _unconsumed(self, found: _Found) -> list[str]:
+    async def _of_dead_letters(
+        self, store: MessageStore, wanted: Wanted, params: Mapping[str, object], now: datetime
+    ) -> Found:
+        found = await dead_letters.scouted(
+            store, wanted, params=params, now=now, run=self._run, snapshot=self._snapshot
+        )
+        if not found.moves and not found.refusals and self._is_alone:
+            stay = "".join(f"; {says}" for says in found.hazards)
+            hint = likely_name(wanted.queue, self._snapshot)
+            found.refusals.append(f"there is nothing to do: {nothing(wanted)}{hint}{stay}")
+        return found
+
+    def _unconsumed(self, found: Found) -> list[str]:
         """Destinations where they would only wait."""
         names = dict.fromkeys(move.to for move in found.moves if move.to)
         return [
@@ -272,13 +289,6 @@ class Scout:
             for name in names
             if not self._snapshot.consumers_of(name)
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    moves: tuple[PlannedMove, ...]
-    refusals: list[str]
-    hazards: list[str]
 
 
 def _refused(wanted: Wanted, says: str) -> Scouted:
@@ -300,46 +310,6 @@ def _misdirected(wanted: Wanted) -> list[str]:
 
 def _named(file: str) -> Path:
     return Path(file).expanduser().absolute()
-
-
-def _known(truth: Truth) -> bool | None:
-    return None if truth is Truth.UNKNOWN else truth is Truth.HOLDS
-
-
-def _estimate(seen: Look) -> int:
-    """Of all that wait, by the share among those that were looked at."""
-    if not seen.left or not seen.looked_at:
-        return len(seen.wanted)
-    return round(len(seen.wanted) * seen.ready / seen.looked_at)
-
-
-def _marking(wanted: Wanted) -> str:
-    return (
-        f"to be read, the messages of {wanted.queue} are taken out and given back to their places:"
-        " those that stay there are marked as redelivered, and wait until all is read"
-    )
-
-
-def _of_a_look(seen: Look, wanted: Wanted) -> list[str]:
-    says = []
-    if seen.left:
-        says.append(
-            f"{seen.looked_at:,} of {seen.ready:,} messages of {wanted.queue} were looked at:"
-            " how many are concerned is an estimate"
-        )
-    if seen.unknown:
-        says.append(
-            f"of {counted(seen.unknown, 'message')} of {wanted.queue} it cannot be told whether"
-            f" {'it is' if seen.unknown == 1 else 'they are'} meant: what is not known of them is"
-            " no match, and they stay"
-        )
-    return says
-
-
-def _nothing(wanted: Wanted) -> str:
-    if wanted.filter is None:
-        return f"no message waits in {wanted.queue}"
-    return f"no message that waits in {wanted.queue} matches"
 
 
 def _nothing_parked(queue: str, unlisted: str) -> str:

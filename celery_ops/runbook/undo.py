@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook, Text
 
 
-_GIVEN_BACK = frozenset({"park", "move"})
+_GIVEN_BACK = frozenset({"park", "move", "return", "unwrap"})
 """Acts with messages that are taken back; a purge begins with the first of them."""
 _NOT_GIVEN_BACK = {
     "put": "what was put back waits to be run, and another restore of the same backup goes on with"

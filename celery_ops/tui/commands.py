@@ -129,6 +129,10 @@ COMMANDS = (
         "uNpark: give what was parked back to it", Where.QUEUES, writes=True,
     ),
     Command(
+        "E", "E", "change('return-queue')", "return",
+        "rEturn: send dead letters back to where they came from", Where.QUEUES, writes=True,
+    ),
+    Command(
         "O", "O", "change('restore-orphans')", "orphans",
         "Orphans: give back to it what dead workers held", Where.QUEUES, writes=True,
     ),
@@ -164,8 +168,8 @@ COMMANDS = (
 BAR = (
     "drain", "restart", "abort", "answer", "pause", "resume", "continue", "move", "purge", "go on",
     "yes", "no, go back", "back", "look again", "more", "follow", "open", "mark", "filter", "log",
-    "keys", "commands", "back up", "restore", "park", "unpark", "orphans", "describe", "raw",
-    "copy", "freeze", "quit",
+    "keys", "commands", "back up", "restore", "park", "unpark", "return", "orphans", "describe",
+    "raw", "copy", "freeze", "quit",
 )  # fmt: skip
 """The words of the key bar, the last ones left out first where it is narrow."""
 

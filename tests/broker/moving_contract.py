@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.errors import LeaseLost
-from celery_ops.model import Parked
+from celery_ops.model import Address, Parked
 from celery_ops.ports import Transfer
 from tests.broker.contract import ANN, NOBODY, PING
 
@@ -125,6 +125,29 @@ class MovingContract:
 
         await move(broker, Transfer(TICKET, FROM, TO, choose=choose, address=TO), fence)
         assert asked == SENT
+
+    async def test_another_message_takes_the_place_of_one_that_goes(
+        self, broker: Broker, fence: Fence
+    ) -> None:
+        store = store_of(broker)
+
+        def become(message: StoredMessage) -> StoredMessage:
+            return store.compose(replace(PING, id=f"new {message.id}", queue=TO))
+
+        transfer = Transfer(TICKET, FROM, TO, choose=is_even, address=TO, become=become)
+        assert await move(broker, transfer, fence) == (5, 10)
+        assert await ids(broker, FROM) == ODD
+        assert await ids(broker, TO) == ["there-1", "there-2", *(f"new {id_}" for id_ in EVEN)]
+
+    async def test_a_queue_is_where_a_message_so_addressed_goes(
+        self, broker: Broker, fence: Fence
+    ) -> None:
+        del fence
+        store = store_of(broker)
+        assert await store.leads_to(Address("", FROM), ()) == (FROM,)
+        for name in ("no such queue", "x" * 300, "é" * 200, ""):
+            assert await store.leads_to(Address("", name), ()) == ()
+        assert await store.leads_to(Address("no such exchange", FROM), ()) == ()
 
     @pytest.mark.parametrize("choose", [None, is_even], ids=["all", "some"])
     async def test_a_transfer_that_was_given_up_goes_on(

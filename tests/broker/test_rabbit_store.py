@@ -320,7 +320,10 @@ class Vanishing(Destination):
         channel.connection.channel().queue_delete(self.queue)
 
 
-async def test_what_comes_back_undelivered_is_put_back_and_not_counted(lab: Lab) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+async def test_what_comes_back_undelivered_is_put_back_as_it_was_and_not_counted(
+    lab: Lab, changed: bool
+) -> None:
     lab.declare(FROM, TO)
     lab.publish(FROM, *numbered(5))
 
@@ -328,8 +331,9 @@ async def test_what_comes_back_undelivered_is_put_back_and_not_counted(lab: Lab)
         transaction = Transaction(session, Vanishing(TO), TICKET, source=FROM)
         taken = transaction.take(3)
         contents, tags = [one.content for one in taken], [one.tag for one in taken]
+        new = [Content(one.encoded, b"new " + one.body) if changed else one for one in contents]
         try:
-            transaction.commit(contents, tags, back_to=FROM)
+            transaction.commit(new, tags, back_to=FROM, before=contents)
         finally:
             transaction.close()
 

@@ -14,7 +14,7 @@ import pytest
 
 from celery_ops.broker.store_moving import addressed
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
-from celery_ops.model import Parked, StoredMessage
+from celery_ops.model import Address, Parked, StoredMessage
 from celery_ops.ports import Transfer
 from tests.broker.contract import ANN
 
@@ -95,6 +95,23 @@ async def test_what_moves_is_addressed_to_where_it_goes(redis: Any, broker: Redi
     for before, after in zip(raws, redis.lrange("letters", 0, -1)[::-1], strict=True):
         assert after == before.replace(b'"routing_key": "mail"', b'"routing_key": "letters"')
     assert redis.lrange("mail", 0, -1) == [b"no envelope"]
+
+
+async def test_no_message_leads_to_what_is_no_queue(redis: Any, broker: RedisBroker) -> None:
+    redis.set("a text", "x")
+    redis.lpush("a list", "x")
+    redis.lpush("mail", envelope(1))
+    redis.sadd("_kombu.binding.shop", "o.*\x06\x16\x06\x16one", "o.1\x06\x16\x06\x16two", "odd")
+    for address, queues in {
+        Address("", "mail"): ("mail",),
+        Address("", "seen"): ("seen",),
+        Address("", "a text"): (),
+        Address("", "a list"): (),
+        Address("shop", "o.1"): ("one", "two"),
+        Address("shop", "o.2"): ("one",),
+        Address("a text", "o.2"): (),
+    }.items():
+        assert await broker.store.leads_to(address, {"seen"}) == queues
 
 
 @pytest.mark.parametrize("size", [10, 20_000], ids=["small", "large"])

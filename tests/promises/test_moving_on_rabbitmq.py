@@ -21,7 +21,7 @@ from tests.broker.amqp_queues import RawClient, RawMessage, header, properties, 
 from tests.rig.operator import Operators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.rig.operator import Operator, Said
@@ -52,11 +52,13 @@ def ann(tmp_path: Path, rabbit: str) -> Iterator[Operator]:
 class Queues:
     """Two queues with priorities, seen by a client of their own."""
 
-    def __init__(self, server: RabbitServer, vhost: str) -> None:
+    def __init__(
+        self, server: RabbitServer, vhost: str, *, declared: Sequence[str] = ("mail", "other")
+    ) -> None:
         self._server = server
         self._vhost = vhost
         with self.client() as client:
-            for queue in ("mail", "other"):
+            for queue in declared:
                 client.declare(queue, x_max_priority=9)
 
     def client(self) -> RawClient:
@@ -110,7 +112,7 @@ def test_a_move_that_is_killed_again_and_again_moves_each_once(
 ) -> None:
     before = queues.fill(2_000 * deaths)
     command = ["queue", "move", "mail", "--to", "other", "--filter", "task == 'shop.t0'", "--yes"]
-    survive(queues, "other", ann, command, total=1_000 * deaths, deaths=deaths)
+    survive(queues, ["other"], ann, command, total=1_000 * deaths, deaths=deaths)
     moved = [one for one in before if b"shop.t0" in one.properties]
     assert queues.waiting("other") == moved
     assert queues.waiting("mail") == [one for one in before if b"shop.t0" not in one.properties]
@@ -123,7 +125,7 @@ def test_a_restore_that_is_killed_again_and_again_puts_each_back_once(
     purged = ann.do("queue", "purge", "mail", "--file", str(ann.home / "taken"), "--yes")
     assert purged.code == 0, purged.all
     command = ["queue", "restore", "taken", "--yes"]
-    survive(queues, "mail", ann, command, total=2_000 * deaths, deaths=deaths)
+    survive(queues, ["mail"], ann, command, total=2_000 * deaths, deaths=deaths)
     assert queues.waiting("mail") == before
 
 
@@ -133,7 +135,7 @@ def raws(lines: list[bytes]) -> list[bytes]:
 
 
 def survive(
-    queues: Queues, to: str, ann: Operator, command: list[str], *, total: int, deaths: int
+    queues: Queues, to: list[str], ann: Operator, command: list[str], *, total: int, deaths: int
 ) -> None:
     """Run it, kill its executor at random counts of what is in `to`, go on with it until it ends
     well.
@@ -148,15 +150,16 @@ def survive(
     assert killed >= deaths // 2
 
 
-def kill(queues: Queues, to: str, ann: Operator, command: list[str], *, before: int) -> Said:
+def kill(queues: Queues, to: list[str], ann: Operator, command: list[str], *, before: int) -> Said:
     """Run a command whose executor is killed once more messages are there, at the latest when so
     many are.
     """
     others = len(pids(ann))
     running = ann.start(*command)
     with queues.client() as client:
-        at = SystemRandom().randint(client.count(to) + 1, max(client.count(to) + 1, before))
-        while running.process.poll() is None and client.count(to) < at:
+        there = sum(map(client.count, to)) + 1
+        at = SystemRandom().randint(there, max(there, before))
+        while running.process.poll() is None and sum(map(client.count, to)) < at:
             time.sleep(0.001)
     found = pids(ann)[others:]
     if found and running.process.poll() is None:

@@ -49,6 +49,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "resume-queue",
         "resume-worker",
         "retry-tasks",
+        "return-queue",
         "revoke-tasks",
         "rollback",
         "rolling-restart",
@@ -58,6 +59,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "stop-worker",
         "terminate-tasks",
         "unpark-queue",
+        "unwrap-queue",
     )
     for entry in library.entries():
         assert entry.problems == ()

@@ -241,6 +241,8 @@ class StandinBroker:
         self.runs: dict[str, RunRecord] = {}
         self.tickets: Counter[str] = Counter()
         self.sent_once: set[str] = set()
+        self.bodies: dict[str, bytes] = {}
+        """What messages carry, by their ids; else no arguments."""
         self.clock: Clock = fleet.clock
         """Of whoever asks: what stamps replies. Messages are stamped by the workers' clock."""
         self._counts_listeners = counts_listeners

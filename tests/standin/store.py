@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable
-from celery_ops.model import Body, StoredMessage, parked
+from celery_ops.model import Address, Body, StoredMessage, parked
 from celery_ops.ports import Transferred
 from tests.standin.parts import Message
 
@@ -60,6 +60,13 @@ class StandinStore:
     def compose(self, task: TaskMessage) -> StoredMessage:
         return self._stored(self._broker.fleet.composed(task))
 
+    def revived(self, message: StoredMessage) -> StoredMessage:
+        return message
+
+    async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
+        is_there = address.queue in known or self._waiting(address.queue)
+        return (address.queue,) if address.queue and is_there else ()
+
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
     ) -> AsyncGenerator[Transferred, None]:
@@ -108,7 +115,7 @@ class StandinStore:
         fleet = self._broker.fleet
         waiting = fleet.queues.setdefault(queue, deque())
         for stored in reversed(messages) if self.puts_first else messages:
-            message = Message(**json.loads(stored.raw))
+            message = _read(stored.raw)
             message.queue = address or message.queue
             (waiting.appendleft if self.puts_first else waiting.append)(message)
         self._broker.tickets[ticket] += len(messages)
@@ -166,6 +173,8 @@ class StandinStore:
         """Out of one queue, into the other, and counted."""
         queues = self._broker.fleet.queues
         queues[transfer.queue].remove(message)
+        if transfer.become is not None:
+            message = _read(transfer.become(self._stored(message)).raw)
         message.queue = transfer.address or message.queue
         to = queues.setdefault(transfer.to, deque())
         (to.appendleft if transfer.first and self.puts_first else to.append)(message)
@@ -188,5 +197,10 @@ class StandinStore:
             eta=None if message.eta is None else fleet.wall_time(message.eta),
             expires=None if message.expires is None else fleet.wall_time(message.expires),
             redelivered=False,
-            body=Body(b"[[], {}, {}]"),
+            body=Body(self._broker.bodies.get(message.id, b"[[], {}, {}]")),
+            came_from=Address("", message.queue),
         )
+
+
+def _read(raw: bytes) -> Message:
+    return Message(**json.loads(raw))
