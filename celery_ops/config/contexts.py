@@ -129,6 +129,8 @@ class Context:
     services: tuple[ServiceRef, ...] = ()
     commands: Mapping[ServiceRef, ServiceCommands] = field(default_factory=dict)
     """The commands of the services whose supervisor is `commands`."""
+    compose_files: Mapping[ServiceRef, tuple[str, ...]] = field(default_factory=dict)
+    """The files of the services of compose that have any written."""
     server_passwords: Mapping[str, Secret] = field(default_factory=dict)
     """Passwords of supervisors' servers, by `ServiceRef.server`, which never contains one."""
     release: Release | None = None
@@ -298,6 +300,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         hosts=hosts,
         services=tuple(services.refs),
         commands=services.commands,
+        compose_files=services.files,
         server_passwords=services.passwords,
         release=_release(values.get(layout.RELEASE)),
         probe=_probe(values.get(layout.PROBE)),

@@ -9,6 +9,8 @@ from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import facts, listing, owners, processes, rights
+from celery_ops.hosts.compose import Compose
+from celery_ops.hosts.docker import Docker
 from celery_ops.hosts.local import LocalShell
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
@@ -38,9 +40,12 @@ class HostPool:
         self._ask_passphrase = ask_passphrase
         self._ssh: SshHosts | None = None
         self._local = LocalShell()
+        sudo = frozenset(one.name for one in context.hosts if one.ssh.sudo)
         self._supervisors: dict[str, Supervisor] = {
             "supervisord": Supervisord(context.server_passwords),
-            "systemd": Systemd(frozenset(one.name for one in context.hosts if one.ssh.sudo)),
+            "systemd": Systemd(sudo),
+            "docker": Docker(sudo),
+            "compose": Compose(sudo, context.compose_files),
         }
 
     def shell(self, host: str) -> Shell:

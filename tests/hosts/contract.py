@@ -87,6 +87,8 @@ class SupervisorContract:
 
     gives_up = "too quickly"
     """What the supervisor says of a service that does not come up."""
+    strange = r"a\x20b"
+    """A name that a shell would change."""
 
     async def test_several_are_asked_about_in_one_command(self, supervised: Supervised) -> None:
         await supervised.until(Program.POLITE, ServiceState.RUNNING)
@@ -204,7 +206,7 @@ class SupervisorContract:
         self, supervised: Supervised
     ) -> None:
         service = supervised.services[Program.POLITE]
-        strange = replace(service, name="a\\x20b")
+        strange = replace(service, name=self.strange)
         for command in (
             supervised.supervisor.status([service]),
             supervised.supervisor.start(service),
@@ -212,4 +214,4 @@ class SupervisorContract:
         ):
             assert service.name in str(command)
             assert len(str(command)) < 200
-        assert r"'a\x20b'" in str(supervised.supervisor.start(strange))
+        assert f"'{self.strange}'" in str(supervised.supervisor.start(strange))
