@@ -128,19 +128,23 @@ def dockerd() -> Iterator[Dockerd]:
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
+    process = None
     try:
-        yield _started(folder)
+        process = _start(folder)
+        yield _ready(Dockerd(folder, process))
     finally:
         assert guardian.stdin is not None
         guardian.stdin.close()
         guardian.wait(_DEADLINE)
+        if process is not None:
+            process.wait(_DEADLINE)
         assert not folder.exists(), "the guardian clears up"
 
 
-def _started(folder: Path) -> Dockerd:
+def _start(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "data").mkdir()
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [
                 *("unshare", "--mount", "sh", "-c", _START, "sh", str(folder / "data")),
                 *("dockerd", "--host", f"unix://{folder}/s", "--data-root", str(folder / "data")),
@@ -154,11 +158,15 @@ def _started(folder: Path) -> Dockerd:
             stderr=log,
             start_new_session=True,
         )
-    made = Dockerd(folder, process)
+
+
+def _ready(made: Dockerd) -> Dockerd:
+    """Once it answers, with its image."""
 
     def answers() -> bool:
-        if process.poll() is not None:
-            missing(f"dockerd: it ended: {(folder / 'log').read_text(errors='replace')[-1000:]}")
+        if made.process.poll() is not None:
+            log = (made.folder / "log").read_text(errors="replace")
+            missing(f"dockerd: it ended: {log[-1000:]}")
         version = ["docker", "version"]
         done = subprocess.run(version, env=made.environment, capture_output=True, check=False)
         return done.returncode == 0
