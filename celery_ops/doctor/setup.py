@@ -106,7 +106,7 @@ def _wrong(
     if expected is not None and expected != worker.name:
         says = f"it runs {worker.name}, not {expected}"
         return says, f"Write worker: {worker.name}"
-    if worker.pid != status.pid:
+    if worker.pid != status.told_pid:
         says = f"its process is {status.pid}, but {worker.name} answers as pid {worker.pid}"
         return says, "Start celery without a shell around it (exec), or correct `worker:`."
     return None

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
-from celery_ops.hosts import enclosed, listing
+from celery_ops.hosts import enclosed, invocations, listing
 from celery_ops.hosts.units import text_of
 from celery_ops.model import Retry, ServiceState, ServiceStatus
 
@@ -180,6 +180,7 @@ def status(container: Container, seen: Seen) -> ServiceStatus:
         restarts=container.restarts,
         retry=_retry(container),
         inner_pid=_inner_pid(container, inside),
+        node=_node(container, inside),
         reaches_worker=inside.heeds(container.stop_signal, is_new=is_new),
     )
 
@@ -275,6 +276,11 @@ def _inner_pid(container: Container, inside: enclosed.Inside) -> int | None:
     if container.pid is None or container.shares_pids_with:
         return inside.inner_pid
     return inside.inner_pid or 1
+
+
+def _node(container: Container, inside: enclosed.Inside) -> str | None:
+    invocation = invocations.read(inside.arguments or (), container.hostname or None)
+    return None if invocation is None else invocation.node
 
 
 def _says(container: Container, state: ServiceState, pid: int | None) -> str:

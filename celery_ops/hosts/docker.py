@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import containers
-from celery_ops.hosts.docker_scripts import LOG, LOOK, SEVERAL, START, STOP, UNKNOWN
+from celery_ops.hosts.docker_scripts import LOG, LOOK, MAY_ACT, SEVERAL, START, STOP, UNKNOWN
 from celery_ops.hosts.units import text_of
 from celery_ops.model import ServiceState, ServiceStatus
 from celery_ops.ports import Command
@@ -66,6 +66,16 @@ class Docker:
     def read_listing(self, host: str, completed: Completed) -> tuple[Container, ...]:
         """Raise CommandFailed with the reason if it did not tell."""
         return self._read(self._service(host, "all", None), completed).containers
+
+    def may_act(self, host: str, server: str | None) -> Command:
+        """Whether we may ask docker, and start and stop any container with it; does neither."""
+        anything = self._service(host, "all", server)
+        return self._command(MAY_ACT, anything, (), shown_as=("ps", "--quiet"))
+
+    def read_may_act(self, service: ServiceRef, completed: Completed) -> None:
+        """Raise CommandFailed, with what helps, if not."""
+        if completed.code:
+            raise self._failure(service, completed.code, completed.err)
 
     def start(self, service: ServiceRef) -> Command:
         """Start the same container again, with the image it was made of; already started is fine.

@@ -104,6 +104,20 @@ exit $code
 """Further argument: how to print a container. Then come its stops, and what runs in it: PID 1 and
 what is below, but not the children of whoever has many."""
 
+MAY_ACT = (
+    _HEAD
+    + _DOCKER
+    + r"""
+"$@" ps --quiet > /dev/null || exit
+if [ -z "$sudo" ]; then exit 0; fi
+shift 2
+for verb in start stop; do
+    sudo -n -l "$@" "$verb" ID > /dev/null || { echo "sudo: not docker $verb" >&2; exit 1; }
+done
+"""
+)
+"""What sudo allows is asked of it."""
+
 STOP = (
     _HEAD
     + "expect=$1\n"

@@ -80,6 +80,10 @@ class ServiceStatus:
     """Set where it ended though it should run, by what its supervisor does about that."""
     inner_pid: int | None = None
     """The main process's pid in its own container, which is the one its worker tells."""
+    node: str | None = None
+    """The node name that its command line makes where it runs. In containers the pid proves little:
+    it is 1 in most of them.
+    """
     reaches_worker: bool | None = None
     """False: the stop signal does not get to the worker, which is killed when the grace is over or
     at once: PID 1 of its container is a shell that keeps it, or has no handler for it.

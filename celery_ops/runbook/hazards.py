@@ -142,6 +142,11 @@ def dangers(
         after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
         if status.signals_children:
             found.append(f"{name}: a stop signals the pool's children too: {after}")
+        if status.reaches_worker is False:
+            found.append(
+                f"{name}: its stop signal does not get to it, so it is killed (in its container a "
+                f"shell, or nothing, stands where the signal ends): {after}"
+            )
         if status.stops_cold:
             found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
         if worker.state is WorkerState.SILENT and not drained:

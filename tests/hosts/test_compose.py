@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from celery_ops.config.contexts import only_broker
-from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
-from celery_ops.hosts.compose import Compose
-from celery_ops.hosts.local import LocalShell
-from celery_ops.model import ServiceRef, ServiceState
+from celery_ops.model import ServiceRef
 from tests.hosts.contract import Program, Supervised, SupervisorContract
 from tests.hosts.test_docker import LOOP, POLITE, start_anew
 from tests.rig.dockerd import Daemons, compose_file
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
-SERVICES = {
+SERVICES: dict[Program, dict[str, object]] = {
     Program.POLITE: {"command": POLITE},
     Program.STUBBORN: {"command": ("sh", "-c", LOOP.format("")), "stop_grace_period": "1s"},
     Program.SLOW: {"command": ("sh", "-c", LOOP.format("sleep 1; exit 0"))},

@@ -215,7 +215,7 @@ def test_a_pid_of_a_container_is_told_beside_its_own() -> None:
 
 def test_a_process_with_pids_of_its_own_is_in_a_container_whatever_its_group() -> None:
     says = Host().process(40, WORKER.format("w1"), inner="\t7").only().says
-    assert says == "it runs in the container where it is pid 7"
+    assert says == "it runs in the container where it is pid 7, which is none of docker's"
 
 
 def test_a_container_has_a_hostname_of_its_own() -> None:
