@@ -110,8 +110,12 @@ def volumes_of_python() -> list[str]:
 
 def compose_file(services: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """A compose file with these services, which run as `make` would have them."""
-    usual = {"image": IMAGE, "network_mode": "host", "volumes": volumes_of_python()}
-    return {"version": "3.8", "services": {one: usual | {**keys} for one, keys in services.items()}}
+    written = {}
+    for name, keys in services.items():
+        own = keys.get("volumes", ())
+        volumes = [*volumes_of_python(), *(own if isinstance(own, list) else ())]
+        written[name] = {**keys, "image": IMAGE, "network_mode": "host", "volumes": volumes}
+    return {"version": "3.8", "services": written}
 
 
 @contextlib.contextmanager
