@@ -202,8 +202,8 @@ def _container(text: str) -> Container | None:
         return None
     if not isinstance(told, dict) or set(told) != set(_FIELDS):
         return None
-    texts = {key: text_of(str(value or "").encode()) for key, value in told.items()}
-    grace = told["grace"]
+    texts = {key: _text(value) for key, value in told.items()}
+    arguments = told["args"] if isinstance(told["args"], list) else []
     orchestrator = f"the Swarm service {texts['swarm']}" if texts["swarm"] else ""
     orchestrator = f"the pod {texts['pod']} of Kubernetes" if texts["pod"] else orchestrator
     return Container(
@@ -221,9 +221,9 @@ def _container(text: str) -> Container | None:
         is_removed_after=told["removed"] is True,
         shares_pids_with=texts["pids"],
         stop_signal=_signal(texts["signal"]),
-        grace=_grace(grace),
+        grace=_grace(told["grace"]),
         hostname=texts["hostname"],
-        command=(texts["path"], *map(str, told["args"] or ())),
+        command=(texts["path"], *map(_text, arguments)),
         project=texts["project"],
         service=texts["service"],
         number=texts["number"],
@@ -351,6 +351,10 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def _text(value: object) -> str:
+    return text_of(str("" if value is None else value).encode("utf-8", "replace"))
 
 
 def _integer(value: object) -> int:

@@ -200,7 +200,10 @@ def test_hosts_of_a_service_may_be_globs(tmp_path: Path) -> None:
         ("services: [{systemd: a}]", "needs exactly one of host, hosts, and has none"),
         ("services: [{host: local, systemd: a, worker: w}]", "named name@host, not 'w'"),
         ("services: [{host: local, systemd: a, worker: w@%i}]", "'%i' is not known here"),
-        ("services: [{host: local, systemd: a, server: 'unix:///s'}]", "for supervisord, docker and compose only"),
+        (
+            "services: [{host: local, systemd: a, server: 'unix:///s'}]",
+            "for supervisord, docker and compose only",
+        ),
         ("services: [{host: local, supervisord: a, server: /s}]", "is not unix:///path"),
         ("services: [{host: local, systemd: a}, {host: local, systemd: a}]", "is listed twice"),
         ("release: {image: a, symlink: {current: a, releases: b}}", "symlink and image"),

@@ -37,7 +37,9 @@ def test_an_unknown_host_is_refused() -> None:
 
 
 def test_a_supervisor_that_is_not_spoken_is_named() -> None:
-    with pytest.raises(CommandFailed, match="speak to swarm, only to compose, docker, supervisord, systemd"):
+    with pytest.raises(
+        CommandFailed, match="speak to swarm, only to compose, docker, supervisord, systemd"
+    ):
         HostPool(CONTEXT).supervisor("swarm")
 
 

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 NODES = sorted(one.node for one in MEMBERS)
-RESTART = ("runbook", "rolling-restart", "-p", "hold=1s", "-p", "workers=queue:common")
+RESTART = (
+    *("runbook", "rolling-restart", "-p", "hold=1s", "-p", "workers=queue:common"),
+    *("-p", "batch=3", "-p", "keep_available=25%"),
+)
+DRAINED = "under-init@box"
 TASKS_BEFORE = 20
 
 
@@ -41,10 +45,13 @@ def test_workers_in_containers_are_restarted_under_load_and_no_task_is_lost(
         wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
         plan = ann.do(*RESTART, "--plan")
         with Sampler(fleet.poller) as sampler:
+            drained = ann.do("worker", "drain", DRAINED, "--yes")
+            resumed = ann.do("worker", "resume", DRAINED, "--yes")
             run = ann.do(*RESTART, "--yes", "--json")
     load.settle(logs=fleet.logged)
     assert plan.code == 0, plan.all
     assert "LOST" not in plan.out
+    assert (drained.code, resumed.code) == (0, 0), drained.all + resumed.all
     assert run.code == 0, run.all
     assert sorted(run.events[-1]["outcome"]["report"]["done"]) == NODES
     assert load.sent > 50
