@@ -16,12 +16,12 @@ from celery_ops.config.services import COMPOSED
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import containers
 from celery_ops.hosts.docker import Docker, is_word
-from celery_ops.model import ServiceRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_ops.hosts.containers import Container, Seen
+    from celery_ops.model import ServiceRef
 
 _ONES_OWN = "label=com.docker.compose.oneoff=False"
 
@@ -46,9 +46,6 @@ class Compose(Docker):
     """
 
     files: Mapping[ServiceRef, tuple[str, ...]] = field(default_factory=dict)
-
-    def _service(self, host: str, name: str, server: str | None) -> ServiceRef:
-        return ServiceRef(host, "compose", name, server=server)
 
     def _many(self, services: Sequence[ServiceRef]) -> tuple[str, ...]:
         """Labels are joined by and: of several projects all of compose's containers are asked."""

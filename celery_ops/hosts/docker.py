@@ -18,7 +18,7 @@ from celery_ops.errors import CommandFailed
 from celery_ops.hosts import containers
 from celery_ops.hosts.docker_scripts import LOG, LOOK, MAY_ACT, SEVERAL, START, STOP, UNKNOWN
 from celery_ops.hosts.units import text_of
-from celery_ops.model import ServiceState, ServiceStatus
+from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from celery_ops.errors import StreamFailed
     from celery_ops.hosts.containers import Container, Seen
-    from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
 _PLAIN = (("LC_ALL", "C"), ("TZ", "UTC"))
@@ -60,16 +59,16 @@ class Docker:
 
     def listing(self, host: str, server: str | None = None) -> Command:
         """One command for all containers of a host."""
-        anything = self._service(host, "all", server)
+        anything = ServiceRef(host, "docker", "all", server=server)
         return self._command(LOOK, anything, (), containers.SHAPE, shown_as=("ps", "--all"))
 
     def read_listing(self, host: str, completed: Completed) -> tuple[Container, ...]:
         """Raise CommandFailed with the reason if it did not tell."""
-        return self._read(self._service(host, "all", None), completed).containers
+        return self._read(ServiceRef(host, "docker", "all"), completed).containers
 
     def may_act(self, host: str, server: str | None) -> Command:
         """Whether we may ask docker, and start and stop any container with it; does neither."""
-        anything = self._service(host, "all", server)
+        anything = ServiceRef(host, "docker", "all", server=server)
         return self._command(MAY_ACT, anything, (), shown_as=("ps", "--quiet"))
 
     def read_may_act(self, service: ServiceRef, completed: Completed) -> None:
@@ -135,9 +134,6 @@ class Docker:
                 return ended
 
     # --- how it is found ---
-
-    def _service(self, host: str, name: str, server: str | None) -> ServiceRef:
-        return ServiceRef(host, "docker", name, server=server)
 
     def _many(self, services: Sequence[ServiceRef]) -> tuple[str, ...]:
         """What `docker ps` is asked for; other containers may be among the answers."""

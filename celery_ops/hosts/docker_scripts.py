@@ -201,9 +201,12 @@ case $ids in
 esac
 """
     + r"""
+if [ -z "$from" ]; then
+    began=$("$@" container inspect --format '{{.State.StartedAt}}' "$ids") || exit
+fi
 "$@" logs --tail 0 "$ids" > /dev/null || exit
 "$@" logs --follow --timestamps --tail "$lines" $from "$ids" 2>&1 || exit
-ended=$("$@" container inspect --format '{{.State.StartedAt}}' "$ids" 2> /dev/null)
+ended=$began
 while :; do
     sleep 1
     ids=$("$@" ps --quiet --no-trunc $filters) || exit
