@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.config.contexts import only_broker
+from celery_ops.errors import CommandFailed
 from celery_ops.hosts import HostPool
-from celery_ops.model import ServiceRef
+from celery_ops.hosts.compose import Compose
+from celery_ops.hosts.local import LocalShell
+from celery_ops.model import ServiceRef, ServiceState
 from tests.hosts.contract import Program, Supervised, SupervisorContract
+from tests.hosts.streaming import why_none
 from tests.hosts.test_docker import LOOP, POLITE, start_anew
-from tests.rig.dockerd import Daemons, compose_file
+from tests.rig.dockerd import Daemons, compose_file, dockerd
 from tests.rig.missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from celery_ops.model import ServiceStatus
     from tests.rig.dockerd import Dockerd
 
 pytestmark = pytest.mark.rig
@@ -74,3 +80,109 @@ class TestCompose(SupervisorContract):
 
     gives_up = "docker gave up"
     strange = r"a\x20b/c"
+
+
+PLUGIN = """#!/bin/sh
+if [ "$1" = docker-cli-plugin-metadata ]; then
+    echo '{"SchemaVersion": "0.1.0", "Vendor": "rig", "Version": "2"}'
+    exit
+fi
+echo "$@" >> "$0.asked"
+shift
+exec docker-compose "$@"
+"""
+"""`docker compose`, as docker finds and runs it; what it is asked, the first generation does."""
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Dockerd]:
+    if shutil.which("docker-compose") is None:
+        missing("docker-compose (Debian: docker-compose)")
+    with dockerd() as started:
+        file = started.folder / "compose.yml"
+        file.write_text(json.dumps(compose_file({"worker": {"command": POLITE}})))
+        yield started
+
+
+async def told(daemon: Dockerd, *names: str) -> list[ServiceStatus]:
+    services = [ServiceRef("local", "compose", name, server=daemon.server) for name in names]
+    completed = await LocalShell().run(Compose().status(services), timeout=20)
+    read = Compose().read_status(services, completed)
+    return [read[one] for one in services]
+
+
+async def start(one: ServiceRef, adapter: Compose) -> None:
+    adapter.read_effect(one, await LocalShell().run(adapter.start(one), timeout=60))
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_a_container_that_is_gone_is_made_where_the_files_are_known(
+    daemon: Dockerd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, generation: int
+) -> None:
+    if generation == 2:
+        plugin = tmp_path / "cli-plugins" / "docker-compose"
+        plugin.parent.mkdir()
+        plugin.write_text(PLUGIN)
+        plugin.chmod(0o755)
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    name = f"made{generation}/worker"
+    one = ServiceRef("local", "compose", name, server=daemon.server)
+    with pytest.raises(CommandFailed, match="no container of compose's") as caught:
+        await start(one, Compose())
+    assert f"docker compose -p made{generation} up -d worker" in (caught.value.fix or "")
+    await start(one, Compose(files={one: (f"{daemon.folder}/compose.yml",)}))
+    [found] = await told(daemon, name)
+    assert (found.state, found.inner_pid) == (ServiceState.RUNNING, 1)
+    asked = tmp_path / "cli-plugins" / "docker-compose.asked"
+    assert asked.exists() == (generation == 2)
+
+
+async def test_a_start_leaves_the_image_as_it_is_when_the_file_has_changed(
+    daemon: Dockerd,
+) -> None:
+    file = daemon.folder / "changing.yml"
+    changing = ("docker-compose", "--file", str(file), "--project-name", "changing")
+    file.write_text(json.dumps(compose_file({"worker": {"command": POLITE}})))
+    daemon.run(*changing, "up", "--detach")
+    [before] = await told(daemon, "changing/worker")
+    daemon.run(*changing, "stop", "--timeout", "1")
+    file.write_text(json.dumps(compose_file({"worker": {"command": ["false"]}})))
+    one = ServiceRef("local", "compose", "changing/worker", server=daemon.server)
+    await start(one, Compose(files={one: (str(file),)}))
+    [after] = await told(daemon, "changing/worker")
+    assert after.state is ServiceState.RUNNING
+    assert after.identity != before.identity
+    assert (after.identity or "").partition(":")[0] == (before.identity or "").partition(":")[0]
+
+
+async def test_replicas_are_named_by_their_numbers(daemon: Dockerd) -> None:
+    file = str(daemon.folder / "compose.yml")
+    twins = ("docker-compose", "--file", file, "--project-name", "twins")
+    daemon.run(*twins, "up", "--detach", "--scale", "worker=2")
+    both, first, second, third = await told(
+        daemon, "twins/worker", "twins/worker/1", "twins/worker/2", "twins/worker/3"
+    )
+    assert (both.state, third.state) == (ServiceState.UNKNOWN, ServiceState.UNKNOWN)
+    assert "Write an entry for each: twins/worker/1" in both.says
+    assert first.pid != second.pid
+    several = ServiceRef("local", "compose", "twins/worker", server=daemon.server)
+    for command in (Compose().start(several), Compose().stop(several, expect=None)):
+        completed = await LocalShell().run(command, timeout=20)
+        with pytest.raises(CommandFailed, match="is several containers"):
+            Compose().read_effect(several, completed)
+    error = await why_none(LocalShell(), Compose(), several)
+    assert "is several containers" in error.says
+
+
+async def test_what_was_run_once_is_no_part_of_its_service(daemon: Dockerd) -> None:
+    file = str(daemon.folder / "compose.yml")
+    once = ("docker-compose", "--file", file, "--project-name", "once")
+    daemon.run(*once, "run", "--detach", "worker")
+    [found] = await told(daemon, "once/worker")
+    assert found.state is ServiceState.UNKNOWN
+
+
+def test_a_name_without_a_project_is_refused() -> None:
+    with pytest.raises(CommandFailed, match="is not a service of compose") as caught:
+        Compose().status([ServiceRef("local", "compose", "worker")])
+    assert "project/service" in (caught.value.fix or "")
