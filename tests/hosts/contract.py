@@ -191,17 +191,6 @@ class SupervisorContract:
                 await act
             assert caught.value.fix
 
-    async def test_a_supervisor_that_is_gone_says_so(self, supervised: Supervised) -> None:
-        supervised.end()
-        for act in (
-            supervised.status(Program.POLITE),
-            supervised.start(Program.POLITE),
-            supervised.stop(Program.POLITE, None),
-        ):
-            with pytest.raises(CommandFailed, match="not running") as caught:
-                await act
-            assert caught.value.fix
-
     async def test_what_people_see_of_a_command_is_short_and_plain(
         self, supervised: Supervised
     ) -> None:
@@ -215,3 +204,14 @@ class SupervisorContract:
             assert service.name in str(command)
             assert len(str(command)) < 200
         assert f"'{self.strange}'" in str(supervised.supervisor.start(strange))
+
+    async def test_a_supervisor_that_is_gone_says_so(self, supervised: Supervised) -> None:
+        supervised.end()
+        for act in (
+            supervised.status(Program.POLITE),
+            supervised.start(Program.POLITE),
+            supervised.stop(Program.POLITE, None),
+        ):
+            with pytest.raises(CommandFailed, match="not running") as caught:
+                await act
+            assert caught.value.fix

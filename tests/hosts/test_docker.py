@@ -45,10 +45,10 @@ CONTAINERS: dict[Program, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def start_anew(daemon: Dockerd, names: Mapping[Program, str]) -> None:
-    """New lives for all that run, and are not given up."""
+def revive(daemon: Dockerd, names: Mapping[Program, str]) -> None:
+    """All that should run do, and none of them is being stopped."""
     lives = [name for program, name in names.items() if program is not Program.BROKEN]
-    daemon.do("kill", *lives, check=False)
+    daemon.do("kill", names[Program.SLOW], check=False)
     daemon.do("start", *lives)
 
 
@@ -72,7 +72,7 @@ def service(daemon: Dockerd, name: str) -> ServiceRef:
 @pytest.fixture
 def supervised(daemons: Daemons) -> Supervised:
     daemon = daemons.living()
-    start_anew(daemon, {program: program.value for program in CONTAINERS})
+    revive(daemon, {program: program.value for program in CONTAINERS})
     pool = HostPool(only_broker("redis://unused"))
     services = {program: service(daemon, program.value) for program in Program}
     return Supervised(pool.shell("local"), pool.supervisor("docker"), services, daemon.kill)
