@@ -194,7 +194,13 @@ def _contained(found: Found, container: Container, process: Process) -> _Owner:
     ref = _contained_ref(found, container)
     first = found.seen.processes.get(container.pid or 0)
     is_init = first is not None and enclosed.is_init(first.arguments)
-    return _wrapped(ref, process.pid if is_init else container.pid, process)
+    owner = _wrapped(ref, process.pid if is_init else container.pid, process)
+    invocation = invocations.read(process.arguments, container.hostname or None)
+    node = "" if invocation is None else invocation.node or ""
+    if not owner.says and node.endswith(f"@{container.id[:12]}"):
+        says = f"{node} is named after its container: one that is made anew has another name"
+        return _Owner(ref, says, "Give it a name that stays: hostname: of the container, or -n.")
+    return owner
 
 
 def _contained_ref(found: Found, container: Container) -> ServiceRef:

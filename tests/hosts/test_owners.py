@@ -250,6 +250,13 @@ def test_an_init_around_a_worker_is_as_it_should_be_and_a_shell_is_not() -> None
         assert bool(process.says) == bool(says)
 
 
+def test_a_name_that_goes_with_its_container_is_told() -> None:
+    host = Host().process(40, WORKER.format("w1"), inner="\t1")
+    (process,) = in_containers(host, contained(40, hostname="a" * 12)).processes
+    assert process.service == ServiceRef("web1", "docker", "shop_w_1")
+    assert "made anew has another name" in process.says
+
+
 COMPOSED = {"project": "shop", "service": "w"}
 
 
