@@ -136,8 +136,8 @@ if [ -n "$expect" ] && [ "$expect" != "$life" ]; then
     exit
 fi
 if is_stopping "$@"; then exit 0; fi
-said=$(mktemp) || exit
-trap 'rm -f "$said"' EXIT
+said=/dev/null
+if made=$(mktemp 2> /dev/null); then said=$made; trap 'rm -f "$made"' EXIT; fi
 setsid "$@" stop "$id" < /dev/null > /dev/null 2> "$said" &
 tries=100
 while [ -d "/proc/$!" ] && [ $tries -gt 0 ]; do

@@ -144,8 +144,8 @@ def dangers(
             found.append(f"{name}: a stop signals the pool's children too: {after}")
         if status.reaches_worker is False:
             found.append(
-                f"{name}: its stop signal does not get to it, so it is killed (in its container a "
-                f"shell, or nothing, stands where the signal ends): {after}"
+                f"{name}: its stop signal does not get to it, PID 1 of its container keeps it, so"
+                f" it is killed: {after}"
             )
         if status.stops_cold:
             found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
