@@ -1,7 +1,8 @@
 """What Docker says of a container, and /proc of what runs in it, in our words. Pure.
 
 Docker tells of no stop that is going on. It keeps its last 256 events, though: a signal that ends
-things, sent to this life of the container, is a stop, whoever asked for it.
+things, sent to this life of the container, is a stop, whoever asked for it. One that PID 1 is deaf
+to is none any more when the grace is over and it still runs.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ LIFE = '{{printf "%.12s:%s" .ID .State.StartedAt}}'
 STOPS = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 """Signals that are a stop, beside the one that a container asks for."""
 
-_USUAL_GRACE = 10.0
+USUAL_GRACE = 10
+"""Seconds; of a container that says nothing of it."""
+LATE = 5
+"""Seconds after its grace within which a container that is stopped has ended."""
 _COMES_UP = 60.0
 """Seconds a process may need until it listens to signals."""
 _NEVER = "0001-"
@@ -102,7 +106,7 @@ class Container:
     is_removed_after: bool = False
     shares_pids_with: str = ""
     stop_signal: signal.Signals = signal.SIGTERM
-    grace: float | None = _USUAL_GRACE
+    grace: float | None = USUAL_GRACE
     hostname: str = ""
     command: tuple[str, ...] = ()
     project: str = ""
@@ -243,6 +247,10 @@ def _state(container: Container, seen: Seen) -> ServiceState:
 def _is_stopping(container: Container, seen: Seen) -> bool:
     began = moment(container.started)
     since = 0 if began is None else int(began.timestamp() * 1e9)
+    first = seen.processes.get(container.pid or 0)
+    is_deaf = first is not None and first.heeds(signal.SIGTERM) is False
+    if is_deaf and container.grace is not None and seen.now is not None:
+        since = max(since, int((seen.now - container.grace - LATE) * 1e9))
     return any(
         kill.id == container.id
         and kill.at >= since
@@ -333,7 +341,7 @@ def _reason(container: Container) -> str:
 def _grace(seconds: object) -> float | None:
     """None: SIGKILL never comes (-1)."""
     if not isinstance(seconds, int) or isinstance(seconds, bool):
-        return _USUAL_GRACE
+        return float(USUAL_GRACE)
     return float(seconds) if seconds >= 0 else None
 
 

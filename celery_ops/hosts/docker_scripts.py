@@ -6,7 +6,7 @@ that find the container; then arguments of its own. They name a container by its
 
 from __future__ import annotations
 
-from celery_ops.hosts.containers import LIFE, PROJECT, SERVICE, STOPS
+from celery_ops.hosts.containers import LATE, LIFE, PROJECT, SERVICE, STOPS, USUAL_GRACE
 
 UNKNOWN, SEVERAL = 78, 79
 """Exit codes of LOG: the filters find no container, or more than one."""
@@ -38,16 +38,31 @@ _STOPPING = (
     r"""
 is_stopping() {
     now
+    oldest=0
+    case $grace in
+    -*) ;;
+    *) if is_deaf; then oldest=$((${now%.*} - grace - """
+    + str(LATE)
+    + r""")); fi ;;
+    esac
     for one in $("$@" events --since "$started" --until "$now" --filter event=kill \
-        --filter "container=$id" --format '{{index .Actor.Attributes "signal"}}'); do
-        case $one in """
+        --filter "container=$id" --format '{{.TimeNano}}:{{index .Actor.Attributes "signal"}}'); do
+        at=${one%:*}
+        if [ "${at%?????????}" -lt $oldest ]; then continue; fi
+        case ${one##*:} in """
     + " | ".join(str(int(one)) for one in STOPS)
     + r""") return 0 ;; esac
     done
     return 1
 }
+is_deaf() {
+    [ -r "/proc/$pid/status" ] \
+        && ! grep -qE '^Sig(Blk|Cgt):.*[4-7c-f][0-9a-f]{3}$' "/proc/$pid/status"
+}
 """
 )
+"""Whether this life was sent a signal that ends it. PID 1 may be deaf to it (it has no handler for
+SIGTERM, bit 14): then it is no stop any more when the grace is over, and it still runs."""
 _ONE = (
     r"""
 case $ids in
@@ -56,10 +71,14 @@ case $ids in
 esac
 seen=$("$@" container inspect --format '"""
     + LIFE
-    + r""" {{.State.Status}} {{.State.Pid}}' "$ids") || exit
-id=$ids life=${seen%% *} pid=${seen##* }
-state=${seen#* } started=${life#*:}
-state=${state% *}
+    + r""" {{.State.Status}} {{.State.Pid}} {{json .Config.StopTimeout}}' "$ids") || exit
+id=$ids life=${seen%% *} grace=${seen##* } rest=${seen#* }
+state=${rest%% *} started=${life#*:}
+rest=${rest#* }
+pid=${rest% *}
+if [ "$grace" = null ]; then grace="""
+    + str(USUAL_GRACE)
+    + r"""; fi
 """
 )
 _LIST = (

@@ -158,6 +158,22 @@ def test_a_signal_that_ends_things_is_a_stop_of_this_life(kill: str, state: Serv
     assert status(f"kill={kill}").state is state
 
 
+@pytest.mark.parametrize(
+    ("handles", "ago", "state"),
+    [
+        (TERM, 90, ServiceState.STOPPING),
+        (0, 90, ServiceState.RUNNING),
+        (0, 12, ServiceState.STOPPING),
+    ],
+    ids=["heard", "deaf", "deaf-within-its-grace"],
+)
+def test_a_signal_that_nobody_hears_is_no_stop_when_the_grace_is_over(
+    handles: int, ago: int, state: ServiceState
+) -> None:
+    kill = f"kill={ID} {BEGAN + (100 - ago) * SECOND} 15"
+    assert status(kill, *process(4000, CELERY, handles=handles)).state is state
+
+
 def test_a_container_may_ask_for_another_signal() -> None:
     exotic = f"kill={ID} {BEGAN + SECOND} {int(SIGRTMIN)}"
     assert status(exotic).state is ServiceState.RUNNING

@@ -173,6 +173,19 @@ async def test_a_worker_that_ends_by_itself_comes_back_as_another_life(workers: 
         DOCKER.read_effect(one, stopping)
 
 
+async def test_a_signal_that_a_shell_has_kept_is_no_stop_for_ever(workers: Dockerd) -> None:
+    workers.make("deaf", "--stop-timeout=0", command=("sh", "-c", "sleep 1000; exit"))
+    workers.do("start", "deaf")
+    workers.do("kill", "--signal=TERM", "deaf")
+    assert (await told(workers, "deaf")).state is ServiceState.STOPPING
+    await until(workers, "deaf", lambda one: one.state is ServiceState.RUNNING)
+    one = service(workers, "deaf")
+    DOCKER.read_effect(one, await LocalShell().run(DOCKER.start(one), timeout=20))
+    DOCKER.read_effect(one, await LocalShell().run(DOCKER.stop(one, expect=None), timeout=20))
+    stopped = await until(workers, "deaf", lambda one: one.pid is None)
+    assert (stopped.state, stopped.clean_exit) == (ServiceState.FAILED, False)
+
+
 async def test_a_log_is_followed_into_the_next_life(workers: Dockerd) -> None:
     seen, one = b"", service(workers, "below-init")
     async with asyncio.timeout(30), aclosing(LocalShell().stream(DOCKER.log(one, lines=1))) as log:
