@@ -140,6 +140,8 @@ class Context:
     """The commands of the services whose supervisor is `commands`."""
     nodes: Mapping[ServiceRef, DetachedNode] = field(default_factory=dict)
     """What is known of the nodes that run by themselves: supervisor `multi`."""
+    compose_files: Mapping[ServiceRef, tuple[str, ...]] = field(default_factory=dict)
+    """The files of the services of compose that have any written."""
     server_passwords: Mapping[str, Secret] = field(default_factory=dict)
     """Passwords of supervisors' servers, by `ServiceRef.server`, which never contains one."""
     release: Release | None = None
@@ -310,6 +312,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         services=tuple(services.refs),
         commands=services.commands,
         nodes=services.nodes,
+        compose_files=services.files,
         server_passwords=services.passwords,
         release=_release(values.get(layout.RELEASE)),
         probe=_probe(values.get(layout.PROBE)),

@@ -63,7 +63,9 @@ SUPERVISED = (
     Key("systemd", PlacedText(), "A systemd unit: celery-worker@1.service"),
     Key("supervisord", PlacedText(), "A supervisord program: name, or group:name"),
     Key("docker", PlacedText(), "A container's name"),
-    Key("compose", PlacedText(), "A compose service: project/service"),
+    Key(
+        "compose", PlacedText(), "A compose service: project/service; of replicas project/service/2"
+    ),
     Key("swarm", PlacedText(), "A swarm service"),
     Key("kubernetes", PlacedText(), "A workload: namespace/deployment"),
     Key("multi", PlacedText(), "A node of `celery multi`, or of `--detach`, with its pidfile"),
@@ -84,7 +86,13 @@ SERVER = Key(
     "server",
     SecretText(),
     "Where supervisord listens: unix:///var/run/supervisor.sock or http://127.0.0.1:9001;"
-    " with user:${PASSWORD}@ before the path or host if it asks for one",
+    " with user:${PASSWORD}@ before the path or host if it asks for one. Or where docker does, if"
+    " not at its usual place: unix:///run/user/1000/docker.sock",
+)
+FILES = Key(
+    "files",
+    ListOf(PlacedText(), least=1),
+    "The compose files, by their paths on the host: a start makes a container that is gone",
 )
 NODE_START = Key(
     "start", ARGV, "For multi: starts this node alone: [celery, multi, start, w1, -A, proj]"
@@ -97,7 +105,7 @@ SERVICES = Key(
     ListOf(
         Record(
             (
-                *(SERVICE_HOST, SERVICE_HOSTS, *SUPERVISED, COMMANDS, WORKER, BEAT, SERVER),
+                *(SERVICE_HOST, SERVICE_HOSTS, *SUPERVISED, COMMANDS, WORKER, BEAT, SERVER, FILES),
                 *OF_A_NODE,
             ),
             one_of=(SUPERVISORS, (SERVICE_HOST.name, SERVICE_HOSTS.name)),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _PLACEHOLDER = re.compile(r"%(.?)", re.DOTALL)
 _GLOB = re.compile(r"[*?\[]")
+COMPOSED = re.compile(r"(?P<project>[^/\s]+)/(?P<service>[^/\s]+)(?:/(?P<number>[1-9]\d*))?")
+"""A service of compose, or one of its replicas."""
+_CONTAINERS = {"docker", "compose"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Services:
     refs: list[ServiceRef] = field(default_factory=list)
     commands: dict[ServiceRef, ServiceCommands] = field(default_factory=dict)
     nodes: dict[ServiceRef, DetachedNode] = field(default_factory=dict)
+    files: dict[ServiceRef, tuple[str, ...]] = field(default_factory=dict)
     passwords: dict[str, Secret] = field(default_factory=dict)
     _places: dict[object, Place] = field(default_factory=dict)
 
@@ -65,6 +69,12 @@ class Services:
                 f"{shown(name.text)} means many units: write an entry for each (globs: hosts only)"
             )
             self.source.reader.wrong(name.place, says)
+        if supervisor == "compose" and not COMPOSED.fullmatch(name.text):
+            says = (
+                f"write project/service, or project/service/2 of replicas, not {shown(name.text)}"
+            )
+            self.source.reader.wrong(name.place, says)
+        files = self._files(entry, supervisor)
         for host in self._hosts(entry):
             hostname = self.hostnames[host]
             ref = ServiceRef(
@@ -79,6 +89,8 @@ class Services:
                 self.refs.append(ref)
                 if commands is not None:
                     self.commands[ref] = commands
+                if files:
+                    self.files[ref] = files
                 self._read_node(entry, ref, hostname)
 
     def _read_node(self, entry: Values, ref: ServiceRef, hostname: str) -> None:
@@ -160,17 +172,31 @@ class Services:
         if secret is None or entry.unset:
             return None
         place = entry.place_of(layout.SERVER)
-        if supervisor != "supervisord":
-            self.source.reader.wrong(place, "server is for supervisord only")
+        if supervisor not in {"supervisord", *_CONTAINERS}:
+            self.source.reader.wrong(place, "server is for supervisord, docker and compose only")
             return None
         try:
             server, password = split_server(secret)
         except ValueError as error:
             self.source.reader.wrong(place, str(error))
             return None
+        if supervisor in _CONTAINERS and (password is not None or not server.startswith("unix:")):
+            self.source.reader.wrong(place, "docker is only asked at a socket: unix:///path")
+            return None
         if password is not None:
             self.passwords[server] = password
         return server
+
+    def _files(self, entry: Values, supervisor: str) -> tuple[str, ...]:
+        """Paths on the host, which are words of its shell as they stand."""
+        files = entry.get(layout.FILES) or ()
+        for file in files:
+            if supervisor != "compose":
+                self.source.reader.wrong(file.place, "files are for compose only")
+            elif not file.text.startswith("/") or re.search(r"\s", file.text):
+                says = f"a whole path without spaces is needed, not {shown(file.text)}"
+                self.source.reader.wrong(file.place, says)
+        return tuple(file.text for file in files)
 
 
 def split_server(server: Secret) -> tuple[str, Secret | None]:

@@ -344,8 +344,8 @@ def _is_other_process(worker: Worker, status: ServiceStatus) -> bool:
     started = status.started_at
     is_from_before = started is not None and worker.stats.at < started
     beat = worker.heartbeat
-    is_new = beat is not None and beat.value.pid == status.pid
-    return not is_from_before and not is_new and worker.stats.value.pid != status.pid
+    is_new = beat is not None and beat.value.pid == status.told_pid
+    return not is_from_before and not is_new and worker.stats.value.pid != status.told_pid
 
 
 @rule(
@@ -364,7 +364,18 @@ def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
                 subject,
                 "its stop signal reaches the pool's children too: running tasks are lost, even "
                 "with acks_late, and nothing reports it",
-                "systemd: KillMode=mixed; supervisord: stopasgroup=false.",
+                "systemd: KillMode=mixed; supervisord: stopasgroup=false; in a container: "
+                "dumb-init --single-child, tini without -g.",
+                worker=worker.name,
+                drained_is_safe=True,
+            )
+        if status.reaches_worker is False:
+            yield Found(
+                subject,
+                f"its stop signal does not get to it (PID 1 of its container is a shell, or has no "
+                f"handler for {status.stop_signal}): it is killed instead, with what it runs",
+                'Start celery itself: ENTRYPOINT or command ["celery", …], and `exec celery …` at '
+                "the end of a script. `init: true` does not help where a shell is in between.",
                 worker=worker.name,
                 drained_is_safe=True,
             )
@@ -383,7 +394,8 @@ def _stop_loses_tasks(snapshot: FleetSnapshot) -> Iterator[Found]:
                 f"a task has been running for {as_duration(longest)}; a stop waits "
                 f"{as_duration(status.stop_grace)} and then kills it",
                 "Raise the stop grace above the longest task (systemd: TimeoutStopSec=; "
-                "supervisord: stopwaitsecs=), and drain before stopping.",
+                "supervisord: stopwaitsecs=; docker: --stop-timeout; compose: stop_grace_period), "
+                "and drain before stopping.",
                 worker=worker.name,
                 drained_is_safe=True,
             )

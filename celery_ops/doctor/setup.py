@@ -113,7 +113,7 @@ def _wrong(
     if expected is not None and expected != worker.name:
         says = f"it runs {worker.name}, not {expected}"
         return says, f"Write worker: {worker.name}"
-    if status.pid not in {None, worker.pid}:
+    if status.told_pid not in {None, worker.pid}:
         says = f"its process is {status.pid}, but {worker.name} answers as pid {worker.pid}"
         return says, "Start celery without a shell around it (exec), or correct `worker:`."
     return None

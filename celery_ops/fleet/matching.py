@@ -1,4 +1,5 @@
 """Which service runs which worker. The pid is the proof; the configured name is what we expect.
+In containers, where it mostly is 1, the name that a process's command line makes must agree, too.
 
 Pids are only unique within a host, and a host's name in the configuration need not be the one in
 the node names: an equal pid alone is believed when the name agrees, the host agrees, or nothing
@@ -35,8 +36,9 @@ def match(pids: Mapping[str, int | None], services: Iterable[Service]) -> dict[s
     found: dict[str, Service] = {}
     open_services: list[Service] = []
     for service in workers:
-        name, pid = service.ref.worker, _pid(service)
+        name, pid = service.ref.worker, _told_pid(service)
         is_expected = name is not None and name in pids and name not in found
+        is_expected = is_expected and _node(service) in (None, name)
         if name is not None and is_expected and (pid is None or pids[name] in (None, pid)):
             found[name] = service
         else:
@@ -45,11 +47,11 @@ def match(pids: Mapping[str, int | None], services: Iterable[Service]) -> dict[s
     for name, pid in pids.items():
         if pid is not None and name not in found:
             owners.setdefault(pid, []).append(name)
-    shared = Counter(_pid(service) for service in workers)
+    shared = Counter(_told_pid(service) for service in workers)
     for service in open_services:
-        name = _owner(service, owners, is_unique=shared[_pid(service)] == 1)
+        name = _owner(service, owners, is_unique=shared[_told_pid(service)] == 1)
         if name is None and service.ref.worker in pids:
-            name = service.ref.worker
+            name = service.ref.worker if _node(service) in (None, service.ref.worker) else None
         if name is not None:
             found.setdefault(name, service)
     return found
@@ -126,8 +128,11 @@ def _whole(name: str) -> str | None:
 
 
 def _owner(service: Service, owners: Mapping[int, list[str]], *, is_unique: bool) -> str | None:
-    pid = _pid(service)
+    pid = _told_pid(service)
     candidates = owners.get(pid, []) if pid is not None else []
+    node = _node(service)
+    if node is not None:
+        return node if node in candidates else None
     on_host = [name for name in candidates if _host_of(name) == _short(service.ref.host)]
     if len(on_host) == 1:
         return on_host[0]
@@ -138,6 +143,14 @@ def _owner(service: Service, owners: Mapping[int, list[str]], *, is_unique: bool
 
 def _pid(service: Service) -> int | None:
     return service.status.value.pid if service.status is not None else None
+
+
+def _told_pid(service: Service) -> int | None:
+    return service.status.value.told_pid if service.status is not None else None
+
+
+def _node(service: Service) -> str | None:
+    return service.status.value.node if service.status is not None else None
 
 
 def _host_of(node: str) -> str:

@@ -262,7 +262,7 @@ def _doubt_about_service(worker: Worker) -> Doubt | None:
     if service.error is not None or service.status is None:
         return Doubt(f"the supervisor of {name} cannot be asked: {service.error or 'no answer'}")
     status = service.status.value
-    if status.state is not ServiceState.RUNNING or status.pid not in (None, worker.pid):
+    if status.state is not ServiceState.RUNNING or status.told_pid not in (None, worker.pid):
         says = status.says or status.state.value
         return Doubt(f"{service.ref} does not run the process that answers as {name} ({says})")
     return None

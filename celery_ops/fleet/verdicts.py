@@ -112,7 +112,7 @@ def _shared(doubled: Sequence[Service]) -> str:
 
 
 def _is_stopping(node: KnownNode, status: ServiceStatus) -> bool:
-    return status.state is ServiceState.STOPPING and status.pid in (None, node.pid)
+    return status.state is ServiceState.STOPPING and status.told_pid in (None, node.pid)
 
 
 # --- a worker that answers -----------------------------------------------------------------------
@@ -203,7 +203,8 @@ def _told_by_supervisor(node: KnownNode, service: Service, status: ServiceStatus
         ServiceState.RUNNING,
         ServiceState.STARTING,
     )
-    is_other = node.pid is not None and status.pid is not None and node.pid != status.pid
+    told = status.told_pid
+    is_other = node.pid is not None and told is not None and node.pid != told
     if is_alive and (is_other or status.state is ServiceState.STARTING):
         since = "" if status.started_at is None else f" since {_clock_time(status.started_at)}"
         pid = "" if status.pid is None else f" as pid {status.pid}"

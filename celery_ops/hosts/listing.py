@@ -79,7 +79,8 @@ _HIDDEN = re.compile(r"\bhidepid=(?:[1-9]|noaccess|invisible|ptraceable)")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as /proc shows it. `age` in seconds; `groups` is its cgroup file.
+    """A process as /proc shows it. `age` in seconds; `groups` is its cgroup file; `handles` has a
+    bit for each signal that it has a handler for, or waits for (bit 0 is signal 1).
 
     `folder` is where it works; empty where that may not be seen, or has no plain name.
     """
@@ -91,6 +92,11 @@ class Process:
     groups: str
     inner_pid: int | None = None
     folder: str = ""
+    handles: int | None = None
+
+    def heeds(self, number: int) -> bool | None:
+        """Whether that signal makes it do something of its own; None: it cannot be seen."""
+        return None if self.handles is None else bool(self.handles >> (number - 1) & 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,7 @@ def read(completed: Completed) -> Listing:
         and any(line.startswith("mount=") and _HIDDEN.search(line) for line in lines),
         truncated=completed.truncated,
         root_groups="\n".join(files.get((1, "cgroup"), ())),
-        processes=_processes(files, facts),
+        processes=processes(lines, facts),
         units={unit.name: unit for unit in map(_unit, units.blocks(services)) if unit.name},
         sockets=_sockets(lines),
     )
@@ -163,10 +169,9 @@ def _files(lines: list[str]) -> dict[tuple[int, str], list[str]]:
     return found
 
 
-def _processes(
-    files: Mapping[tuple[int, str], list[str]], facts: Mapping[str, str]
-) -> dict[int, Process]:
-    found = {}
+def processes(lines: list[str], facts: Mapping[str, str]) -> dict[int, Process]:
+    """The processes of such lines; without `uptime` and `ticks` their ages are not known."""
+    files, found = _files(lines), {}
     for (pid, file), text in files.items():
         # The name in parentheses may hold anything, parentheses too: proc(5).
         stat = "\n".join(text).rpartition(")")[2].split()
@@ -175,13 +180,15 @@ def _processes(
         words = "\n".join(files.get((pid, "cmdline"), ())).split("\0")
         while words and not words[-1]:
             words.pop()
+        status = dict(line.split(":", 1) for line in files.get((pid, "status"), ()) if ":" in line)
         found[pid] = Process(
             pid=pid,
             parent=int(stat[1]),
             age=_age(stat[19], facts),
             arguments=tuple(words),
             groups="\n".join(files.get((pid, "cgroup"), ())),
-            inner_pid=_inner_pid(files.get((pid, "status"), [""])[0]),
+            inner_pid=_inner_pid(status.get("NSpid", "")),
+            handles=_handles(status),
             folder=files.get((pid, "cwd"), [""])[0],
         )
     return found
@@ -194,10 +201,18 @@ def _age(ticks: str, facts: Mapping[str, str]) -> float | None:
         return None
 
 
-def _inner_pid(status: str) -> int | None:
-    """`NSpid: 4123 7`: the pid here, and in each namespace within."""
-    pids = status.split()[1:]
+def _inner_pid(pids_of: str) -> int | None:
+    """`4123 7`: the pid here, and in each namespace within."""
+    pids = pids_of.split()
     return int(pids[-1]) if len(pids) > 1 and pids[-1].isdecimal() else None
+
+
+def _handles(status: Mapping[str, str]) -> int | None:
+    """What is caught, and what is blocked: an init waits for that (sigwait)."""
+    masks = [status.get(key, "").strip() for key in ("SigBlk", "SigCgt")]
+    if not all(re.fullmatch("[0-9a-f]{1,16}", mask) for mask in masks):
+        return None
+    return int(masks[0], 16) | int(masks[1], 16)
 
 
 def _unit(properties: Mapping[str, str]) -> Unit:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from celery_ops.hosts import cgroups, invocations
+from celery_ops.hosts import cgroups, enclosed, invocations
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.supervisord import USUAL_SERVERS
 from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, ServiceRef
@@ -15,6 +15,7 @@ from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, Servi
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from celery_ops.hosts.containers import Container
     from celery_ops.hosts.invocations import Invocation
     from celery_ops.hosts.listing import Listing, Process
     from celery_ops.hosts.supervisord import Listed
@@ -29,10 +30,10 @@ _HIDDEN = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A look at one host, and what its supervisords told, by their pids.
+    """A look at one host, what its supervisords told, by their pids, and its docker.
 
     `asked` are pids that matter whatever they run; `silent` says of supervisords that could not be
-    asked why not, and what helps.
+    asked why not, and what helps; `no_docker` says the same of docker.
     """
 
     host: str
@@ -40,6 +41,8 @@ class Found:
     asked: frozenset[int] = frozenset()
     programs: Mapping[int, tuple[Listed, ...]] = field(default_factory=dict)
     silent: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    containers: tuple[Container, ...] = ()
+    no_docker: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def supervisords(seen: Listing) -> dict[int, str | None]:
 def discovered(found: Found) -> Discovered:
     """Every Celery process of the host with its owner, and the services that stand idle."""
     seen = found.seen
-    mains = dict(_mains(seen, found.asked))
+    mains = dict(_mains(found))
     shared = Counter(_place(seen, seen.processes[pid]).name for pid in mains)
     processes = [
         _process(found, seen.processes[pid], invocation, shared)
@@ -86,16 +89,17 @@ def discovered(found: Found) -> Discovered:
     )
 
 
-def _mains(seen: Listing, asked: frozenset[int]) -> Iterator[tuple[int, Invocation | None]]:
+def _mains(found: Found) -> Iterator[tuple[int, Invocation | None]]:
     """Main processes. The pool's children have the command line of their parent, or a title."""
+    seen = found.seen
     read = {
-        pid: invocations.read(process.arguments, _hostname(seen, process))
+        pid: invocations.read(process.arguments, _hostname(found, process))
         for pid, process in seen.processes.items()
     }
     for pid, invocation in read.items():
         process = seen.processes[pid]
         if invocation is None:
-            if pid in asked:
+            if pid in found.asked:
                 yield pid, None
             continue
         above = read.get(process.parent)
@@ -108,7 +112,10 @@ def _mains(seen: Listing, asked: frozenset[int]) -> Iterator[tuple[int, Invocati
             yield pid, invocation
 
 
-def _hostname(seen: Listing, process: Process) -> str | None:
+def _hostname(found: Found, process: Process) -> str | None:
+    seen, container = found.seen, _container(found, process)
+    if container is not None:
+        return container.hostname or None
     is_inside = process.inner_pid is not None or _place(seen, process).home is Home.CONTAINER
     return None if is_inside else seen.hostname
 
@@ -154,6 +161,9 @@ def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
             return _program(found, pid, mine, process)
         if pid in found.silent:
             return _Owner(None, *found.silent[pid])
+    container = _container(found, process)
+    if container is not None:
+        return _contained(found, container, process)
     place = _place(found.seen, process)
     if process.inner_pid is not None and place.home in {Home.NOTHING, Home.SESSION}:
         place = cgroups.Placed(Home.CONTAINER, f"where it is pid {process.inner_pid}")
@@ -167,17 +177,60 @@ def _owner(found: Found, process: Process, shared: Counter[str]) -> _Owner:
                 "This version restarts system units only: move it to /etc/systemd/system.",
             )
         case Home.CONTAINER:
-            return _Owner(
-                None,
-                f"it runs in the container {place.name}",
-                "This version does not speak to container runtimes yet.",
-            )
+            says, fix = found.no_docker
+            says = f": {says}" if says else ", which is none of docker's"
+            fix = fix or "This version speaks to no other container runtime."
+            return _Owner(None, f"it runs in the container {place.name}{says}", fix)
         case Home.SESSION:
             return _Owner(
                 None, f"it was started by hand ({place.name}): nothing restarts it", _OWN_UNIT
             )
         case Home.NOTHING:
             return _Owner(None, "it runs, and no supervisor of it is known", _OWN_UNIT)
+
+
+def _container(found: Found, process: Process) -> Container | None:
+    """The container that a process runs in: its PID 1 is above it."""
+    line = set(_line(found.seen, process.pid))
+    return next((one for one in found.containers if one.pid in line), None)
+
+
+def _contained(found: Found, container: Container, process: Process) -> _Owner:
+    if container.owner:
+        return _Owner(
+            None,
+            f"its container {container.name} belongs to {container.owner}",
+            "This version speaks to no orchestrator.",
+        )
+    if container.is_one_off:
+        return _Owner(
+            None,
+            f"its container {container.name} was made by `docker compose run`",
+            "Make it a service: docker compose up -d.",
+        )
+    ref = _contained_ref(found, container)
+    first = found.seen.processes.get(container.pid or 0)
+    is_init = first is not None and enclosed.is_init(first.arguments)
+    owner = _wrapped(ref, process.pid if is_init else container.pid, process)
+    invocation = invocations.read(process.arguments, container.hostname or None)
+    node = "" if invocation is None else invocation.node or ""
+    if not owner.says and node.endswith(f"@{container.id[:12]}"):
+        says = f"{node} is named after its container: one that is made anew has another name"
+        return _Owner(ref, says, "Give it a name that stays: hostname: of the container, or -n.")
+    return owner
+
+
+def _contained_ref(found: Found, container: Container) -> ServiceRef:
+    """Of compose by its labels, with its number only where there are several."""
+    if not container.service:
+        return ServiceRef(found.host, "docker", container.name)
+    name = f"{container.project}/{container.service}"
+    several = sum(
+        (one.project, one.service) == (container.project, container.service) and not one.is_one_off
+        for one in found.containers
+    )
+    number = f"/{container.number}" if several > 1 else ""
+    return ServiceRef(found.host, "compose", f"{name}{number}")
 
 
 def _program(found: Found, pid: int, mine: list[Listed], process: Process) -> _Owner:
@@ -236,6 +289,11 @@ def _idle(found: Found) -> Iterator[IdleService]:
         invocation = invocations.of_unit(unit.arguments, hostname)
         if invocation is not None and not unit.is_active:
             yield _expecting(ServiceRef(found.host, "systemd", unit.name), invocation)
+    for container in found.containers:
+        invocation = invocations.read(container.command, container.hostname or None)
+        may_start = not (container.owner or container.is_one_off or container.is_removed_after)
+        if invocation is not None and container.pid is None and may_start:
+            yield _expecting(_contained_ref(found, container), invocation)
     for pid, programs in found.programs.items():
         server = found.seen.sockets.get(pid)
         where = None if server in USUAL_SERVERS else server

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed, UsageError
 from celery_ops.hosts import facts, listing, owners, processes, rights
-from celery_ops.hosts.local import LocalShell
+from celery_ops.hosts.compose import Compose
+from celery_ops.hosts.docker import Docker
+from celery_ops.hosts.local import NOT_FOUND, LocalShell
 from celery_ops.hosts.multi import Multi
 from celery_ops.hosts.own_commands import OwnCommands
 from celery_ops.hosts.releases import layout_of
@@ -44,11 +47,14 @@ class HostPool:
         sudo = frozenset(one.name for one in context.hosts if one.ssh.sudo)
         nodes = {(one.host, one.name): node for one, node in context.nodes.items()}
         own = {(one.host, one.name): commands for one, commands in context.commands.items()}
+        self._docker = Docker(sudo)
         self._supervisors: dict[str, Supervisor] = {
             "commands": OwnCommands(own),
             "multi": Multi(nodes, sudo),
             "supervisord": Supervisord(context.server_passwords),
             "systemd": Systemd(sudo),
+            "docker": self._docker,
+            "compose": Compose(sudo, context.compose_files),
         }
 
     def shell(self, host: str) -> Shell:
@@ -112,7 +118,8 @@ class HostPool:
                 programs[pid] = await self._listed(host, server)
             except CommandFailed as error:
                 silent[pid] = (f"supervisord (pid {pid}) runs it: {error.says}", error.fix or "")
-        return owners.discovered(owners.Found(host, seen, frozenset(pids), programs, silent))
+        found = owners.Found(host, seen, frozenset(pids), programs, silent)
+        return owners.discovered(await self._with_containers(found))
 
     async def rights(self, host: str, services: Sequence[ServiceRef]) -> Rights:
         """Who we are on a host, and which of these services we may not start and stop there.
@@ -123,7 +130,38 @@ class HostPool:
         entry = self._context.host(host)
         command = rights.command(systemd, sudo=entry is not None and entry.ssh.sudo)
         completed = await self.shell(host).run(command, timeout=RIGHTS_TIMEOUT)
-        return rights.read(systemd, completed)
+        told = rights.read(systemd, completed)
+        refused = {**told.refused, **await self._refused_by_docker(host, services)}
+        return replace(told, refused=refused)
+
+    async def _refused_by_docker(
+        self, host: str, services: Sequence[ServiceRef]
+    ) -> dict[ServiceRef, tuple[str, str]]:
+        """Whoever may ask docker may command it, but for what sudo allows."""
+        contained = [one for one in services if one.supervisor in {"docker", "compose"}]
+        refused: dict[ServiceRef, tuple[str, str]] = {}
+        for server in {one.server for one in contained}:
+            mine = [one for one in contained if one.server == server]
+            command = self._docker.may_act(host, server)
+            completed = await self.shell(host).run(command, timeout=RIGHTS_TIMEOUT)
+            try:
+                self._docker.read_may_act(mine[0], completed)
+            except CommandFailed as error:
+                refused |= dict.fromkeys(mine, (error.says, error.fix or ""))
+        return refused
+
+    async def _with_containers(self, found: owners.Found) -> owners.Found:
+        """What docker tells of the host, if it has one and tells us."""
+        docker = self._docker
+        completed = await self.shell(found.host).run(
+            docker.listing(found.host), timeout=DISCOVERY_TIMEOUT
+        )
+        if completed.code == NOT_FOUND:
+            return found
+        try:
+            return replace(found, containers=docker.read_listing(found.host, completed))
+        except CommandFailed as error:
+            return replace(found, no_docker=(error.says, error.fix or ""))
 
     async def _listed(self, host: str, server: str | None) -> tuple[Listed, ...]:
         if server is None:

@@ -63,8 +63,9 @@ class ServiceRef:
 class ServiceStatus:
     """What a supervisor says of one service, and what it would do to its tasks.
 
-    `identity` is the supervisor's own name for this life of the process (InvocationID, `start`,
-    StartedAt). `clean_exit` tells of the last stop: None while running or when it cannot be known.
+    `pid` is the main process's on its host. `identity` is the supervisor's own name for this life
+    of it (InvocationID, `start`, StartedAt). `clean_exit` tells of the last stop: None while
+    running or when it cannot be known.
     """
 
     state: ServiceState
@@ -92,6 +93,21 @@ class ServiceStatus:
     """Set where it ended though it should run, by what its supervisor does about that."""
     hazards: tuple[Hazard, ...] = ()
     """Beyond what the fields above tell."""
+    inner_pid: int | None = None
+    """The main process's pid in its own container, which is the one its worker tells."""
+    node: str | None = None
+    """The node name that its command line makes where it runs. In containers the pid proves little:
+    it is 1 in most of them.
+    """
+    reaches_worker: bool | None = None
+    """False: the stop signal does not get to the worker, which is killed when the grace is over or
+    at once: PID 1 of its container is a shell that keeps it, or has no handler for it.
+    """
+
+    @property
+    def told_pid(self) -> int | None:
+        """The pid that a worker in it tells."""
+        return self.pid if self.inner_pid is None else self.inner_pid
 
     @property
     def stops_cold(self) -> bool:
@@ -101,7 +117,8 @@ class ServiceStatus:
     @property
     def cuts_off(self) -> bool:
         """A stop ends what the worker runs, or it is not known not to."""
-        return self.stops_cold or self.signals_children is not False
+        kept = self.reaches_worker is False
+        return kept or self.stops_cold or self.signals_children is not False
 
 
 @dataclass(frozen=True, slots=True)

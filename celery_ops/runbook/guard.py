@@ -136,4 +136,4 @@ def _is_there(worker: Worker, since: datetime) -> bool:
         return True
     is_solo = worker.stats is not None and worker.stats.value.pool == "solo"
     status = worker.service.status if worker.service is not None else None
-    return is_solo and (status is None or status.value.pid in {None, worker.pid})
+    return is_solo and (status is None or status.value.told_pid in {None, worker.pid})

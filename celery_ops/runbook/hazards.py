@@ -146,6 +146,11 @@ def dangers(
         after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
         if status.signals_children:
             found.append(f"{name}: a stop signals the pool's children too: {after}")
+        if status.reaches_worker is False:
+            found.append(
+                f"{name}: its stop signal does not get to it, PID 1 of its container keeps it, so"
+                f" it is killed: {after}"
+            )
         found += [f"{name}: {hazard.says}" for hazard in status.hazards if not hazard.forbids]
         if status.state is ServiceState.RUNNING and status.identity is None:
             found.append(

@@ -252,7 +252,7 @@ def _status(status: ServiceStatus, now: datetime) -> list[Line]:
     restarts = {True: "yes", False: "no", None: UNKNOWN}[status.restarts_itself]
     found = [
         _field("state", status.state.value, (f"  {status.says}", Tone.DIM)),
-        _field("pid", _text(status.pid)),
+        _field("pid", _text(status.pid), *_inside(status)),
         _field("started", moment(status.started_at, now) if status.started_at else UNKNOWN),
         _field("last exit", clean),
         _field(
@@ -265,9 +265,17 @@ def _status(status: ServiceStatus, now: datetime) -> list[Line]:
         says = "its stop signal reaches the pool's children: running tasks would be LOST"
         found.append(_field("danger", (says, Tone.BAD)))
     found += [_field("danger", (hazard.says, Tone.BAD)) for hazard in status.hazards]
+    if status.reaches_worker is False:
+        says = "its stop signal does not get to the worker, which is killed instead"
+        found.append(_field("danger", (says, Tone.BAD)))
     if status.arguments is not None:
         found.append(_field("command", " ".join(status.arguments)))
     return found
+
+
+def _inside(status: ServiceStatus) -> tuple[tuple[str, Tone], ...]:
+    is_same = status.inner_pid in {None, status.pid}
+    return () if is_same else ((f"  in its container {status.inner_pid}", Tone.DIM),)
 
 
 def _usage(service: Service, now: datetime) -> list[Line]:

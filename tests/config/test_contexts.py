@@ -210,6 +210,26 @@ def test_a_release_is_told_in_one_of_three_ways(tmp_path: Path, text: str, relea
     assert context_of(tmp_path, text).release == release
 
 
+def test_containers_are_services_of_docker_and_compose(tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        """\
+        services:
+          - {host: local, docker: w1, worker: w1@c1, server: "unix:///run/user/9/docker.sock"}
+          - {host: local, compose: shop/w, worker: w2@c2, files: [/srv/a.yml, /srv/b.yml]}
+          - {host: local, compose: shop/w/2}
+        """,
+    )
+    socket = "unix:///run/user/9/docker.sock"
+    whole = ServiceRef(LOCAL, "compose", "shop/w", "w2@c2")
+    assert context.services == (
+        ServiceRef(LOCAL, "docker", "w1", "w1@c1", server=socket),
+        whole,
+        ServiceRef(LOCAL, "compose", "shop/w/2"),
+    )
+    assert context.compose_files == {whole: ("/srv/a.yml", "/srv/b.yml")}
+
+
 def test_hosts_of_a_service_may_be_globs(tmp_path: Path) -> None:
     context = context_of(
         tmp_path,
@@ -239,8 +259,15 @@ def test_hosts_of_a_service_may_be_globs(tmp_path: Path) -> None:
         ("services: [{systemd: a}]", "needs exactly one of host, hosts, and has none"),
         ("services: [{host: local, systemd: a, worker: w}]", "named name@host, not 'w'"),
         ("services: [{host: local, systemd: a, worker: w@%i}]", "'%i' is not known here"),
-        ("services: [{host: local, systemd: a, server: 'unix:///s'}]", "for supervisord only"),
+        (
+            "services: [{host: local, systemd: a, server: 'unix:///s'}]",
+            "for supervisord, docker and compose only",
+        ),
         ("services: [{host: local, supervisord: a, server: /s}]", "is not unix:///path"),
+        ("services: [{host: local, docker: a, server: 'http://h:1'}]", "only asked at a socket"),
+        ("services: [{host: local, compose: a}]", "4:39: write project/service, or"),
+        ("services: [{host: local, docker: a, files: [/a]}]", "files are for compose only"),
+        ("services: [{host: local, compose: a/b, files: [a.yml]}]", "whole path without spaces"),
         ("services: [{host: local, systemd: a}, {host: local, systemd: a}]", "is listed twice"),
         ("release: {image: a, symlink: {current: a, releases: b}}", "symlink and image"),
         ("release: {symlink: {current: a}}", "symlink of release of context a needs the key"),

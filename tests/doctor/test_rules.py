@@ -225,9 +225,10 @@ def test_stats_from_before_a_restart_are_not_a_mismatch() -> None:
     [
         (replace(RUNNING, signals_children=True), "reaches the pool's children"),
         (replace(RUNNING, stop_signal="SIGQUIT"), "stopped with SIGQUIT"),
+        (replace(RUNNING, reaches_worker=False), "PID 1 of its container is a shell"),
         (replace(RUNNING, stop_grace=10.0), "a task has been running for 1m30s; a stop waits 10s"),
     ],
-    ids=["children", "signal", "grace"],
+    ids=["children", "signal", "shell", "grace"],
 )
 def test_a_stop_that_would_lose_tasks_is_named(status: ServiceStatus, says: str) -> None:
     task = Task("1", "app.slow", "()", "mail", AT - timedelta(seconds=90), None, True)
@@ -235,6 +236,15 @@ def test_a_stop_that_would_lose_tasks_is_named(status: ServiceStatus, says: str)
     (finding,) = found(fleet(busy), "stop-loses-tasks")
     assert says in finding.says
     assert finding.level is Level.ERROR
+
+
+def test_the_pid_that_counts_is_the_one_in_the_container() -> None:
+    first = Reading(replace(STATS, pid=1), AT)
+    inside = replace(RUNNING, pid=4000, inner_pid=1)
+    other = replace(RUNNING, pid=4000, inner_pid=7)
+    mine, others = (worker(service=service(one), stats=first) for one in (inside, other))
+    assert found(fleet(mine), "service-mismatch") == ()
+    assert len(found(fleet(others), "service-mismatch")) == 1
 
 
 def test_a_pool_without_children_cannot_lose_tasks_that_way() -> None:

@@ -117,3 +117,40 @@ def test_two_hosts_that_run_the_same_name_are_rivals() -> None:
 )
 def test_what_is_not_proved_to_run_side_by_side_is_no_rival(second: Service) -> None:
     assert rivals([named("web1", 7, *WORKER), second]) == {}
+
+
+def contained(name: str, pid: int, *, worker: str | None = None, node: str | None) -> Service:
+    status = ServiceStatus(ServiceState.RUNNING, pid, None, None, None, "", inner_pid=1, node=node)
+    return Service(ServiceRef("web1", "docker", name, worker=worker), Reading(status, AT))
+
+
+def test_in_containers_the_name_of_the_command_line_must_agree() -> None:
+    one = contained("c1", 4000, worker="a@x", node="a@x")
+    other = contained("c2", 4100, worker="b@x", node=None)
+    assert match({"a@x": 1, "b@x": 1}, [one, other]) == {"a@x": one, "b@x": other}
+
+
+def test_containers_whose_names_were_mixed_up_are_matched_to_whom_they_run() -> None:
+    one = contained("c1", 4000, worker="b@x", node="a@x")
+    other = contained("c2", 4100, worker="a@x", node="b@x")
+    assert match({"a@x": 1, "b@x": 1}, [one, other]) == {"a@x": one, "b@x": other}
+
+
+def test_a_container_that_runs_another_worker_is_not_the_configured_one() -> None:
+    assert match({"a@x": 1}, [contained("c1", 4000, worker="a@x", node="z@x")]) == {}
+
+
+def test_without_a_configured_worker_a_container_is_found_by_its_name() -> None:
+    services = [contained("c1", 4000, node="a@x"), contained("c2", 4100, node="b@x")]
+    found = match({"a@x": 1, "b@x": 1}, services)
+    assert {name: service.ref.name for name, service in found.items()} == {"a@x": "c1", "b@x": "c2"}
+
+
+def test_two_containers_with_one_name_are_rivals_although_both_are_pid_1() -> None:
+    def named(name: str, pid: int) -> Service:
+        one = contained(name, pid, node="a@x")
+        assert one.status is not None
+        status = replace(one.status.value, arguments=("celery", "worker", "-n", "a@x"))
+        return replace(one, status=Reading(status, AT))
+
+    assert set(rivals([named("c1", 4000), named("c2", 4100)])) == {"a@x"}

@@ -7,7 +7,7 @@ services it must have are named by `Program`.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,8 @@ class SupervisorContract:
     """What the supervisor says of a service that does not come up."""
     longest_shown = 200
     """Characters of a command that people see."""
+    strange = r"a\x20b"
+    """A name that a shell would change."""
 
     async def test_several_are_asked_about_in_one_command(self, supervised: Supervised) -> None:
         await supervised.until(Program.POLITE, ServiceState.RUNNING)
@@ -185,7 +187,7 @@ class SupervisorContract:
         self, supervised: Supervised
     ) -> None:
         service = supervised.services[Program.POLITE]
-        strange = supervised.services[Program.STRANGE]
+        strange = supervised.services.get(Program.STRANGE, replace(service, name=self.strange))
         for command in (
             supervised.supervisor.status([service]),
             supervised.supervisor.start(service),
@@ -193,7 +195,7 @@ class SupervisorContract:
         ):
             assert service.name in str(command)
             assert len(str(command)) < self.longest_shown
-        assert r"'a\x20b'" in str(supervised.supervisor.start(strange))
+        assert f"'{self.strange}'" in str(supervised.supervisor.start(strange))
 
 
 class DaemonContract(SupervisorContract):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts import listing
+from celery_ops.hosts.containers import Container
 from celery_ops.hosts.owners import Found, discovered, supervisords
 from celery_ops.hosts.supervisord import Listed
 from celery_ops.model import Role, ServiceRef
@@ -248,7 +249,89 @@ def test_a_pid_of_a_container_is_told_beside_its_own() -> None:
 
 def test_a_process_with_pids_of_its_own_is_in_a_container_whatever_its_group() -> None:
     says = Host().process(40, WORKER.format("w1"), inner="\t7").only().says
-    assert says == "it runs in the container where it is pid 7"
+    assert says == "it runs in the container where it is pid 7, which is none of docker's"
+
+
+def contained(pid: int | None, **settings: Any) -> Container:
+    return Container(
+        **{"id": "a" * 64, "name": "shop_w_1", "state": "running", "pid": pid} | settings
+    )
+
+
+def in_containers(host: Host, *containers: Container) -> Discovered:
+    return discovered(Found("web1", host.seen(), containers=containers))
+
+
+def test_a_worker_in_a_container_belongs_to_the_container_and_has_its_hostname() -> None:
+    host = Host().process(40, WORKER.format("w1"), inner="\t1")
+    host.process(41, WORKER.format("w1"), parent=40, inner="\t8")
+    (process,) = in_containers(host, contained(40, hostname="c1")).processes
+    assert (process.pid, process.inner_pid, process.node) == (40, 1, "w1@c1")
+    assert (process.service, process.says) == (ServiceRef("web1", "docker", "shop_w_1"), "")
+
+
+def test_an_init_around_a_worker_is_as_it_should_be_and_a_shell_is_not() -> None:
+    for first, says in (
+        ("/sbin/docker-init -- celery", ""),
+        ("bash start.sh", "own process is 40"),
+    ):
+        host = Host().process(40, first, inner="\t1")
+        host.process(41, WORKER.format("w1"), parent=40, inner="\t8")
+        (process,) = in_containers(host, contained(40)).processes
+        assert process.service == ServiceRef("web1", "docker", "shop_w_1")
+        assert says in process.says
+        assert bool(process.says) == bool(says)
+
+
+def test_a_name_that_goes_with_its_container_is_told() -> None:
+    host = Host().process(40, WORKER.format("w1"), inner="\t1")
+    (process,) = in_containers(host, contained(40, hostname="a" * 12)).processes
+    assert process.service == ServiceRef("web1", "docker", "shop_w_1")
+    assert "made anew has another name" in process.says
+
+
+COMPOSED = {"project": "shop", "service": "w"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "service", "says"),
+    [
+        (COMPOSED | {"number": "1"}, "shop/w", ""),
+        (COMPOSED | {"is_one_off": True}, None, "docker compose run"),
+        ({"owner": "the Swarm service s"}, None, "belongs to the Swarm service s"),
+    ],
+)
+def test_a_container_of_compose_is_its_service(
+    settings: dict[str, Any], service: str | None, says: str
+) -> None:
+    host = Host().process(40, WORKER.format("w1"), inner="\t1")
+    (process,) = in_containers(host, contained(40, **settings)).processes
+    assert (process.service and process.service.name) == service
+    assert says in process.says
+
+
+def test_replicas_and_idle_containers_are_told_apart_by_their_numbers() -> None:
+    host = Host().process(40, WORKER.format("w1"), inner="\t1")
+    command = tuple(WORKER.format("w1").split())
+    found = in_containers(
+        host,
+        contained(40, number="1", **COMPOSED),
+        contained(None, id="b" * 64, number="2", command=command, hostname="c2", **COMPOSED),
+        contained(None, id="c" * 64, is_removed_after=True, command=command),
+    )
+    assert [one.service for one in found.processes] == [ServiceRef("web1", "compose", "shop/w/1")]
+    (idle,) = found.idle
+    assert idle.service == ServiceRef("web1", "compose", "shop/w/2", "w1@c2")
+
+
+def test_a_docker_that_may_not_be_asked_says_why() -> None:
+    host = Host().process(40, WORKER.format("w1"), group=f"0::/docker/{'a' * 64}", inner="\t1")
+    refused = ("it may not be asked", "usermod")
+    (process,) = discovered(Found("web1", host.seen(), no_docker=refused)).processes
+    assert (process.says, process.fix) == (
+        "it runs in the container aaaaaaaaaaaa: it may not be asked",
+        "usermod",
+    )
 
 
 def test_a_container_has_a_hostname_of_its_own() -> None:

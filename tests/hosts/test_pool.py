@@ -37,8 +37,8 @@ def test_an_unknown_host_is_refused() -> None:
 
 
 def test_a_supervisor_that_is_not_spoken_is_named() -> None:
-    with pytest.raises(CommandFailed, match="speak to docker, only to commands, multi"):
-        HostPool(CONTEXT).supervisor("docker")
+    with pytest.raises(CommandFailed, match="speak to swarm, only to commands, compose, docker"):
+        HostPool(CONTEXT).supervisor("swarm")
 
 
 WORDS = ("-c", "import sys; sys.stdin.read()", "", "a b", "line\nbreak", "é", "x" * 5000)
