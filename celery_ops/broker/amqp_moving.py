@@ -30,7 +30,7 @@ from celery_ops.broker.amqp_link import DEADLINE
 from celery_ops.broker.amqp_raw import Unreadable
 from celery_ops.broker.amqp_reading import stored
 from celery_ops.broker.amqp_refusals import blocked
-from celery_ops.broker.amqp_taking import Taker
+from celery_ops.broker.amqp_taking import taker
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
 from celery_ops.ports import Transferred
@@ -83,9 +83,9 @@ class RabbitMover:
         if source is None:
             await self._under(fence, lambda _: None)
             return
-        way = _Way(transfer, to, source.kind == "classic")
+        way = _Way(transfer, to, source.kind)
         seen = 0
-        portion = min(_FIRST_PORTION, way.most)
+        portion = min(_FIRST_PORTION, way.most) if way.is_classic else way.most
         try:
             await patiently(lambda: self._under(fence, way.open))
             while not way.is_over(seen):
@@ -217,13 +217,22 @@ class Transaction:
     Raise LedgerBusy if another one counts under that ticket.
     """
 
-    def __init__(self, session: Session, to: Destination, ticket: str, *, source: str = "") -> None:
+    def __init__(
+        self,
+        session: Session,
+        to: Destination,
+        ticket: str,
+        *,
+        source: str = "",
+        kind: str | None = "classic",
+    ) -> None:
+        """`kind` is that of the source, where there is one."""
         if session.blocked:
             raise blocked(session.address)
         self._to = to
         self._returned: list[Content] = []
         self.channel: Channel = session.connection.channel()
-        self._taker = Taker(self.channel, source)
+        self._taker = taker(session, self.channel, source, kind)
         try:
             self.channel.auto_decode = False
             self.channel.events["basic_return"].add(self._note_returned)
@@ -299,7 +308,7 @@ class _Way:
 
     transfer: Transfer
     to: Destination
-    is_classic: bool
+    kind: str | None
     done: int = 0
     _length: int = 0
     _transaction: Transaction | None = field(default=None, repr=False)
@@ -307,6 +316,10 @@ class _Way:
     _held: int = 0
     """So many are held by the channel that moves."""
     _all_held: int = 0
+
+    @property
+    def is_classic(self) -> bool:
+        return self.kind == "classic"
 
     @property
     def most(self) -> int:
@@ -361,7 +374,9 @@ class _Way:
 
     def _begin(self, session: Session) -> None:
         self._transaction = None
-        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
+        opened = Transaction(
+            session, self.to, self.transfer.ticket, source=self.transfer.queue, kind=self.kind
+        )
         self._transaction = opened
         self._held = 0
         self.done = opened.done

@@ -122,8 +122,8 @@ class Lab:
                     do = None
         return done
 
-    async def everything(self, queue: str) -> list[StoredMessage]:
-        async with aclosing(self.broker.messages.read(queue)) as portions:
+    async def everything(self, queue: str, *, requeue: bool = False) -> list[StoredMessage]:
+        async with aclosing(self.broker.messages.read(queue, requeue=requeue)) as portions:
             return [message async for portion in portions for message in portion]
 
     async def put(self, messages: list[StoredMessage], queue: str) -> bool:
@@ -385,6 +385,18 @@ async def test_of_a_quorum_queue_no_more_is_taken_than_goes(lab: Lab) -> None:
     assert [message.id for message in await lab.everything(TO)] == [f"id-{n}" for n in range(4)]
     stayed = await lab.broker.messages.peek(FROM, skip=0, count=9, requeue=True)
     assert [message.id for message in stayed] == [f"id-{n}" for n in range(4, 9)]
+
+
+async def test_what_is_looked_at_in_a_quorum_queue_goes_back_in_order(lab: Lab) -> None:
+    """More than are taken at once: each of them comes back by itself."""
+    lab.declare(FROM, x_queue_type="quorum")
+    lab.declare(TO)
+    lab.publish(FROM, *numbered(1_200))
+    wanted = [f"id-{number}" for number in range(1_200)]
+    for _ in range(2):
+        assert [one.id for one in await lab.everything(FROM, requeue=True)] == wanted
+    assert await lab.move(Transfer(TICKET, FROM, TO)) == 1_200
+    assert [one.id for one in await lab.everything(TO)] == wanted
 
 
 async def test_a_stream_is_no_queue_of_messages(lab: Lab) -> None:
