@@ -34,9 +34,11 @@ MOST_TAKEN = 20_000
 """Messages that one look takes out, with those that it passes over."""
 _PORTION = 500
 _SECONDS = 4.0
+_SECONDS_A_PORTION = 20.0
+"""Behind producers and workers at full speed each single message is waited for."""
 _LOOKS, _BETWEEN_LOOKS = 10, 0.05
 """When nothing came back between so many looks, in seconds, it has come back."""
-_A_SECOND = 500
+_A_SECOND = 100
 """So many messages a second are taken out at the least."""
 _IF_MEANT = (
     "If that is meant, queue peek does it with --requeue; else park them (queue park): what is"
@@ -108,9 +110,8 @@ class RabbitReader:
             opened = await link.write(partial(_taker, queue=queue, kind=nature.kind))
             try:
                 while left > 0:
-                    taken = await link.write(
-                        partial(_take, opened=opened, most=min(_PORTION, left))
-                    )
+                    work = partial(_take, opened=opened, most=min(_PORTION, left))
+                    taken = await link.write(work, deadline=_SECONDS_A_PORTION)
                     if not taken:
                         return
                     left -= len(taken)

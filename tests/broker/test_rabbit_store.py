@@ -17,6 +17,7 @@ from urllib.parse import quote
 import amqp
 import pytest
 
+from celery_ops.broker import amqp_moving
 from celery_ops.broker.amqp_moving import MOST_HELD, Destination, Transaction
 from celery_ops.errors import (
     BrokerUnreachable,
@@ -266,6 +267,24 @@ async def test_workers_and_producers_go_on_while_some_are_moved(lab: Lab) -> Non
         map(id_of, moved), key=lambda id_: int(id_.removeprefix("id-"))
     )
     assert len(moved) == await lab.broker.store.counted(TICKET)
+
+
+async def test_who_moves_slowly_gives_back_what_it_holds_and_passes_it_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is chosen, seen anew or moved because of that."""
+    monkeypatch.setattr(amqp_moving, "HELD_FOR", 0.0)
+    monkeypatch.setattr(amqp_moving, "_PASSING_AGAIN", 1)
+    lab.declare(FROM, TO)
+    lab.publish(FROM, *numbered(400))
+    transfer = Transfer(TICKET, FROM, TO, choose=is_even, portion=20)
+    async with aclosing(lab.broker.store.transfer(transfer, fence=lab.fence)) as portions:
+        told = [(portion.seen, portion.done) async for portion in portions]
+    assert len(told) > len(set(told)), "some were passed again"
+    assert told == sorted(told)
+    assert told[-1] == (400, 200)
+    assert lab.waiting(TO) == numbered(400)[::2]
+    assert lab.waiting(FROM) == numbered(400)[1::2]
 
 
 # --- what is refused ----------------------------------------------------------------------------
