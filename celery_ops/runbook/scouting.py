@@ -307,9 +307,13 @@ def _estimate(seen: Look) -> int:
 
 
 def _marking(wanted: Wanted) -> str:
+    """What it means for those who consume it: they are served what nobody holds."""
+    until = "until all is read"
+    if wanted.verb is not QueueVerb.BACKUP:
+        until += "; where that takes long, for about a minute at a time"
     return (
         f"to be read, the messages of {wanted.queue} are taken out and given back to their places:"
-        " those that stay there are marked as redelivered, and wait until all is read"
+        f" those that stay there are marked as redelivered, and nobody is served them {until}"
     )
 
 
