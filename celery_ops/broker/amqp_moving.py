@@ -6,7 +6,7 @@ It goes over the connection that holds the lease: with that connection all of it
 was taken and not yet committed is back in its place.
 
 What a limited queue has no room for would push others out of it, or be refused, and be lost: there
-nothing is moved to. A limit that a policy sets cannot be seen by AMQP.
+nothing is moved to. A limit that a policy sets is seen by the management API only.
 
 Messages that are not chosen are held, since they would be served again: meanwhile nobody else is
 served with them, and from then on they are marked as redelivered. Who moves slowly gives them back

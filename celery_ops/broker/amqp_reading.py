@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_link import Channel, Session, Work
     from celery_ops.broker.amqp_taking import Taken, Taker
+    from celery_ops.broker.management import Management
     from celery_ops.model import StoredMessage
 
 Result = TypeVar("Result")
@@ -49,8 +50,9 @@ _IF_MEANT = (
 class RabbitReader:
     """Implements `ports.MessageReading` on one RabbitMQ."""
 
-    def __init__(self, address: AmqpAddress) -> None:
+    def __init__(self, address: AmqpAddress, management: Management | None = None) -> None:
         self._address = address
+        self._management = management
         self._link = AmqpLink(address, "looks at messages")
         self._natures: dict[str, Nature] = {}
 
@@ -60,8 +62,13 @@ class RabbitReader:
     async def nature(self, queue: str) -> Nature | None:
         """None if there is no such queue; raise PreconditionFailed if it is another connection's.
 
-        Kept while the queue is there: to ask anew can leave errors in the server's log.
+        Kept while the queue is there: to ask anew can leave errors in the server's log. The
+        management API leaves none.
         """
+        if self._management is not None:
+            with contextlib.suppress(BrokerUnreachable):
+                found = await self._management.nature(queue)
+                return found if found is None or await self._size(queue) is not None else None
         if await self._size(queue) is None:
             self._natures.pop(queue, None)
             return None
