@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.broker.conftest import MakeRabbit
     from tests.rig.rabbitmq import RabbitServer
+    from tests.rig.redis import Certificates
 
 pytestmark = pytest.mark.rig
 
@@ -32,6 +33,48 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
                 await asyncio.sleep(0.05)
     except TimeoutError:
         pytest.fail(f"never: {what}")
+
+
+async def test_the_numbers_over_tls_are_those_of_rabbitmqctl(
+    rabbit: str, make_rabbit: MakeRabbit, shared_rabbit: RabbitServer, certificates: Certificates
+) -> None:
+    """Of classic and quorum queues in a virtual host of their own, while some are held."""
+    vhost = rabbit.rsplit("/", 1)[1]
+    broker = make_rabbit(
+        f"amqps://guest:guest@127.0.0.1:{shared_rabbit.tls_port}/{vhost}",
+        ssl={"ca_certs": str(certificates.authority)},
+        management=shared_rabbit.management,
+    )
+    kinds = {"urgent": {"x-max-priority": 9}, "sure": {"x-queue-type": "quorum"}, "nobody": {}}
+    for name, arguments in kinds.items():
+        declare(rabbit, name, arguments=arguments)
+    with connection(rabbit) as consumer:
+        channel = consumer.channel()
+        channel.basic_qos(0, 3, a_global=False)
+        for number, name in enumerate(kinds):
+            for priority in range(5 + number):
+                channel.basic_publish(amqp.Message("{}", priority=priority), routing_key=name)
+            if name != "nobody":
+                channel.basic_consume(name, callback=lambda _: None)
+
+        async def is_told() -> bool:
+            told = (await broker.queues([*kinds])).queues
+            columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
+            text = shared_rabbit.control(
+                "-q", "-p", vhost, "list_queues", "--no-table-headers", *columns
+            )
+            listed = {tuple(line.split("\t")) for line in text.splitlines()}
+            shown = {
+                (one.name, str(one.ready), str(one.unacked), str(one.consumers)) for one in told
+            }
+            wanted = {
+                ("urgent", "2", "3", "1"),
+                ("sure", "3", "3", "1"),
+                ("nobody", "7", "0", "0"),
+            }
+            return shown == listed == wanted
+
+        await eventually(is_told, "all have counted what is held")
 
 
 async def test_with_the_management_api_nothing_is_looked_for_that_is_not_there(
