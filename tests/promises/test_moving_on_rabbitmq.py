@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import signal
@@ -79,9 +80,12 @@ class Queues:
         self._server = server
         self._vhost = vhost
         self.is_classic = kind == "classic"
-        with self.client() as client:
-            for queue in ("mail", "other"):
-                client.declare(queue, **ARGUMENTS[kind])
+        self._watching = self.client()
+        for queue in ("mail", "other"):
+            self._watching.declare(queue, **ARGUMENTS[kind])
+
+    def close(self) -> None:
+        self._watching.close()
 
     def client(self) -> RawClient:
         return RawClient(self._server.port, self._vhost)
@@ -110,8 +114,7 @@ class Queues:
         return [messages[at] for at in order]
 
     def count(self, queue: str) -> int:
-        with self.client() as client:
-            return client.count(queue)
+        return self._watching.count(queue)
 
     def all_taken(self, queue: str) -> list[RawMessage]:
         """What waits there, which is gone by that."""
@@ -126,8 +129,12 @@ class Queues:
 
 
 @pytest.fixture(params=["classic", "quorum"])
-def queues(request: pytest.FixtureRequest, shared_rabbit: RabbitServer, vhost: str) -> Queues:
-    return Queues(shared_rabbit, vhost, request.param)
+def queues(
+    request: pytest.FixtureRequest, shared_rabbit: RabbitServer, vhost: str
+) -> Iterator[Queues]:
+    made = Queues(shared_rabbit, vhost, request.param)
+    yield made
+    made.close()
 
 
 def test_what_is_purged_and_restored_is_the_same_to_the_byte_and_in_order(
@@ -201,8 +208,8 @@ def survive(
 ) -> None:
     """Run it, kill its executor again and again, and go on with it until it ends well.
 
-    Half of the kills are at a random count of what is `done` of the `total`, the others at a random
-    moment.
+    Each kill is at a random count of what is `done` of the `total`, or, every other time, at a
+    random moment before that.
     """
     killed = 0
     said = kill(ann, command, done, total // (deaths + 1))
@@ -213,26 +220,29 @@ def survive(
             said = ann.do("runs", "resume")
             break
         before = (killed + 1) * total // (deaths + 1)
-        said = kill(ann, ["runs", "resume"], done, before if killed % 2 == 0 else None)
+        said = kill(ann, ["runs", "resume"], done, before, at_any_moment=killed % 2 == 1)
     assert said.code == 0, said.all
     assert killed >= deaths // 2
 
 
-def kill(ann: Operator, command: list[str], done: Callable[[], int], before: int | None) -> Said:
-    """Run a command whose executor is killed once more is done, at the latest when so much is;
-    None: at any moment.
-    """
+def kill(
+    ann: Operator,
+    command: list[str],
+    done: Callable[[], int],
+    before: int,
+    *,
+    at_any_moment: bool = False,
+) -> Said:
+    """Run a command whose executor is killed once more is done, at the latest when so much is."""
     others = len(pids(ann))
     running = ann.start(*command)
     chance, at_first = SystemRandom(), done()
-    at = chance.randint(at_first + 1, max(at_first + 1, before or 0))
-    moment = chance.uniform(0, LONGEST_LIFE)
+    at = chance.randint(at_first + 1, max(at_first + 1, before))
+    life = chance.uniform(0, LONGEST_LIFE) if at_any_moment else math.inf
     while running.process.poll() is None and not pids(ann)[others:]:
         time.sleep(0.005)
-    began = time.monotonic()
-    while running.process.poll() is None:
-        if done() >= at if before is not None else time.monotonic() - began > moment:
-            break
+    until = time.monotonic() + life
+    while running.process.poll() is None and done() < at and time.monotonic() < until:
         time.sleep(0.001)
     found = pids(ann)[others:]
     if found and running.process.poll() is None:
