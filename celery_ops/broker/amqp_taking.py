@@ -33,7 +33,6 @@ _LARGEST_WINDOW = 250
 _GET, _NACK = "Bsb", "Lbb"
 _BYTES_A_WINDOW = 16 * 1024 * 1024
 """What a consumer has taken is on its way to us at once."""
-_BEFORE_OTHERS = {"x-priority": 10}
 _PAUSE = 0.02
 _SERVED_WITHIN = 3.0
 """Seconds in which a queue with messages has to serve a new consumer."""
@@ -130,9 +129,7 @@ class Consuming:
         arrived: list[Content] = []
         tag = next(self._tags)
         self._channel.basic_qos(0, most, a_global=False)
-        self._channel.basic_consume(
-            self._queue, tag, nowait=True, callback=arrived.append, arguments=_BEFORE_OTHERS
-        )
+        self._channel.basic_consume(self._queue, tag, nowait=True, callback=arrived.append)
         self._await(arrived, most)
         self._channel.basic_cancel(tag)
         taken = [_as_taken(content) for content in arrived]
@@ -159,8 +156,7 @@ class Consuming:
                 if arrived:
                     return
                 raise PreconditionFailed(
-                    f"{self._queue!r} does not serve us: it serves one consumer alone"
-                    " (x-single-active-consumer), or one with a higher priority.",
+                    f"{self._queue!r} serves somebody else only (x-single-active-consumer).",
                     fix="Pause it first (queue pause), so that nobody consumes it.",
                 )
 

@@ -418,6 +418,23 @@ async def test_what_is_looked_at_in_a_quorum_queue_goes_back_in_order(lab: Lab) 
     assert [one.id for one in await lab.everything(TO)] == wanted
 
 
+async def test_a_quorum_queue_that_serves_one_consumer_alone_says_so(lab: Lab) -> None:
+    lab.declare(TO)
+    connection = lab.server.client(lab.vhost)
+    channel = connection.channel()
+    how = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    channel.queue_declare(FROM, durable=True, auto_delete=False, arguments=how)
+    channel.basic_qos(0, 1, a_global=False)
+    channel.basic_consume(FROM, callback=lambda _: None)
+    lab.publish(FROM, *numbered(5))
+    with pytest.raises(PreconditionFailed, match="serves somebody else only"):
+        await lab.move(Transfer(TICKET, FROM, TO))
+    connection.close()
+    with lab.client() as client:
+        wait_until(lambda: client.count(FROM) == 5, what="all of them wait")
+    assert await lab.move(Transfer(TICKET, FROM, TO)) == 5
+
+
 async def test_a_stream_is_no_queue_of_messages(lab: Lab) -> None:
     lab.declare("stream", x_queue_type="stream")
     lab.declare(FROM)
