@@ -83,10 +83,25 @@ class RawClient:
         (count,) = struct.unpack_from(">I", answer, 1 + answer[0])
         return int(count)
 
-    def waiting(self, queue: str, *, taking: bool = False) -> list[RawMessage]:
-        """All of them, in the order in which they are served; held until `close`, or taken."""
+    def taken(self, queue: str) -> list[RawMessage]:
+        """All of them, in the order in which they are served, and gone by that; by a consumer,
+        which a quorum queue serves much faster.
+        """
+        count = self.count(queue)
+        no_ack = b"\x02"
+        consume = b"\x00\x00" + _short(queue) + _short("all") + no_ack + _table()
+        self._call(1, (60, 20), consume, (60, 21))
         found: list[RawMessage] = []
-        get = struct.pack(">HH", 60, 70) + b"\x00\x00" + _short(queue) + bytes([taking])
+        while len(found) < count:
+            self._expect((60, 60))
+            found.append(self._content())
+        self._call(1, (60, 30), _short("all") + b"\x00", (60, 31))
+        return found
+
+    def waiting(self, queue: str) -> list[RawMessage]:
+        """All of them, in the order in which they are served; held until `close`."""
+        found: list[RawMessage] = []
+        get = struct.pack(">HH", 60, 70) + b"\x00\x00" + _short(queue) + b"\x00"
         while True:
             self._socket.sendall(_frame(_METHOD, 1, get) * _AT_ONCE)
             before = len(found)

@@ -120,8 +120,7 @@ class Queues:
 
     def all_taken(self, queue: str) -> list[RawMessage]:
         """What waits there, which is gone by that."""
-        with self.client() as client:
-            return client.waiting(queue, taking=True)
+        return self._watching.taken(queue)
 
     def check(self, queue: str, wanted: list[RawMessage]) -> None:
         """They are what waits there, to the byte and in order, and gone by that."""
