@@ -6,15 +6,17 @@ It goes over the connection that holds the lease: with that connection all of it
 was taken and not yet committed is back in its place.
 
 What a limited queue has no room for would push others out of it, or be refused, and be lost: there
-nothing is moved to. A limit that a policy sets cannot be seen by AMQP.
+nothing is moved to. A limit that a policy sets is seen by the management API only.
 
-Messages that are not chosen are held until the end, since they would be served again: until then
-nobody else is served with them, and from then on they are marked as redelivered.
+Messages that are not chosen are held, since they would be served again: meanwhile nobody else is
+served with them, and from then on they are marked as redelivered. Who moves slowly gives them back
+in between, and passes them again: so none is held for long, and no consumer's time runs out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -30,7 +32,7 @@ from celery_ops.broker.amqp_link import DEADLINE
 from celery_ops.broker.amqp_raw import Unreadable
 from celery_ops.broker.amqp_reading import stored
 from celery_ops.broker.amqp_refusals import blocked
-from celery_ops.broker.amqp_taking import Taker
+from celery_ops.broker.amqp_taking import taker
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
 from celery_ops.ports import Transferred
@@ -62,6 +64,10 @@ _FIRST_PORTION = 50
 MOST_HELD = 2_000
 """Messages that the channel that moves holds back; then others hold them, and it is a new one. For
 each acknowledgement the server walks over all that its channel was delivered before."""
+HELD_FOR = 60.0
+"""Seconds after which what is held is given back, and passed again."""
+_PASSING_AGAIN = 10
+"""So many times as long as that takes it is held then, if that is more."""
 _DEADLINE = 20.0
 """Seconds a transaction may take: the lease is not renewed meanwhile."""
 
@@ -83,23 +89,23 @@ class RabbitMover:
         if source is None:
             await self._under(fence, lambda _: None)
             return
-        way = _Way(transfer, to, source.kind == "classic")
-        seen = 0
-        portion = min(_FIRST_PORTION, way.most)
+        way = _Way(transfer, to, source.kind)
         try:
             await patiently(lambda: self._under(fence, way.open))
-            while not way.is_over(seen):
-                taken = await self._under(fence, partial(way.take, most=portion, seen=seen))
+            while not way.is_over:
+                taken = await self._under(fence, way.take)
                 if not taken:
                     return
                 going, looked_at = self._choose(taken, source, transfer, way.left)
                 await self._under(fence, partial(way.carry, taken=len(taken), going=going))
-                seen += looked_at
-                yield Transferred(way.done, seen)
-                portion = way.most
+                way.go_past(looked_at)
+                yield Transferred(way.done, way.most_seen)
+                if way.is_long_held:
+                    await self._give_back(way, fence)
+                    await patiently(lambda: self._under(fence, way.open))
         finally:
             with contextlib.suppress(BrokerUnreachable, LeaseLost):
-                await self._reader.given_back(transfer.queue, await self._under(fence, way.close))
+                await self._give_back(way, fence)
 
     async def put(
         self,
@@ -144,6 +150,10 @@ class RabbitMover:
 
     async def _under(self, fence: Fence, work: Work[Result]) -> Result:
         return await self._lease.under(fence, work, deadline=_DEADLINE)
+
+    async def _give_back(self, way: _Way, fence: Fence) -> None:
+        waiting = await self._under(fence, way.close)
+        await self._reader.given_back(way.transfer.queue, waiting)
 
     async def _source(self, queue: str) -> Nature | None:
         nature = await self._reader.nature(queue)
@@ -244,13 +254,22 @@ class Transaction:
     Raise LedgerBusy if another one counts under that ticket.
     """
 
-    def __init__(self, session: Session, to: Destination, ticket: str, *, source: str = "") -> None:
+    def __init__(
+        self,
+        session: Session,
+        to: Destination,
+        ticket: str,
+        *,
+        source: str = "",
+        kind: str | None = "classic",
+    ) -> None:
+        """`kind` is that of the source, where there is one."""
         if session.blocked:
             raise blocked(session.address)
         self._to = to
         self._returned: list[Content] = []
         self.channel: Channel = session.connection.channel()
-        self._taker = Taker(self.channel, source)
+        self._taker = taker(session, self.channel, source, kind)
         try:
             self.channel.auto_decode = False
             self.channel.events["basic_return"].add(self._note_returned)
@@ -333,9 +352,17 @@ class _Way:
 
     transfer: Transfer
     to: Destination
-    is_classic: bool
+    kind: str | None
     done: int = 0
-    _length: int = 0
+    most_seen: int = 0
+    """So many messages were ever looked at."""
+    _seen: int = 0
+    """So many of them in this pass."""
+    _is_again: bool = False
+    """Those that were taken last had stayed before."""
+    _length: int | None = None
+    _opened_at: float = 0.0
+    _held_for: float = field(default_factory=lambda: HELD_FOR)
     _transaction: Transaction | None = field(default=None, repr=False)
     _holding: list[Transaction] = field(default_factory=list, repr=False)
     _held: int = 0
@@ -343,9 +370,8 @@ class _Way:
     _all_held: int = 0
 
     @property
-    def most(self) -> int:
-        """Messages in one transaction."""
-        return min(PORTION, self.transfer.portion or PORTION)
+    def is_classic(self) -> bool:
+        return self.kind == "classic"
 
     @property
     def left(self) -> int | None:
@@ -353,23 +379,42 @@ class _Way:
         limit = self.transfer.limit
         return None if limit is None else max(0, limit - self.done)
 
-    def is_over(self, seen: int) -> bool:
-        return seen >= self._length or self.left == 0
+    @property
+    def is_over(self) -> bool:
+        """All were looked at that waited at the beginning, or enough have gone."""
+        return self._seen >= (self._length or 0) or self.left == 0
+
+    @property
+    def is_long_held(self) -> bool:
+        if self._is_again or not self._all_held:
+            return False
+        return time.monotonic() - self._opened_at > self._held_for
 
     def open(self, session: Session) -> None:
-        """Raise LedgerBusy if another one counts under its ticket."""
-        size = session.size(self.transfer.queue)
-        self._length = 0 if size is None else size[0]
+        """Raise LedgerBusy if another one counts under its ticket. Again after `close`."""
+        if self._length is None:
+            size = session.size(self.transfer.queue)
+            self._length = 0 if size is None else size[0]
+        self._opened_at = time.monotonic()
         self._begin(session)
 
-    def take(self, session: Session, *, most: int, seen: int) -> list[Taken]:
+    def take(self, session: Session) -> list[Taken]:
         """The next ones, of those that were there at the beginning."""
         del session
-        most = min(most, self._length - seen)
+        most = min(self._portion, (self._length or 0) - self._seen)
         if self.left is not None and (self.transfer.choose is None or not self.is_classic):
             # A quorum queue would count what is given back, and give it another place.
             most = min(most, self.left)
         return self._open.take(most)
+
+    def go_past(self, looked_at: int) -> None:
+        """So many were looked at once they were taken."""
+        self._is_again = self._seen < self.most_seen
+        self._seen += looked_at
+        self.most_seen = max(self.most_seen, self._seen)
+        if self._is_again and self._seen == self.most_seen:
+            took = time.monotonic() - self._opened_at
+            self._held_for = max(HELD_FOR, _PASSING_AGAIN * took)
 
     def carry(self, session: Session, *, taken: int, going: Sequence[_Going]) -> None:
         """Move those of the `taken` last, in one transaction."""
@@ -392,14 +437,28 @@ class _Way:
         for one in (*self._holding, self._transaction):
             if one is not None:
                 one.close()
-        return (0 if size is None else size[0]) + self._all_held
+        self._holding.clear()
+        self._transaction = None
+        held, self._all_held = self._all_held, 0
+        self._seen -= held
+        return (0 if size is None else size[0]) + held
 
     def _begin(self, session: Session) -> None:
         self._transaction = None
-        opened = Transaction(session, self.to, self.transfer.ticket, source=self.transfer.queue)
+        opened = Transaction(
+            session, self.to, self.transfer.ticket, source=self.transfer.queue, kind=self.kind
+        )
         self._transaction = opened
         self._held = 0
         self.done = opened.done
+
+    @property
+    def _portion(self) -> int:
+        """Messages in one transaction; of those that stayed before, many."""
+        if self._seen < self.most_seen:
+            return min(PORTION, self.most_seen - self._seen)
+        most = min(PORTION, self.transfer.portion or PORTION)
+        return min(_FIRST_PORTION, most) if self.is_classic and not self._seen else most
 
     @property
     def _open(self) -> Transaction:

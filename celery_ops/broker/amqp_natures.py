@@ -2,7 +2,8 @@
 
 But to declare a queue that is there changes nothing, and is refused with the first difference: so
 it is declared until there is none. Nothing is refused, and nothing logged by the server, where a
-queue is a classic one without arguments. What a policy says of a queue is not told in this way.
+queue is a classic one without arguments. What a policy says of a queue is not told in this way: the
+management API, where there is one, tells all of it.
 """
 
 from __future__ import annotations

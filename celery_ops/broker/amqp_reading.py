@@ -17,7 +17,7 @@ from amqp.exceptions import ResourceLocked
 from celery_ops.broker import amqp_messages, amqp_natures
 from celery_ops.broker.amqp_link import AmqpLink
 from celery_ops.broker.amqp_natures import Nature
-from celery_ops.broker.amqp_taking import Taker
+from celery_ops.broker.amqp_taking import taker
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_link import Channel, Session, Work
-    from celery_ops.broker.amqp_taking import Taken
+    from celery_ops.broker.amqp_taking import Taken, Taker
+    from celery_ops.broker.management import Management
     from celery_ops.model import StoredMessage
 
 Result = TypeVar("Result")
@@ -34,9 +35,11 @@ MOST_TAKEN = 20_000
 """Messages that one look takes out, with those that it passes over."""
 _PORTION = 500
 _SECONDS = 4.0
+_SECONDS_A_PORTION = 20.0
+"""Behind producers and workers at full speed each single message is waited for."""
 _LOOKS, _BETWEEN_LOOKS = 10, 0.05
 """When nothing came back between so many looks, in seconds, it has come back."""
-_A_SECOND = 500
+_A_SECOND = 100
 """So many messages a second are taken out at the least."""
 _IF_MEANT = (
     "If that is meant, queue peek does it with --requeue; else park them (queue park): what is"
@@ -47,8 +50,9 @@ _IF_MEANT = (
 class RabbitReader:
     """Implements `ports.MessageReading` on one RabbitMQ."""
 
-    def __init__(self, address: AmqpAddress) -> None:
+    def __init__(self, address: AmqpAddress, management: Management | None = None) -> None:
         self._address = address
+        self._management = management
         self._link = AmqpLink(address, "looks at messages")
         self._natures: dict[str, Nature] = {}
 
@@ -58,8 +62,13 @@ class RabbitReader:
     async def nature(self, queue: str) -> Nature | None:
         """None if there is no such queue; raise PreconditionFailed if it is another connection's.
 
-        Kept while the queue is there: to ask anew can leave errors in the server's log.
+        Kept while the queue is there: to ask anew can leave errors in the server's log. The
+        management API leaves none.
         """
+        if self._management is not None:
+            with contextlib.suppress(BrokerUnreachable):
+                found = await self._management.nature(queue)
+                return found if found is None or await self._size(queue) is not None else None
         if await self._size(queue) is None:
             self._natures.pop(queue, None)
             return None
@@ -88,7 +97,7 @@ class RabbitReader:
                 f"To look behind {skip} messages all of them have to be taken out and given back"
                 f" on RabbitMQ: at most {MOST_TAKEN:,} at once."
             )
-        work = partial(_peeked, queue=queue, skip=skip, count=count)
+        work = partial(_peeked, queue=queue, kind=nature.kind, skip=skip, count=count)
         taken = await self._link.read(work, deadline=_SECONDS + (skip + count) / _A_SECOND)
         return tuple(stored(one, nature) for one in taken)
 
@@ -103,17 +112,20 @@ class RabbitReader:
             return
         # What a connection of one life has taken goes back with it, whatever happens here.
         link = AmqpLink(self._address, "reads a queue", one_life=True)
-        waited = await self.count(queue)
+        left = waited = await self.count(queue)
         try:
-            left = waited
-            taker = await link.write(partial(_taker, queue=queue))
-            while left > 0:
-                most = min(_PORTION, left)
-                taken = await link.write(partial(_take, taker=taker, most=most))
-                if not taken:
-                    return
-                left -= len(taken)
-                yield tuple(stored(one, nature) for one in taken)
+            opened = await link.write(partial(_taker, queue=queue, kind=nature.kind))
+            try:
+                while left > 0:
+                    work = partial(_take, opened=opened, most=min(_PORTION, left))
+                    taken = await link.write(work, deadline=_SECONDS_A_PORTION)
+                    if not taken:
+                        return
+                    left -= len(taken)
+                    yield tuple(stored(one, nature) for one in taken)
+            finally:
+                with contextlib.suppress(BrokerUnreachable):
+                    await link.write(partial(_give_back, opened=opened))
         finally:
             await link.close()
             with contextlib.suppress(BrokerUnreachable):
@@ -165,35 +177,44 @@ def _size(session: Session, *, queue: str) -> tuple[int, int] | None:
         ) from error
 
 
-def _peeked(session: Session, *, queue: str, skip: int, count: int) -> list[Taken]:
-    """Closing the channel gives them back."""
+def _peeked(
+    session: Session, *, queue: str, kind: str | None, skip: int, count: int
+) -> list[Taken]:
+    """All are given back."""
     with session.channel() as channel:
         channel.auto_decode = False
-        taker = Taker(channel, queue)
-        _all(taker, skip)
-        return _all(taker, count)
+        opened = taker(session, channel, queue, kind)
+        _all(opened, skip)
+        taken = _all(opened, count)
+        opened.give_back()
+        return taken
 
 
-def _all(taker: Taker, count: int) -> list[Taken]:
+def _all(opened: Taker, count: int) -> list[Taken]:
     """So many, however large they are, if they are there."""
     taken: list[Taken] = []
     while len(taken) < count:
-        some = taker.take(count - len(taken))
+        some = opened.take(count - len(taken))
         if not some:
             break
         taken += some
     return taken
 
 
-def _taker(session: Session, *, queue: str) -> Taker:
+def _taker(session: Session, *, queue: str, kind: str | None) -> Taker:
     channel: Channel = session.connection.channel()
     channel.auto_decode = False
-    return Taker(channel, queue)
+    return taker(session, channel, queue, kind)
 
 
-def _take(session: Session, *, taker: Taker, most: int) -> list[Taken]:
+def _take(session: Session, *, opened: Taker, most: int) -> list[Taken]:
     del session
-    return taker.take(most)
+    return opened.take(most)
+
+
+def _give_back(session: Session, *, opened: Taker) -> None:
+    del session
+    opened.give_back()
 
 
 def stored(taken: Taken, nature: Nature) -> StoredMessage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,25 +67,30 @@ class RabbitSizes:
         self._clock = clock
         self._counters: dict[str, CountedQueue] = {}
         self._counted_at = -math.inf
+        self._has_consumers = False
         self._no_delayed_until = -math.inf
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """As the port says."""
         known = frozenset(known)
         counted, notes = await self._counted()
-        unlisted = "" if notes == (_LATE,) else " ".join(notes)
+        is_listed = notes == (_LATE,)
+        unlisted = "" if is_listed else " ".join(notes)
         others = sorted(name for name in counted if not self._names.is_plumbing(name))
         strangers = [name for name in others if name not in known]
-        declared = [*sorted(known), *strangers[:MOST_OTHERS]]
+        absent = [name for name in sorted(known) if is_listed and name not in counted]
+        declared = [*sorted(known.difference(absent)), *strangers[:MOST_OTHERS]]
         at = self._clock.now()
         sizes = await self._link.read(partial(_sizes, declared), deadline=_DEADLINE)
-        queues = [
-            _reading(name, sizes.get(name), counted.get(name)) for name in {*declared, *others}
-        ]
+        sizes |= dict.fromkeys(absent, _Size(0, 0, exists=False))
+        if len(strangers) > MOST_OTHERS:
+            counted = await self._with_consumers(counted)
+        queues = [_reading(name, sizes.get(name), counted.get(name)) for name in {*sizes, *others}]
         if len(strangers) > MOST_OTHERS:
             late = len(strangers) - MOST_OTHERS
             notes += (f"What waits right now in {late} queues: it is as the API counted it, too.",)
-        delayed = await self._delayed([name for name in counted if is_delayed(name)])
+        waits = [name for name in counted if is_delayed(name)]
+        delayed = await self._delayed(waits) if waits or not is_listed else 0
         if delayed:
             says = (
                 f"For which queues the {delayed} messages in celery_delayed_* are, until their time"
@@ -101,6 +106,13 @@ class RabbitSizes:
             delayed=delayed,
         )
 
+    async def lacks(self, queue: str) -> bool:
+        """The API is there, and knows no such queue: to look for it would leave an error in the
+        server's log.
+        """
+        counted, notes = await self._counted()
+        return notes == (_LATE,) and queue not in counted
+
     async def _delayed(self, counted: Sequence[str]) -> int:
         """How many messages wait for their time right now; `counted` are queues for that which the
         API knows.
@@ -111,6 +123,22 @@ class RabbitSizes:
         if found is None:
             self._no_delayed_until = time.monotonic() + DELAYED_FOUND_EVERY
         return found or 0
+
+    async def _with_consumers(
+        self, counted: Mapping[str, CountedQueue]
+    ) -> Mapping[str, CountedQueue]:
+        """Asked for where there are so many queues that not each can be asked itself."""
+        if self._management is None or self._has_consumers:
+            return counted
+        self._has_consumers = True
+        try:
+            consumers = await self._management.consumers()
+        except BrokerUnreachable:
+            return counted
+        self._counters = {
+            name: replace(one, consumers=consumers[name]) for name, one in counted.items()
+        }
+        return self._counters
 
     async def _counted(self) -> tuple[Mapping[str, CountedQueue], tuple[str, ...]]:
         """What the API counted, by name, and what is to be said of it."""
@@ -124,6 +152,7 @@ class RabbitSizes:
             return {}, (f"What workers hold, and queues that nobody consumes: {error.says}",)
         self._counters = {one.name: one for one in found}
         self._counted_at = time.monotonic()
+        self._has_consumers = False
         return self._counters, (_LATE,)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.amqp_address import AmqpAddress
     from celery_ops.broker.amqp_lease import RabbitLease
+    from celery_ops.broker.management import Management
     from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 class RabbitStore:
     """Implements `ports.MessageStore`, with connections of its own to read, and the lease's."""
 
-    def __init__(self, address: AmqpAddress, lease: RabbitLease) -> None:
-        self._reader = RabbitReader(address)
+    def __init__(
+        self, address: AmqpAddress, lease: RabbitLease, management: Management | None = None
+    ) -> None:
+        self._reader = RabbitReader(address, management)
         self._mover = RabbitMover(lease, self._reader, username=address.username)
 
     @property

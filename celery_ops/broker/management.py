@@ -13,12 +13,14 @@ import ssl
 import threading
 import time
 from base64 import b64encode
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from celery_ops.broker.amqp_natures import Nature
 from celery_ops.config.secret import Secret, masked
 from celery_ops.errors import BrokerUnreachable, UsageError
 
@@ -29,7 +31,9 @@ DEADLINE = 4.0
 AGAIN_AFTER = 10.0
 """Seconds for which a failure is believed: a server that hangs must not delay each look."""
 _MOST_BYTES = 64 * 1024 * 1024
-_COLUMNS = "name,messages_ready,messages_unacknowledged,consumers,exclusive"
+_COLUMNS = "columns=name,messages_ready,messages_unacknowledged,consumers,exclusive"
+_TOTALS = "&disable_stats=true&enable_queue_totals=true"
+"""What the server has at hand, a third of the work for it; who consumes is not among that."""
 _DEFAULT_PORTS = {"http": 15672, "https": 15671}
 
 
@@ -64,36 +68,58 @@ class Management:
         self._again_at = 0.0
         self._vhost = quote(address.vhost, safe="")
         self._authority = address.tls.ca_certs if address.tls is not None else None
+        self._has_totals = True
 
     def __str__(self) -> str:
         return f"{self._place.scheme}://{self._place.host}:{self._place.port}"
 
     async def queues(self) -> tuple[CountedQueue, ...]:
         """Every queue but those that belong to one connection."""
-        found = await self._get(f"queues/{self._vhost}?columns={_COLUMNS}")
-        entries = found if isinstance(found, list) else []
+        totals = _TOTALS if self._has_totals else ""
+        found = await self._get(f"queues/{self._vhost}?{_COLUMNS}{totals}")
+        entries = _entries(found)
+        if totals and entries and not any("messages_ready" in entry for entry in entries):
+            self._has_totals = False  # it knows of no totals, or has counted nothing yet
+            return await self.queues()
         return tuple(
             CountedQueue(
-                entry["name"],
+                str(entry["name"]),
                 _whole(entry.get("messages_ready")),
                 _whole(entry.get("messages_unacknowledged")),
                 _whole(entry.get("consumers")),
             )
             for entry in entries
-            if isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and not entry.get("exclusive")
+            if isinstance(entry.get("name"), str) and not entry.get("exclusive")
         )
+
+    async def nature(self, queue: str) -> Nature | None:
+        """None if there is no such queue. A limit that a policy sets is told as an argument."""
+        path = f"queues/{self._vhost}/{quote(queue, safe='')}"
+        found = await self._get(path, absent={})
+        if not isinstance(found, dict) or not found:
+            return None
+        arguments = dict(_table(found.get("arguments")))
+        for name, value in _table(found.get("effective_policy_definition")).items():
+            arguments[f"x-{name}"] = _stricter(arguments.get(f"x-{name}"), value)
+        return Nature(str(found.get("type", "classic")), arguments)
+
+    async def consumers(self) -> Counter[str]:
+        """How many consumers each queue has that has any, as it last counted them.
+
+        Where that fails it is no reason to ask for nothing else.
+        """
+        found = await self._in_time(f"consumers/{self._vhost}?columns=queue.name", None)
+        queues = (entry.get("queue") for entry in _entries(found))
+        return Counter(str(queue.get("name")) for queue in queues if isinstance(queue, dict))
 
     async def bound(self, exchange: str) -> tuple[str, ...]:
         """The queues that are bound to an exchange now; none if there is no such exchange."""
         path = f"exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source"
         found = await self._get(path, absent=[])
-        entries = found if isinstance(found, list) else []
         return tuple(
             str(entry["destination"])
-            for entry in entries
-            if isinstance(entry, dict) and entry.get("destination_type") == "queue"
+            for entry in _entries(found)
+            if entry.get("destination_type") == "queue"
         )
 
     async def _get(self, path: str, *, absent: object = None) -> object:
@@ -191,6 +217,21 @@ def _parsed(url: Secret, address: AmqpAddress) -> _Place:
 
 
 _FIX = "Write it as http://user:password@host:15672; without a user it is the broker's own."
+
+
+def _entries(found: object) -> list[dict[str, object]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _table(found: object) -> dict[str, object]:
+    return found if isinstance(found, dict) else {}
+
+
+def _stricter(argument: object, policy: object) -> object:
+    """Of two limits the smaller one counts, as in RabbitMQ."""
+    if isinstance(argument, int) and isinstance(policy, int):
+        return min(argument, policy)
+    return policy if argument is None else argument
 
 
 def _reason(status: int) -> str:

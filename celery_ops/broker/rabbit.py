@@ -91,7 +91,7 @@ class RabbitBroker:
             self._asking, self._lease, self._names, clock, bound=self.nodes
         )
         self._sizes = RabbitSizes(self._reading, self._names, self._management, clock)
-        self._messages = RabbitStore(address, self._lease)
+        self._messages = RabbitStore(address, self._lease, self._management)
         self._nothing_taken_until = 0.0
 
     @property
@@ -183,7 +183,7 @@ class RabbitBroker:
 
     async def taken(self) -> tuple[TakenRecord, ...]:
         """What runs owe back; raise RecordUnreadable, naming each entry that cannot be read."""
-        if time.monotonic() < self._nothing_taken_until:
+        if time.monotonic() < self._nothing_taken_until or await self._sizes.lacks(_TAKEN.queue):
             return ()
         bodies = await patiently(lambda: self._reading.read(_TAKEN.read))
         if bodies is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 MOST_LOOKED_AT = 10_000
 """Messages that are looked at for those that are wanted."""
 MOST_BYTES = 64 * 1024 * 1024
+MOST_SECONDS = 6.0
+"""For which a look withholds messages from who consumes them (`MessageReading.marks`)."""
 _AT_A_TIME = 200
 
 
@@ -82,6 +85,7 @@ async def look(
     most = limit if wants is None else MOST_LOOKED_AT
     come = _marking if store.marks and wants is not None else _peeking
     marked = 0
+    until = time.monotonic() + MOST_SECONDS
     async with aclosing(come(store, queue, skip, most, requeue=requeue)) as portions:
         async for some, taken in portions:
             marked += taken if store.marks else 0
@@ -95,6 +99,8 @@ async def look(
                     if len(wanted) == limit:
                         break
             if len(wanted) == limit or looked_at >= most or size >= MOST_BYTES:
+                break
+            if store.marks and time.monotonic() > until:
                 break
     ready = max(ready, skip + looked_at if looked_at else 0)  # some came while we looked
     return Look(ready, skip, looked_at, tuple(wanted), unknown, min(marked, ready))

@@ -62,14 +62,15 @@ class Seen(StrEnum):
 class Judgement:
     """`says` is the evidence when done, what is missing when not yet, the reason when never.
 
-    `unclean`: it stopped, and not by itself in time. `new_life`: never, since somebody else
-    restarted it meanwhile. `too_late`: never, since the time is up. `runs_on`: it runs as if it had
-    not been told to stop. `silent`: its supervisor did not answer.
+    `unclean`: it stopped, and not by itself in time: where what it had not begun is, else empty.
+    `new_life`: never, since somebody else restarted it meanwhile. `too_late`: never, since the time
+    is up. `runs_on`: it runs as if it had not been told to stop. `silent`: its supervisor did not
+    answer.
     """
 
     seen: Seen
     says: str
-    unclean: bool = False
+    unclean: str = ""
     new_life: bool = False
     too_late: bool = False
     runs_on: bool = False
@@ -265,7 +266,8 @@ def stopped(target: PlannedWorker, since: datetime) -> Judge:
         if status is None:
             return missing
         if status.state in {ServiceState.STOPPED, ServiceState.FAILED}:
-            return Judgement(Seen.DONE, status.says, unclean=status.clean_exit is False)
+            unclean = _what_is_left(snapshot) if status.clean_exit is False else ""
+            return Judgement(Seen.DONE, status.says, unclean=unclean)
         if status.state is ServiceState.RUNNING and status.identity != target.identity:
             return Judgement(
                 Seen.NEVER, f"another incarnation runs already: {status.says}", new_life=True
@@ -274,6 +276,13 @@ def stopped(target: PlannedWorker, since: datetime) -> Judge:
         return Judgement(Seen.NOT_YET, f"its supervisor says {status.state}", runs_on=runs_on)
 
     return judge
+
+
+def _what_is_left(snapshot: FleetSnapshot) -> str:
+    """What became of the tasks that a killed worker had taken, and not begun."""
+    if snapshot.gives_back:
+        return "is back in its queue: the broker has given it back by itself"
+    return "lies unacknowledged: celery-ops runbook restore-orphans"
 
 
 def was_started(target: PlannedWorker, since: datetime, *, stopped_cleanly: bool) -> Judge:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
 from celery_ops.runbook.expressions import Truth
+from celery_ops.runbook.schema import QueueVerb
 
 if TYPE_CHECKING:
     from celery_ops.fleet.peeking import Look
@@ -35,9 +36,13 @@ def estimate(seen: Look, wanted: int) -> int:
 
 
 def marking(wanted: Wanted) -> str:
+    """What it means for those who consume it: they are served what nobody holds."""
+    until = "until all is read"
+    if wanted.verb is not QueueVerb.BACKUP:
+        until += "; where that takes long, for about a minute at a time"
     return (
         f"to be read, the messages of {wanted.queue} are taken out and given back to their places:"
-        " those that stay there are marked as redelivered, and wait until all is read"
+        f" those that stay there are marked as redelivered, and nobody is served them {until}"
     )
 
 

@@ -298,7 +298,7 @@ class WorkerVerbs:
         elif seen.unclean:
             target.failed = (
                 f"was killed at its stop, running tasks may be lost: {seen.says}; what it had not "
-                "begun lies unacknowledged: celery-ops runbook restore-orphans"
+                f"begun {seen.unclean}"
             )
         self._conclude(order, target, f"stopped: {seen.says}")
         if seen.runs_on:

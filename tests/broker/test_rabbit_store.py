@@ -17,7 +17,7 @@ from urllib.parse import quote
 import amqp
 import pytest
 
-from celery_ops.broker import amqp_raw, amqp_sending
+from celery_ops.broker import amqp_moving, amqp_raw, amqp_sending
 from celery_ops.broker.amqp_content import Content
 from celery_ops.broker.amqp_moving import MOST_HELD, Destination, Transaction
 from celery_ops.errors import (
@@ -124,8 +124,8 @@ class Lab:
                     do = None
         return done
 
-    async def everything(self, queue: str) -> list[StoredMessage]:
-        async with aclosing(self.broker.messages.read(queue)) as portions:
+    async def everything(self, queue: str, *, requeue: bool = False) -> list[StoredMessage]:
+        async with aclosing(self.broker.messages.read(queue, requeue=requeue)) as portions:
             return [message async for portion in portions for message in portion]
 
     async def put(self, messages: list[StoredMessage], queue: str) -> bool:
@@ -270,6 +270,24 @@ async def test_workers_and_producers_go_on_while_some_are_moved(lab: Lab) -> Non
     assert len(moved) == await lab.broker.store.counted(TICKET)
 
 
+async def test_who_moves_slowly_gives_back_what_it_holds_and_passes_it_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is chosen, seen anew or moved because of that."""
+    monkeypatch.setattr(amqp_moving, "HELD_FOR", 0.0)
+    monkeypatch.setattr(amqp_moving, "_PASSING_AGAIN", 1)
+    lab.declare(FROM, TO)
+    lab.publish(FROM, *numbered(400))
+    transfer = Transfer(TICKET, FROM, TO, choose=is_even, portion=20)
+    async with aclosing(lab.broker.store.transfer(transfer, fence=lab.fence)) as portions:
+        told = [(portion.seen, portion.done) async for portion in portions]
+    assert len(told) > len(set(told)), "some were passed again"
+    assert told == sorted(told)
+    assert told[-1] == (400, 200)
+    assert lab.waiting(TO) == numbered(400)[::2]
+    assert lab.waiting(FROM) == numbered(400)[1::2]
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -391,6 +409,35 @@ async def test_of_a_quorum_queue_no_more_is_taken_than_goes(lab: Lab) -> None:
     assert [message.id for message in await lab.everything(TO)] == [f"id-{n}" for n in range(4)]
     stayed = await lab.broker.messages.peek(FROM, skip=0, count=9, requeue=True)
     assert [message.id for message in stayed] == [f"id-{n}" for n in range(4, 9)]
+
+
+async def test_what_is_looked_at_in_a_quorum_queue_goes_back_in_order(lab: Lab) -> None:
+    """More than are taken at once: each of them comes back by itself."""
+    lab.declare(FROM, x_queue_type="quorum")
+    lab.declare(TO)
+    lab.publish(FROM, *numbered(1_200))
+    wanted = [f"id-{number}" for number in range(1_200)]
+    for _ in range(2):
+        assert [one.id for one in await lab.everything(FROM, requeue=True)] == wanted
+    assert await lab.move(Transfer(TICKET, FROM, TO)) == 1_200
+    assert [one.id for one in await lab.everything(TO)] == wanted
+
+
+async def test_a_quorum_queue_that_serves_one_consumer_alone_says_so(lab: Lab) -> None:
+    lab.declare(TO)
+    connection = lab.server.client(lab.vhost)
+    channel = connection.channel()
+    how = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    channel.queue_declare(FROM, durable=True, auto_delete=False, arguments=how)
+    channel.basic_qos(0, 1, a_global=False)
+    channel.basic_consume(FROM, callback=lambda _: None)
+    lab.publish(FROM, *numbered(5))
+    with pytest.raises(PreconditionFailed, match="serves somebody else only"):
+        await lab.move(Transfer(TICKET, FROM, TO))
+    connection.close()
+    with lab.client() as client:
+        wait_until(lambda: client.count(FROM) == 5, what="all of them wait")
+    assert await lab.move(Transfer(TICKET, FROM, TO)) == 5
 
 
 async def test_a_stream_is_no_queue_of_messages(lab: Lab) -> None:

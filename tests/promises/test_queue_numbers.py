@@ -39,7 +39,7 @@ QUEUES = ("alone", "left", "right", "nobody")
 """Consumed by a worker that consumes nothing else; by one that shares them; by nobody."""
 EVERY = 0.04
 """Seconds between two messages, which go to the queues in turn."""
-WATCHED = 28.0
+WATCHED = 18.0
 _STEPS = (0, 3, 6, 9)
 _PRODUCER = """
 import itertools, sys, time

@@ -195,7 +195,8 @@ def test_each_is_returned_once_however_often_the_executor_is_killed(
     before = lab.waiting("dead")
     queues = Queues(shared_rabbit, rabbit.rsplit("/", 1)[1], declared=())
     command = ["queue", "return", "dead", "--yes"]
-    survive(queues, list(names), ann, command, total=1_000 * deaths, deaths=deaths)
+    survive(ann, command, deaths, lambda: sum(map(queues.count, names)), 1_000 * deaths)
+    queues.close()
     assert {name: lab.waiting(name) for name in names} == sent
     assert lab.count("dead") == 1
     undone = ann.do("runs", "undo", "--yes")

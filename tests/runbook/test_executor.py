@@ -549,15 +549,20 @@ steps:
     assert any("running tasks will be LOST" in hazard for hazard in plan.hazards)
 
 
+@pytest.mark.parametrize(
+    ("gives_back", "says"),
+    [(False, "celery-ops runbook restore-orphans"), (True, "the broker has given it back")],
+)
 async def test_a_stop_that_had_to_kill_is_a_failure_and_the_worker_runs_again(
-    operation: Operation,
+    operation: Operation, gives_back: bool, says: str
 ) -> None:
+    operation.broker.gives_back = gives_back
     worker, *_ = four_workers(operation)
     worker.faults.killed_at_stop = True
     ran = await operation.run("rolling-restart", workers="w1@web1")
     assert ran.ending is Ending.STOPPED, ran.told()
     assert "killed at its stop" in ran.end.says
-    assert "celery-ops runbook restore-orphans" in ran.end.says
+    assert says in ran.end.says
     snapshot = await operation.look()
     found = snapshot.worker("w1@web1")
     assert found is not None
