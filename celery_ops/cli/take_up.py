@@ -24,6 +24,7 @@ from celery_ops.errors import (
     PreconditionFailed,
     UsageError,
 )
+from celery_ops.model import HOLD
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import RunState
 from celery_ops.runbook.journal import GOING_ON
@@ -180,6 +181,8 @@ async def _is_handed_over(taken_up: _TakenUp) -> bool:
 
 
 def _giving_back(record: TakenRecord) -> str:
+    if record.kind == HOLD:
+        return f"not from here, and it stays: {record.what}: {record.mend}"
     if record.kind == "service":
         return f"{record.worker}: start it again ({record.service})"
     return f"{record.worker}: give back {record.what}"

@@ -59,6 +59,7 @@ def join(known: Known) -> FleetSnapshot:
         beats=_beats(known),
         taken=known.taken,
         holder=known.holder,
+        forwarder=known.forwarder,
         notes=_notes(known),
         bound_but_silent=bound_but_silent,
         protected=known.protected,

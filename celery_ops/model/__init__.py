@@ -10,7 +10,7 @@ from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
-from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
+from celery_ops.model.records import HELD, HOLD, PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.services import Beat, Host, Service, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.model.tasks import (
     SeenTask,
@@ -33,6 +33,8 @@ from celery_ops.model.told import (
 from celery_ops.model.workers import Worker, WorkerState
 
 __all__ = [
+    "HELD",
+    "HOLD",
     "INCARNATION_TOLERANCE",
     "PAUSED",
     "UNWATCHED",

@@ -57,6 +57,8 @@ class FleetSnapshot:
     beats: tuple[Beat, ...] = ()
     taken: tuple[TakenRecord, ...] = ()
     holder: Holder | None = None
+    forwarder: Holder | None = None
+    """While tasks are held: whose run carries the messages of others on. None: nobody's."""
     problems: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     """What this snapshot could not find out, in words (an incomplete scan, a capped count)."""

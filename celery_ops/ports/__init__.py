@@ -30,6 +30,9 @@ from celery_ops.ports.hosts import (
 )
 from celery_ops.ports.launching import RunLauncher
 from celery_ops.ports.messages import (
+    Divided,
+    Division,
+    MessageDivider,
     MessageReading,
     MessageSearch,
     MessageStore,
@@ -45,12 +48,15 @@ __all__ = [
     "Command",
     "Completed",
     "Control",
+    "Divided",
+    "Division",
     "Fence",
     "Followed",
     "GivenBack",
     "HostReading",
     "Hosts",
     "Lease",
+    "MessageDivider",
     "MessageReading",
     "MessageSearch",
     "MessageStore",

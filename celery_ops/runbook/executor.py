@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
@@ -30,6 +31,7 @@ from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.holding import Holding
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import read, state_of
 from celery_ops.runbook.judges import Judgement, Seen
@@ -45,6 +47,7 @@ from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.queue_consumers import Pauses
 from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
+from celery_ops.runbook.releasing import Releasing
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.revoking import Revoking
 from celery_ops.runbook.rolling import Rolling
@@ -60,7 +63,6 @@ from celery_ops.runbook.schema import (
     QueueStep,
     QueueVerb,
     RestoreStep,
-    RevokeStep,
     Roll,
     RunStep,
     ScaleStep,
@@ -69,6 +71,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RevokeStep
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
 
@@ -137,9 +140,8 @@ class Executor:
             halt=self.brake.halt,
             takes_over=self._recall.resumes,
         )
-        self._effects = Effects(
-            plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
-        )
+        self._hands = partial(Effects, plan=plan, hosts=hosts, journal=journal, clock=clock)
+        self._effects = self._hands(broker=broker, keeper=self._keeper)
         watch = Watch(surveyor, clock, self.brake)
         self._effects.made = int(self._recall.changed_something)
         # What is taken back is done anew, whatever was tried before.
@@ -308,15 +310,21 @@ class Executor:
                 await beats.perform(self._stage, step, planned)
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
-            case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():
-                self._came_to.append(await self._of_messages(step))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():
-                scope = self._stage.scope(await self._stage.look())
-                await run_on_host(self._stage, step, None, scope)
+                await run_on_host(
+                    self._stage, step, None, self._stage.scope(await self._stage.look())
+                )
+            case HoldStep():
+                held = Holding(self._stage, step, self._broker, self._keeper, self._hands)
+                self._came_to.append(await held.go())
+            case ReleaseStep():
+                self._came_to.append(await Releasing(self._stage, step, self._broker).go())
+            case _:
+                self._came_to.append(await self._of_others(step))
 
-    async def _of_messages(
+    async def _of_others(
         self, step: ProbeStep | RestoreStep | RevokeStep | QueueStep | ActivateStep
     ) -> str:
         """What a step without targets came to."""

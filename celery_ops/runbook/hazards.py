@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
+from celery_ops.runbook import held_queues
 from celery_ops.runbook.schema import (
     ControlStep,
     OnTimeout,
@@ -152,6 +153,8 @@ def dangers(
                 f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
                 f" {as_duration(grace)}: it may be killed"
             )
+    if verb in {WorkerVerb.START, WorkerVerb.RESTART}:
+        found += held_queues.restarted(name, snapshot)
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
         names = ", ".join(worker.paused)
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")

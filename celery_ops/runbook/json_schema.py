@@ -38,6 +38,7 @@ _NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems":
 _QUEUE: Schema = {**_WORD, "description": "a queue"}
 _WORKER: Schema = {"const": "worker"}
 _TASKS: Schema = {"const": "tasks"}
+_TASK: Schema = {"const": "task"}
 
 
 def _one_of(choices: type[StrEnum]) -> Schema:
@@ -120,6 +121,7 @@ _VALUES: Mapping[str, Schema] = {
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("revoke", "terminate"), _TASKS),
+    **dict.fromkeys(("hold", "release"), _TASK),
     **dict.fromkeys(("pause", "backup", "park", "unpark", "move", "purge"), _QUEUE),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
@@ -147,6 +149,8 @@ _KEYS: Mapping[str, Schema] = {
     "filter": {**_WORD, "description": "a condition on messages, as task == 'shop.mail'"},
     "ids": {**_WORD, "description": "of tasks, separated by commas"},
     "task": {**_WORD, "description": "the name of a task, or a pattern"},
+    "queues": {**_WORD, "description": "names of queues, separated by commas"},
+    "parked": {"type": "string", "description": "back or keep: what was held"},
     "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
     "limit": _NUMBER,
     "again": {**_WORD, "description": "a name for one more restore of the same backup"},

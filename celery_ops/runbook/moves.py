@@ -72,7 +72,7 @@ class Wanted:
             file="" if step.file is None else render(step.file, scope),
             filter=_filter(step.filter, params, scope),
             limit=None if step.limit is None else _limit(resolve(step.limit, scope)),
-            rate=_rate(_text(step.rate, scope)),
+            rate=rate_of(_text(step.rate, scope)),
             again=_text(step.again, scope),
         )
 
@@ -203,7 +203,8 @@ def _limit(number: int) -> int | None:
     return number or None
 
 
-def _rate(text: str) -> float | None:
+def rate_of(text: str) -> float | None:
+    """Messages a second; None: as fast as can be. Raise UsageError."""
     if not text:
         return None
     match = _RATE.fullmatch(text)

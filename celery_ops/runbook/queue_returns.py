@@ -1,4 +1,6 @@
-"""Gives a paused queue back to those it was taken from, and looks whether each has it."""
+"""Gives queues back to those they were taken from, since they were paused or tasks held, and looks
+whether each has them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
+from celery_ops.model.holding import behind
 from celery_ops.ports import AddConsumer
 from celery_ops.runbook import queue_judges
 from celery_ops.runbook.actions import ControlAction
@@ -60,7 +63,7 @@ class Returns:
                 worker=None,
                 timeout=timeout,
                 safe=False,
-                progress=lambda says: self._stage.say(record.paused, f"{name}: {says}", step),
+                progress=lambda says: self._stage.say(record.queue, f"{name}: {says}", step),
             )
             if seen.seen is not Seen.DONE:
                 reply = f" ({refused[name]})" if name in refused else ""
@@ -85,9 +88,9 @@ class Returns:
         drained = worker.taken if worker is not None else None
         if drained is None or drained.kind != "queues" or queue_judges.is_over(record, snapshot):
             return False
-        names = {queue.name for queue in drained.queues}
-        if record.paused not in names:
-            both = (*drained.queues, *record.queues)
+        its_own = tuple(queue for queue in drained.queues if behind(queue.name) != record.queue)
+        if record.queue not in {queue.name for queue in its_own}:
+            both = (*its_own, *record.queues)
             await self._stage.effects.take_down(replace(drained, queues=both))
         await self._stage.effects.clear(record)
         return True
@@ -99,4 +102,4 @@ def _wants_it(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
     if worker is None or not worker.mine or worker.state is WorkerState.CONFLICT:
         return False
     is_over = queue_judges.is_over(record, snapshot)
-    return not is_over and record.paused not in (worker.queues or ())
+    return not is_over and record.queue not in (worker.queues or ())

@@ -46,6 +46,17 @@ def paused(records: Iterable[TakenRecord]) -> tuple[Owed, ...]:
     )
 
 
+def held(records: Iterable[TakenRecord]) -> tuple[Owed, ...]:
+    """What is left of a hold: that it goes on, or workers that consume in its way."""
+    hold = next((one for one in records if one.kind == HOLD), None)
+    if hold is not None:
+        is_held = "is" if len(hold.tasks) == 1 else "are"
+        return (Owed(f"{', '.join(hold.tasks)} {is_held} held", hold.mend),)
+    workers = {one.worker: one for one in records if one.kind == HELD}
+    says = "consumes what goes through a hold, in place of its own queues"
+    return tuple(Owed(f"{name} {says}", one.mend) for name, one in workers.items())
+
+
 def from_journal(recall: Recall, plan: Plan, state: RunState) -> Report:
     """What is left by a run that cannot be taken up, as far as its journal alone tells."""
     owed: dict[str, Owed] = {}

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from celery_ops.fleet.tracing import Sightings
     from celery_ops.model import FleetSnapshot, SeenTask, Worker
     from celery_ops.runbook.expressions import Condition
-    from celery_ops.runbook.schema import Param, RevokeStep
+    from celery_ops.runbook.schema import Param
+    from celery_ops.runbook.task_steps import RevokeStep
 
 MOST = 10_000
 """Tasks that one step revokes: each worker keeps 50,000, and forgets the oldest of more."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.runbook.schema import SIGNALS, Constant, RevokeStep
+from celery_ops.runbook.schema import SIGNALS, Constant
+from celery_ops.runbook.task_steps import RevokeStep
 
 if TYPE_CHECKING:
     from celery_ops.runbook.schema import Slot

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Reply
-    from celery_ops.runbook.schema import RevokeStep
     from celery_ops.runbook.stage import Stage
+    from celery_ops.runbook.task_steps import RevokeStep
 
 IDS_AT_A_TIME = 250
 """Newer workers ask their result backend about each of them before they do anything else."""

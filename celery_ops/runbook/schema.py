@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_ops.config.units import Count
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RevokeStep
 
 if TYPE_CHECKING:
     from celery_ops.config.document import Place
@@ -260,26 +261,6 @@ class RestoreStep:
 
 
 @dataclass(frozen=True, slots=True)
-class RevokeStep:
-    """`revoke: tasks`, and with `terminates` `terminate: tasks`: those with one of these `ids`,
-    separated by commas, or all whose name is `task` (or fits it, a glob) and for which `filter`
-    holds, a condition on messages; empty is not asked for.
-
-    `signal` ends the process that runs a task.
-    """
-
-    id: str
-    terminates: bool
-    ids: Slot[str]
-    task: Slot[str]
-    filter: Slot[str]
-    signal: Slot[str]
-    timeout: Slot[float]
-    when: Condition | None
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
@@ -441,12 +422,16 @@ Step = (
     | BeatStep
     | RestoreStep
     | RevokeStep
+    | HoldStep
+    | ReleaseStep
     | ProbeStep
     | QueueStep
     | ActivateStep
     | NotifyStep
     | Roll
 )
+Other = RestoreStep | RevokeStep | HoldStep | ReleaseStep | QueueStep | ActivateStep
+"""What is not meant for workers that are chosen by name."""
 PreflightStep = CheckStep | DoctorStep
 FinalStep = CheckStep | NotifyStep
 
@@ -468,7 +453,10 @@ class Runbook:
     @property
     def changes(self) -> bool:
         """False for a runbook that only reads."""
-        changes = RestoreStep | RevokeStep | BeatStep | ProbeStep | QueueStep | ActivateStep
+        changes = (
+            RestoreStep | RevokeStep | HoldStep | ReleaseStep | BeatStep | ProbeStep
+            | QueueStep | ActivateStep
+        )  # fmt: skip
         return self.may_take_workers or any(
             isinstance(step, changes) and getattr(step, "verb", None) is not QueueVerb.BACKUP
             for step in self.steps

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.fleet.tracing import Sightings
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.revocation import MOST, Wanted
-from celery_ops.runbook.schema import RevokeStep
+from celery_ops.runbook.task_steps import RevokeStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
