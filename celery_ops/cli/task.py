@@ -178,7 +178,7 @@ task.add_command(
     _NamesCommand(
         "release",
         runbook="release-task",
-        summary="End a hold, from any machine: its messages go back (-p rate=50/s, -p parked=keep).",
+        summary="End a hold, from any machine; its messages go back (-p rate=50/s, parked=keep).",
         needs_names=False,
     )
 )

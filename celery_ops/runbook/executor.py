@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.plan import Plan, PlannedStep
     from celery_ops.runbook.schema import Step
 
-
 REMINDED_EVERY = 5.0
 """Seconds from one look at the broker's records of this run to the next."""
 A_BUG = "a bug: "
@@ -313,9 +312,8 @@ class Executor:
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():
-                await run_on_host(
-                    self._stage, step, None, self._stage.scope(await self._stage.look())
-                )
+                scope = self._stage.scope(await self._stage.look())
+                await run_on_host(self._stage, step, None, scope)
             case HoldStep():
                 held = Holding(self._stage, step, self._broker, self._keeper, self._hands)
                 self._came_to.append(await held.go())

@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
-from celery_ops.model import TakenRecord
+from celery_ops.model import HELD, HOLD, TakenRecord
 from celery_ops.runbook.events import Cause, Owed, Report, RunState
 from celery_ops.runbook.schema import ControlStep, Reference, Roll, ScaleStep, WorkerStep
 
