@@ -247,8 +247,8 @@ class Follower:
         for record in taken:
             mend = record.mend if self._plan is None else show_run.mend(record.mend, self._plan)
             what = f"its {record.kind}" if record.kind in {"queues", "service"} else record.what
-            whom = f"{record.worker} is left without" if record.worker else "left:"
-            self._lines.complain(f"{whom} {what}: {mend}")
+            left = f"{record.worker} is left without {what}" if record.worker else record.what
+            self._lines.complain(f"{left}: {mend}")
         return bool(taken)
 
     async def _left_taken(self) -> list[TakenRecord] | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import as_duration
 from celery_ops.doctor.words import count, cut, status_of, time
 from celery_ops.model import Finding, Level, ServiceState, WorkerState, parked
-from celery_ops.model.holding import hold_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,10 +116,8 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
 
     A silent worker may be busy and come back to its queues: nothing is claimed of those.
     """
-    hold = hold_of(snapshot.taken)
-    carried = set() if hold is None else {queue.name for queue in hold.queues}
     for queue in snapshot.queues:
-        is_meant = queue.paused or parked(queue.name) is not None or queue.name in carried
+        is_meant = queue.paused or queue.held or parked(queue.name) is not None
         if queue.consumers != 0 or not queue.ready or is_meant:
             continue
         silent = [

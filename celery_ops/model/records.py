@@ -66,10 +66,15 @@ class TakenRecord:
         if self.paused is not None:
             return f"the paused queue {self.paused}"
         if self.kind == HOLD:
-            return f"held tasks ({', '.join(self.tasks)})"
+            return f"{', '.join(self.tasks)} held, in {', '.join(one.name for one in self.queues)}"
         if self.kind == HELD:
             return f"the queue {self.queue}, consumed by way of a run that holds tasks"
         return f"queues {', '.join(queue.name for queue in self.queues) or '(none)'}"
+
+    @property
+    def says(self) -> str:
+        """What was taken from whom, in words."""
+        return f"{self.worker}: {self.what}" if self.worker else self.what
 
     @property
     def mend(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseLost
 from celery_ops.model.holding import held_of, through
 from celery_ops.ports import Division
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.02
 """Seconds between two looks where nothing came: a message of another task waits so long at most."""
+MANY = 100
+"""Messages that came at once: more of them wait, as it seems."""
 _AWAY_PAUSE = 1.0
 
 
@@ -59,7 +61,9 @@ class Forwarding:
         while True:
             try:
                 moved = await self._look()
-            except BrokerUnreachable as error:
+            except LeaseBroken:
+                raise
+            except (BrokerUnreachable, LeaseLost) as error:
                 if not away:
                     self._say(f"{error.says} Nothing goes on until it is back.")
                 away, pause = error.says, _AWAY_PAUSE
@@ -68,6 +72,8 @@ class Forwarding:
                     self._say("the broker is back: messages go on")
                     away = ""
                 pause = SHORTEST_PAUSE if moved else min(2 * pause, LONGEST_PAUSE)
+                if moved >= MANY:
+                    pause = 0.0
             await self._clock.sleep(pause)
 
     async def _look(self) -> int:

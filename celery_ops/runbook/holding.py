@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import (
@@ -21,6 +22,7 @@ from celery_ops.errors import (
     LeaseBroken,
     LeaseHeld,
     LeaseLost,
+    OpsError,
     PreconditionFailed,
 )
 from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord
@@ -35,6 +37,7 @@ from celery_ops.runbook.holding_plans import Held
 from celery_ops.runbook.judges import Seen
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.queue_switch import Switch
+from celery_ops.runbook.recall import UNDO
 from celery_ops.runbook.releasing import Release
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 LOOKS_EVERY = 0.5
 """Seconds between two looks at who consumes one of these queues itself."""
+NODES_EVERY = 0.1
+"""Seconds between two looks at who listens, which is told by one small read."""
 BETWEEN_LOOKS, BETWEEN_TRIES = 0.25, 1.0
 TOLD_EVERY = 60.0
 REMINDED_EVERY = 5.0
@@ -92,6 +97,7 @@ class Holding:
         )  # fmt: skip
         self._switch = Switch(stage, self._effects, step.id, self._wanted.tasks)
         self._queues: tuple[str, ...] = ()
+        self._nodes: frozenset[str] = frozenset()
         self._stands = False
         """The lease of the context is given back: it is held by what this run does beside."""
         self._halted: BaseException | None = None
@@ -99,7 +105,7 @@ class Holding:
     async def go(self) -> str:
         """Until it is released; say by whom. Raise StepFailed, PreconditionFailed or Aborted."""
         if await self._is_over():
-            return self._over("were released before this was resumed")
+            return self._over("released before this was resumed")
         carrying: asyncio.Task[None] | None = None
         await self._begin()
         try:
@@ -117,7 +123,7 @@ class Holding:
             raise
         finally:
             await self._end(carrying)
-        return self._over("are released")
+        return self._over("released")
 
     # --- the beginning ---
 
@@ -209,7 +215,8 @@ class Holding:
         before = holding_plans.in_workers(self._wanted, await stage.look())
         says = f"{self._wanted.name} held: no worker begins one that is sent from now on"
         if before:
-            says += f"; {before} had been taken by workers before, and run"
+            says += f"; {before} of workers that had taken them before, and run"
+        says += f"; celery-ops task release {shlex.join(self._wanted.tasks)} ends it"
         outcome = Outcome(Result.DONE, says)
         await self._lease.release()
         self._stands = True
@@ -235,7 +242,21 @@ class Holding:
             if clock.monotonic() - told >= TOLD_EVERY:
                 told = clock.monotonic()
                 self._stage.say(None, self._so_far, self._step.id)
-            await self._stage.brake.sleep(LOOKS_EVERY)
+            await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Until the next look, or until a worker is there that was not: it consumes at once."""
+        until = self._stage.clock.monotonic() + LOOKS_EVERY
+        while self._stage.clock.monotonic() < until:
+            await self._stage.brake.sleep(NODES_EVERY)
+            try:
+                nodes = await self._broker.nodes()
+            except BrokerUnreachable:
+                continue
+            is_new = nodes is not None and not nodes <= self._nodes
+            self._nodes = nodes or frozenset()
+            if is_new:
+                return
 
     async def _look(self) -> None:
         """Switch whoever consumes one of these queues itself, and new queues that somebody does."""
@@ -325,13 +346,22 @@ class Holding:
         if self._stands:
             await self._lease.acquire(math.inf, self._waits, stage.brake.sleep)
         records = await self._broker.taken()
-        release = Release(stage, self._step.id, self._broker, self._beside)
-        await release.of(
-            [one for one in records if one.run == stage.plan.run and one.kind in {HOLD, HELD}],
-            timeout=stage.value(self._step.timeout),
-        )
-        for queue in self._queues:
-            await release.unpark(held_of(queue, stage.plan.run), queue)
+        step, name = f"{UNDO}{self._step.id}", self._wanted.name
+        stage.effects.intend(
+            step, name, f"release {name}, and give back what was held",
+            expect="workers consume their own queues, and all messages wait there",
+            undo=None, verb="release",
+        )  # fmt: skip
+        release = Release(stage, step, self._broker, self._beside)
+        ours = [one for one in records if one.run == stage.plan.run and one.kind in {HOLD, HELD}]
+        try:
+            says = await release.of(ours, timeout=stage.value(self._step.timeout))
+            for queue in self._queues:
+                await release.unpark(held_of(queue, stage.plan.run), queue)
+        except (StepFailed, OpsError) as error:
+            stage.effects.conclude(step, name, Result.FAILED, error.says)
+            raise
+        stage.effects.conclude(step, name, Result.DONE, says)
 
     def _waits(self, says: str) -> None:
         self._stage.say(None, f"waits to release: {says}", self._step.id)

@@ -182,9 +182,9 @@ def _hold(
         PlannedAction(
             step.id,
             queue,
-            f"{listed(one.name for one in snapshot.consumers_of(queue)) or 'nobody'} consume(s)"
-            f" {through(queue)} in its place; what comes into {queue} is carried there, but for"
-            f" {wanted.name}, which is parked",
+            f"have {listed(one.name for one in snapshot.consumers_of(queue)) or 'nobody'} consume"
+            f" {through(queue)} in its place; carry there what comes into {queue}, but park"
+            f" {wanted.name}",
             "all of it is given back as it was",
         )
         for queue in queues
@@ -241,8 +241,9 @@ async def _release(
         place = held_of(queue, run)
         count = 0 if broker.store is None else await broker.store.count(place)
         moves.append(PlannedMove(step.id, place, count, to=queue))
+    again = f"celery-ops task hold {shlex.join(tasks)}"
     actions = [
-        PlannedAction(step.id, record.worker, _given_back(record, snapshot), None)
+        PlannedAction(step.id, record.worker, _given_back(record, snapshot), again)
         for record in owed
         if record.kind == HELD
     ]
@@ -252,7 +253,7 @@ async def _release(
         if wanted.keeps:
             does = f"{counted(move.messages, 'message')} stay there, where nobody consumes"
         if move.messages:
-            actions.append(PlannedAction(step.id, move.queue, does, None))
+            actions.append(PlannedAction(step.id, move.queue, does, again))
     held = sum(move.messages for move in moves)
     hazards = [] if wanted.keeps or not held else [
         f"{counted(held, 'message')} that were held run as soon as a worker is free{rate}"

@@ -29,6 +29,8 @@ class Returns:
 
     def __init__(self, stage: Stage, broker: Broker) -> None:
         self.said = ""
+        self._drained: dict[str, TakenRecord] = {}
+        """What a drain owes by now, by worker: more than the look told that is gone by."""
         self._stage = stage
         self._lasting = Lasting(broker, stage.clock)
 
@@ -77,7 +79,8 @@ class Returns:
 
         await all_of([finish(record) for record in waiting])
         lasts = await self._lasting.warnings(again) if again else ""
-        consume = f"{', '.join(sorted(again))} consume{'s' if len(again) == 1 else ''} it again"
+        names = sorted(set(again))
+        consume = f"{', '.join(names)} consume{'s' if len(names) == 1 else ''} it again"
         others = [f"{name} {says}" for name, says in sorted(said.items())]
         self.said = "; ".join(([consume] if again else []) + others) + lasts
         return failed
@@ -86,12 +89,14 @@ class Returns:
         """Whether that life of it is drained; then the queue is added to what that owes it."""
         worker = snapshot.worker(record.worker)
         drained = worker.taken if worker is not None else None
+        drained = self._drained.get(record.worker, drained)
         if drained is None or drained.kind != "queues" or queue_judges.is_over(record, snapshot):
             return False
         its_own = tuple(queue for queue in drained.queues if behind(queue.name) != record.queue)
         if record.queue not in {queue.name for queue in its_own}:
             both = (*its_own, *record.queues)
-            await self._stage.effects.take_down(replace(drained, queues=both))
+            self._drained[record.worker] = replace(drained, queues=both)
+            await self._stage.effects.take_down(self._drained[record.worker])
         await self._stage.effects.clear(record)
         return True
 

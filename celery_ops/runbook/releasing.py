@@ -185,6 +185,8 @@ class Releasing:
             if past is not None and past.outcome is not None:
                 said.append(past.outcome.says)
                 continue
+            if past is None and not await Carrier(stage, step.id, "").size(move.queue):
+                continue
             if past is None:
                 stage.effects.intend(
                     step.id, move.queue, f"move what is parked to {move.to}",
@@ -193,7 +195,7 @@ class Releasing:
             done = await self._release.unpark(move.queue, move.to, wanted.rate)
             says = f"{counted(done, 'message')} that were held given back to {move.to}"
             stage.effects.conclude(step.id, move.queue, Result.DONE, says)
-            said += [says] if done else []
+            said.append(says)
         return said
 
 
