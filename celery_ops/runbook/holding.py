@@ -107,7 +107,11 @@ class Holding:
         if await self._is_over():
             return self._over("released before this was resumed")
         carrying: asyncio.Task[None] | None = None
-        await self._begin()
+        try:
+            await self._begin()
+        except BaseException:
+            await self._keeper.release()
+            raise
         try:
             carrying = asyncio.create_task(self._forwarding.go())
             await self._until_switched(carrying)
@@ -212,10 +216,13 @@ class Holding:
     async def _stand(self) -> None:
         """It is held from now on: say so, and let others change the fleet."""
         stage = self._stage
-        before = holding_plans.in_workers(self._wanted, await stage.look())
+        try:
+            before = holding_plans.in_workers(self._wanted, await stage.look())
+        except BrokerUnreachable:
+            before = "an unknown number"
         says = f"{self._wanted.name} held: no worker begins one that is sent from now on"
         if before:
-            says += f"; {before} of workers that had taken them before, and run"
+            says += f"; {before} had been taken by workers before, and run"
         says += f"; celery-ops task release {shlex.join(self._wanted.tasks)} ends it"
         outcome = Outcome(Result.DONE, says)
         await self._lease.release()

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook, Value
 
 NOT_HERE = (
-    "tasks can be held on Redis only: on this kind of broker a task that is tried again names the"
-    " queue it was delivered from, and would be lost with the one that stands in for its own;"
-    " celery-ops queue pause takes the whole queue, celery-ops task revoke single tasks"
+    "tasks can be held on Redis only: on RabbitMQ a task that is tried again is sent to the queue"
+    " that it was delivered from (celery.app.task.Task.signature_from_request), which would be the"
+    " one that stands in for its own. celery-ops queue pause takes a whole queue, celery-ops task"
+    " revoke the tasks that are there now"
 )
 NOTHING_HELD = "no task is held"
 MOST_A_SECOND = 5_000
@@ -206,7 +207,10 @@ def _hazards(wanted: Held, queues: Sequence[str], snapshot: FleetSnapshot) -> li
     ]
     before = in_workers(wanted, snapshot)
     if before:
-        found.append(f"{before} of {wanted.name} are with workers already, and run")
+        found.append(
+            f"{before} of {wanted.name} are with workers already, and run: celery-ops task revoke"
+            " --name keeps those that have not begun from it"
+        )
     found += [
         f"{record.worker} is drained, and consumes its own queues for a moment once it is resumed"
         for record in snapshot.taken

@@ -48,6 +48,7 @@ class Switch:
         self._tasks = tasks
         self._owed: dict[str, TakenRecord] = {}
         self._told_at: dict[tuple[str, str], float] = {}
+        self._strange: set[tuple[str, str]] = set()
         self._open: set[str] = set()
         """Queues whose switch is told and not yet seen."""
         self._missed: set[str] = set()
@@ -59,11 +60,19 @@ class Switch:
         self._effects.recall(records)
 
     def newcomers(self, queue: str, snapshot: FleetSnapshot) -> tuple[Worker, ...]:
-        """Who consumes the queue itself, and was not told just now that it must not."""
+        """Who consumes the queue itself, and was not told just now that it must not. Of those who
+        cannot be told it is said that they do.
+        """
         now = self._stage.clock.monotonic()
+        workers = queue_judges.consumers(queue, snapshot).workers
+        for worker in workers:
+            if not worker.mine and (queue, worker.name) not in self._strange:
+                self._strange.add((queue, worker.name))
+                says = f"{worker.name} consumes {queue}, and is outside of this context's scope"
+                self._stage.say(None, f"{says}: it may begin what is held", self._step)
         return tuple(
             worker
-            for worker in queue_judges.consumers(queue, snapshot).workers
+            for worker in workers
             if queue_judges.may_be_told(worker) and worker.incarnation is not None
             if now - self._told_at.get((queue, worker.name), -TOLD_AGAIN_AFTER) >= TOLD_AGAIN_AFTER
         )
