@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
+from celery_ops.model.holding import behind
 from celery_ops.runbook import held_queues
 from celery_ops.runbook.schema import (
     ControlStep,
@@ -153,7 +154,8 @@ def dangers(
                 f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
                 f" {as_duration(grace)}: it may be killed"
             )
-    if verb in {WorkerVerb.START, WorkerVerb.RESTART}:
+    its_own = any(behind(queue.name) is None for queue in worker.queues or ())
+    if verb in {WorkerVerb.START, WorkerVerb.RESTART} or (verb is WorkerVerb.RESUME and its_own):
         found += held_queues.restarted(name, snapshot)
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
         names = ", ".join(worker.paused)

@@ -35,8 +35,8 @@ def restarted(name: str, snapshot: FleetSnapshot) -> list[str]:
     if hold is None:
         return []
     return [
-        f"{in_words(hold)}: once {name} consumes again it consumes its own queues until that"
-        " run sees it, which takes about a second; one of these tasks may begin in that moment"
+        f"{in_words(hold)}: once {name} consumes again it consumes its own queues until that run"
+        " sees it, for a few tenths of a second as a rule: what is sent in that moment may begin"
     ]
 
 

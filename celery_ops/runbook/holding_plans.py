@@ -40,8 +40,8 @@ NOTHING_HELD = "no task is held"
 MOST_A_SECOND = 5_000
 """Messages that one run carries on: measured on two cores, beside the workers."""
 _GAP = (
-    "a worker that starts meanwhile (a restart too) consumes its own queues until it is seen, which"
-    " takes about a second: what is sent in that moment may begin"
+    "a worker that starts meanwhile (a restart too) consumes its own queues until it is seen, for a"
+    " few tenths of a second as a rule: what is sent in that moment may begin"
 )
 
 

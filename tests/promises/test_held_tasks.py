@@ -27,7 +27,7 @@ FIRSTS = itertools.count(0, 100_000)
 PROGRAMS = (Program("a"), Program("b", pool="prefork"))
 WORKERS = ("a", "b")
 HELD, OTHER = "rig.work_late", "rig.work"
-THROUGH = f"celery-ops.through.{COMMON}"
+SWITCHED = {f"celery-ops.through.{COMMON}": 2, "celery-ops.through.a": 1, "celery-ops.through.b": 1}
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +65,37 @@ def all_once(fleet: Operations, numbers: Sequence[int]) -> bool:
 
 
 def test_none_that_is_held_begins_and_all_others_do(fleet: Operations, ann: Operator) -> None:
+    """The run is killed as soon as it holds, and gone on with; a worker is restarted meanwhile."""
     before = consumed(fleet)
     held = ann.do("task", "hold", HELD, "--yes")
     assert held.code == 0, held.all
-    assert fleet.poller.consumers() == {THROUGH: 2, "celery-ops.through.a": 1,
-                                        "celery-ops.through.b": 1}  # fmt: skip
+    assert fleet.poller.consumers() == SWITCHED
+    os.kill(ann.executor(), signal.SIGKILL)
+    again = ann.do("runs", "resume")
+    assert again.code == 0, again.all
     ours, others = send(fleet, 200)
+    retried = others.stop
+    fleet.fleet.send_with([retried, 2, 0], task="rig.again", queue=COMMON)
     wait_until(lambda: all_once(fleet, others), what="the others")
-    assert begun(fleet, ours) == 0
-    assert parked(fleet) == 200
-    shown = ann.do("status").all
-    assert f"{HELD}: is held since" in shown
-    assert "200 messages parked" in shown
-    released = ann.do("task", "release", HELD, "--yes")
+    wait_until(lambda: fleet.fleet.ends().get(retried) == 1, what="what is tried again")
+    assert fleet.fleet.starts()[retried] == 3
+    fleet.stop("a")
+    fleet.start("a")
+    wait_until(lambda: fleet.poller.consumers() == SWITCHED, what="it is switched")
+    late, also = send(fleet, 20)
+    wait_until(lambda: all_once(fleet, also), what="the other ones that were sent late")
+    assert begun(fleet, [*ours, *late]) == 0
+    assert parked(fleet) == 220
+    assert f"{HELD}: is held since" in (shown := ann.do("status").all)
+    assert "220 messages parked" in shown
+    refused = ann.do("queue", "pause", COMMON, "--yes")
+    assert refused.code == 7, refused.all
+    assert f"{HELD} is held by run" in refused.all
+    released = ann.do("task", "release", HELD, "-p", "rate=200/s", "--yes")
     assert released.code == 0, released.all
-    assert "200 messages that were held given back" in released.all
-    wait_until(lambda: all_once(fleet, ours), what="those that were held")
-    assert all_once(fleet, others)
+    assert "220 messages that were held given back" in released.all
+    wait_until(lambda: all_once(fleet, [*ours, *late]), what="those that were held")
+    assert all_once(fleet, [*others, *also])
     assert consumed(fleet) == before
     assert fleet.nothing_is_taken()
     assert not fleet.redis.keys("*through*")
@@ -94,7 +108,7 @@ def test_a_killed_hold_is_released_from_another_machine_and_loses_nothing(
     ann, bob = operator("ann"), operator("bob")
     held = ann.do("task", "hold", HELD, "--yes")
     assert held.code == 0, held.all
-    ours, others = send(fleet, 200)
+    ours, others = send(fleet, 100)
     wait_until(lambda: begun(fleet, others) > 20, what="some of the others")
     os.kill(ann.executor(), signal.SIGKILL)
     more, also = send(fleet, 50)
@@ -103,41 +117,14 @@ def test_a_killed_hold_is_released_from_another_machine_and_loses_nothing(
         what="it is said that nobody carries them on",
     )
     assert begun(fleet, [*ours, *more]) == 0
-    released = bob.do("task", "release", "--yes")
+    released = bob.do("task", "release", "-p", "parked=keep", "--yes")
     assert released.code == 0, released.all
-    numbers = [*ours, *others, *more, *also]
-    wait_until(lambda: all_once(fleet, numbers), what="all of them")
+    assert " stay parked in celery-ops.parked.common." in released.all
+    wait_until(lambda: all_once(fleet, [*others, *more, *also]), what="all that is not parked")
     assert consumed(fleet) == before
     assert fleet.nothing_is_taken()
+    unparked = bob.do("queue", "unpark", COMMON, "--yes")
+    assert unparked.code == 0, unparked.all
+    wait_until(lambda: all_once(fleet, ours), what="those that were held")
     over = ann.do("runs", "resume")
     assert over.code == 0, over.all
-
-
-def test_a_killed_hold_is_gone_on_with_and_a_worker_that_joins_is_switched(
-    fleet: Operations, ann: Operator
-) -> None:
-    before = consumed(fleet)
-    held = ann.do("task", "hold", HELD, "--yes")
-    assert held.code == 0, held.all
-    os.kill(ann.executor(), signal.SIGKILL)
-    ours, others = send(fleet, 20)
-    again = ann.do("runs", "resume")
-    assert again.code == 0, again.all
-    fleet.stop("a")
-    fleet.start("a")
-    wait_until(lambda: fleet.poller.consumers().get(THROUGH) == 2, what="it is switched")
-    late, also = send(fleet, 20)
-    wait_until(lambda: all_once(fleet, [*others, *also]), what="the others")
-    assert begun(fleet, [*ours, *late]) == 0
-    assert parked(fleet) == 40
-    refused = ann.do("queue", "pause", COMMON, "--yes")
-    assert refused.code == 7, refused.all
-    assert f"{HELD} is held by run" in refused.all
-    kept = ann.do("task", "release", HELD, "-p", "parked=keep", "--yes")
-    assert kept.code == 0, kept.all
-    assert "40 messages stay parked in celery-ops.parked.common." in kept.all
-    assert consumed(fleet) == before
-    unparked = ann.do("queue", "unpark", COMMON, "-p", "rate=40/s", "--yes")
-    assert unparked.code == 0, unparked.all
-    wait_until(lambda: all_once(fleet, [*ours, *late]), what="those that were held")
-    assert fleet.nothing_is_taken()
