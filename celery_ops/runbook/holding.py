@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from celery_ops.runbook.task_steps import HoldStep
 
 LOOKS_EVERY = 0.5
-"""Seconds between two looks at who consumes one of these queues itself."""
+"""Seconds between two looks at who consumes one of these queues itself; of a large fleet, where one
+takes long, more: a third of the time at most is spent with looking.
+"""
 NODES_EVERY = 0.1
 """Seconds between two looks at who listens, which is told by one small read."""
 BETWEEN_LOOKS, BETWEEN_TRIES = 0.25, 1.0
@@ -120,10 +122,11 @@ class Holding:
         except (LeaseBroken, LeaseHeld) as lost:
             if not await self._is_released():
                 raise StepFailed(f"{lost.says} {self._left}") from lost
-        except (Aborted, StepFailed, PreconditionFailed):
+        except (Aborted, StepFailed, PreconditionFailed) as ended:
             await self._end(carrying)
-            if self._stage.brake.stage < 2:
-                await self._give_back()
+            failed = await self._give_back() if self._stage.brake.stage < 2 else ""
+            if failed and not isinstance(ended, Aborted):
+                raise StepFailed(f"{ended}; {failed}") from ended
             raise
         finally:
             await self._end(carrying)
@@ -237,6 +240,7 @@ class Holding:
         told = reminded = clock.monotonic()
         while True:
             self._check(carrying)
+            began = clock.monotonic()
             try:
                 await self._look()
                 if clock.monotonic() - reminded >= REMINDED_EVERY:
@@ -249,11 +253,11 @@ class Holding:
             if clock.monotonic() - told >= TOLD_EVERY:
                 told = clock.monotonic()
                 self._stage.say(None, self._so_far, self._step.id)
-            await self._until_due()
+            await self._until_due(max(LOOKS_EVERY, 2 * (clock.monotonic() - began)))
 
-    async def _until_due(self) -> None:
+    async def _until_due(self, seconds: float) -> None:
         """Until the next look, or until a worker is there that was not: it consumes at once."""
-        until = self._stage.clock.monotonic() + LOOKS_EVERY
+        until = self._stage.clock.monotonic() + seconds
         while self._stage.clock.monotonic() < until:
             await self._stage.brake.sleep(NODES_EVERY)
             try:
@@ -346,8 +350,10 @@ class Holding:
             await asyncio.gather(carrying, return_exceptions=True)
         await self._keeper.release()
 
-    async def _give_back(self) -> None:
-        """All as it was, as an abort means. It waits until nobody else changes the fleet."""
+    async def _give_back(self) -> str:
+        """All as it was, as an abort means; why that failed. It waits until nobody else changes the
+        fleet.
+        """
         stage = self._stage
         stage.brake.heed()
         if self._stands:
@@ -367,8 +373,9 @@ class Holding:
                 await release.unpark(held_of(queue, stage.plan.run), queue)
         except (StepFailed, OpsError) as error:
             stage.effects.conclude(step, name, Result.FAILED, error.says)
-            raise
+            return error.says
         stage.effects.conclude(step, name, Result.DONE, says)
+        return ""
 
     def _waits(self, says: str) -> None:
         self._stage.say(None, f"waits to release: {says}", self._step.id)

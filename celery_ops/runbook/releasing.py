@@ -57,14 +57,16 @@ class Release:
         await keeper.acquire(timeout, lambda _: None, stage.brake.sleep)
         try:
             returns = Returns(stage, self._broker)
-            failed = await returns.of(held, await stage.look(), self._step, timeout)
-            failed |= await self._cancel(queues, timeout)
+            # First: what is recorded is all that tells that somebody still consumes in its place.
+            failed = await self._cancel(queues, timeout)
+            ready = [one for one in held if one.worker not in failed]
+            failed |= await returns.of(ready, await stage.look(), self._step, timeout)
             moved = sum([await self._carry_back(queue) for queue in queues])
             if hold is not None:
                 await stage.effects.clear(hold)
         finally:
             await keeper.release()
-        says = returns.said if held else "nobody had to be given anything back"
+        says = returns.said if ready else "nobody was given anything back"
         if moved:
             says += f"; {counted(moved, 'message')} on the way given back"
         if failed:

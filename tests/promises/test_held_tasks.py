@@ -128,3 +128,25 @@ def test_a_killed_hold_is_released_from_another_machine_and_loses_nothing(
     wait_until(lambda: all_once(fleet, ours), what="those that were held")
     over = ann.do("runs", "resume")
     assert over.code == 0, over.all
+
+
+def test_an_abort_gives_all_back_to_one_that_is_drained_too(
+    fleet: Operations, ann: Operator
+) -> None:
+    before = consumed(fleet)
+    running = ann.do("task", "hold", HELD, "--yes")
+    assert running.code == 0, running.all
+    hold = ann.journals()[0].stem
+    gaps = [f"-pallow_gap={queue}" for queue in SWITCHED]
+    drained = ann.do("worker", "drain", "a@rig", "--yes", *gaps)
+    assert drained.code == 0, drained.all
+    ours, others = send(fleet, 10)
+    wait_until(lambda: all_once(fleet, others), what="the others")
+    assert begun(fleet, ours) == 0
+    assert ann.do("runs", "abort", hold).code == 0
+    wait_until(lambda: all_once(fleet, ours), what="those that were held")
+    aborted = ann.do("runs", "follow", hold)
+    assert aborted.code == 5, aborted.all
+    assert ann.do("worker", "resume", "a@rig").code == 0
+    assert consumed(fleet) == before
+    assert fleet.nothing_is_taken()
