@@ -100,6 +100,8 @@ class Holding:
         self._switch = Switch(stage, self._effects, step.id, self._wanted.tasks)
         self._queues: tuple[str, ...] = ()
         self._nodes: frozenset[str] = frozenset()
+        self._by = ""
+        """Who has released, as it ends what is said of it; empty while nobody has."""
         self._stands = False
         """The lease of the context is given back: it is held by what this run does beside."""
         self._halted: BaseException | None = None
@@ -130,7 +132,7 @@ class Holding:
             raise
         finally:
             await self._end(carrying)
-        return self._over("released")
+        return self._over(f"released{self._by}")
 
     # --- the beginning ---
 
@@ -193,16 +195,18 @@ class Holding:
             try:
                 snapshot = await stage.surveyor.refresh(questions=_LOOKED_AT, timeout=1.0)
                 for queue in list(waits_for):
-                    judge = judges[queue]
-                    came = judge(snapshot)
+                    came = judges[queue](snapshot)
                     waits_for[queue] = came.says
-                    if judge.newcomers:
-                        await self._switch.over(queue, judge.newcomers)
+                    joined = self._switch.newcomers(queue, snapshot)
+                    if joined:
+                        await self._switch.over(queue, joined)
                         judges[queue] = self._judge(queue)
                     elif came.seen is Seen.DONE:
                         del waits_for[queue]
                 self._switch.settle(snapshot)
-            except BrokerUnreachable as error:
+            except LeaseBroken:
+                raise
+            except (BrokerUnreachable, LeaseLost) as error:
                 stage.say(None, error.says, self._step.id)
             if waits_for and clock.monotonic() > until:
                 says = "; ".join(f"{queue}: {why}" for queue, why in waits_for.items())
@@ -320,8 +324,10 @@ class Holding:
     async def _released_by(self) -> str:
         """Who has taken the lease of holds to release, or has done so; empty: nobody."""
         holder = await self._beside.holder()
+        if holder is not None and holder.what != self._stage.plan.runbook:
+            self._by = f": {holder.what}"
         if holder is not None:
-            return "" if holder.what == self._stage.plan.runbook else str(holder)
+            return str(holder) if self._by else ""
         hold = hold_of(await self._broker.taken())
         return "somebody" if hold is None or hold.run != self._stage.plan.run else ""
 
@@ -358,7 +364,6 @@ class Holding:
         stage.brake.heed()
         if self._stands:
             await self._lease.acquire(math.inf, self._waits, stage.brake.sleep)
-        records = await self._broker.taken()
         step, name = f"{UNDO}{self._step.id}", self._wanted.name
         stage.effects.intend(
             step, name, f"release {name}, and give back what was held",
@@ -366,8 +371,9 @@ class Holding:
             undo=None, verb="release",
         )  # fmt: skip
         release = Release(stage, step, self._broker, self._beside)
-        ours = [one for one in records if one.run == stage.plan.run and one.kind in {HOLD, HELD}]
         try:
+            records = await self._broker.taken()
+            ours = [one for one in records if one.kind in {HOLD, HELD}]
             says = await release.of(ours, timeout=stage.value(self._step.timeout))
             for queue in self._queues:
                 await release.unpark(held_of(queue, stage.plan.run), queue)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOLD_AGAIN_AFTER = 5.0
 """Seconds: a worker that is busy hears all that it was told once it is free."""
+_UNKNOWN = "unknown whether"
 
 
 def consume_through(queue: str) -> Control:
@@ -97,9 +98,11 @@ class Switch:
                     await self._effects.take_down(record)
                     self._owed[record.key] = record
         await self._effects.control([ControlAction(one.name, add) for one in workers])
-        await self._effects.control([ControlAction(one.name, cancel) for one in workers])
+        refused = await self._effects.control([ControlAction(one.name, cancel) for one in workers])
         told = self.told.setdefault(queue, [])
         for worker in workers:
+            if refused.get(worker.name, "").startswith(_UNKNOWN):
+                continue
             self._told_at[queue, worker.name] = self._stage.clock.monotonic()
             if worker.incarnation is not None:
                 told.append(worker.incarnation)

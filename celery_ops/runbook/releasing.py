@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import counted
 from celery_ops.errors import PreconditionFailed
 from celery_ops.model import HELD, HOLD, Holder
-from celery_ops.model.holding import HOLDS, hold_of, through
+from celery_ops.model.holding import HOLDS, held_of, hold_of, through
 from celery_ops.ports import CancelConsumer, Question, Transfer
 from celery_ops.runbook import holding_plans, queue_judges
 from celery_ops.runbook.actions import ControlAction
@@ -145,6 +145,8 @@ class Releasing:
         self._broker = broker
         self._wanted = Released.of(step, {"params": stage.params})
         self._release = Release(stage, step.id, broker, beside)
+        self._places = {move.queue: move.to for move in stage.plan.moves if move.step == step.id}
+        """Where held messages wait, and where they came from."""
 
     async def go(self) -> str:
         """Do it and say what came of it. Raise StepFailed or PreconditionFailed."""
@@ -155,6 +157,8 @@ class Releasing:
         stage, step = self._stage, self._step
         records = [one for one in await self._broker.taken() if one.kind in {HOLD, HELD}]
         target = ", ".join(records[0].tasks) if records else "tasks"
+        for record in records:  # queues may have been added since the plan was made
+            self._places |= {held_of(one.name, record.run): one.name for one in record.queues}
         if not records:
             if not stage.recall.knows(step.id):
                 raise PreconditionFailed(holding_plans.NOTHING_HELD)
@@ -175,28 +179,24 @@ class Releasing:
 
     async def _messages(self) -> list[str]:
         stage, step, wanted = self._stage, self._step, self._wanted
-        moves = [move for move in stage.plan.moves if move.step == step.id]
         said = []
-        for move in moves:
-            if wanted.keeps:
-                count = await Carrier(stage, step.id, "").size(move.queue)
-                if count:
-                    said.append(f"{counted(count, 'message')} stay parked in {move.queue}")
-                continue
-            past = stage.recall.next(step.id, move.queue)
+        for place, queue in self._places.items():
+            past = stage.recall.next(step.id, place)
             if past is not None and past.outcome is not None:
                 said.append(past.outcome.says)
                 continue
-            if past is None and not await Carrier(stage, step.id, "").size(move.queue):
+            count = await Carrier(stage, step.id, "").size(place)
+            if wanted.keeps or (past is None and not count):
+                said += [f"{counted(count, 'message')} stay parked in {place}"] if count else []
                 continue
             if past is None:
                 stage.effects.intend(
-                    step.id, move.queue, f"move what is parked to {move.to}",
-                    expect=f"they wait in {move.to}, to be served first", undo=None, verb="unpark",
+                    step.id, place, f"move what is parked to {queue}",
+                    expect=f"they wait in {queue}, to be served first", undo=None, verb="unpark",
                 )  # fmt: skip
-            done = await self._release.unpark(move.queue, move.to, wanted.rate)
-            says = f"{counted(done, 'message')} that were held given back to {move.to}"
-            stage.effects.conclude(step.id, move.queue, Result.DONE, says)
+            done = await self._release.unpark(place, queue, wanted.rate)
+            says = f"{counted(done, 'message')} that were held given back to {queue}"
+            stage.effects.conclude(step.id, place, Result.DONE, says)
             said.append(says)
         return said
 
