@@ -71,9 +71,7 @@ class Forwarding:
                 if away:
                     self._say("the broker is back: messages go on")
                     away = ""
-                pause = SHORTEST_PAUSE if moved else min(2 * pause, LONGEST_PAUSE)
-                if moved >= MANY:
-                    pause = 0.0
+                pause = _pause(moved, pause)
             await self._clock.sleep(pause)
 
     async def _look(self) -> int:
@@ -85,3 +83,10 @@ class Forwarding:
             self.passed += went.rest
             moved += went.chosen + went.rest
         return moved
+
+
+def _pause(moved: int, before: float) -> float:
+    """Seconds until the next look: none where more wait, longer and longer where nothing comes."""
+    if moved >= MANY:
+        return 0.0
+    return SHORTEST_PAUSE if moved else min(max(2 * before, SHORTEST_PAUSE), LONGEST_PAUSE)

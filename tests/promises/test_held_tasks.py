@@ -117,6 +117,9 @@ def test_a_killed_hold_is_released_from_another_machine_and_loses_nothing(
         what="it is said that nobody carries them on",
     )
     assert begun(fleet, [*ours, *more]) == 0
+    undone = ann.do("runs", "undo", "--yes")
+    assert undone.code == 2, undone.all
+    assert "task release" in undone.all
     released = bob.do("task", "release", "-p", "parked=keep", "--yes")
     assert released.code == 0, released.all
     assert " stay parked in celery-ops.parked.common." in released.all
