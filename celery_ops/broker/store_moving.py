@@ -45,7 +45,7 @@ _A_MESSAGE_PASSED = 0.16e-6
 """Seconds, of any portion."""
 _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
-_DIVIDED = 250
+_DIVIDED = 100
 """Messages of a priority step that are divided in one script."""
 _CHOSEN, _REST = 3, 4
 """Their keys in that script."""

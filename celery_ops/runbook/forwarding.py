@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.02
 """Seconds between two looks where nothing came: a message of another task waits so long at most."""
-MANY = 100
+MANY = 50
 """Messages that came at once: more of them wait, as it seems."""
 _AWAY_PAUSE = 1.0
 
