@@ -43,6 +43,7 @@ from celery_ops.runbook.releasing import Release
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.stage import Stage
@@ -99,6 +100,7 @@ class Holding:
         )  # fmt: skip
         self._switch = Switch(stage, self._effects, step.id, self._wanted.tasks)
         self._queues: tuple[str, ...] = ()
+        self._left_out: set[str] = set()
         self._nodes: frozenset[str] = frozenset()
         self._by = ""
         """Who has released, as it ends what is said of it; empty while nobody has."""
@@ -278,7 +280,11 @@ class Holding:
         stage = self._stage
         snapshot = await stage.surveyor.refresh(questions=_LOOKED_AT, timeout=_REPLY_TIMEOUT)
         now = holding_plans.concerned(self._wanted, snapshot)
-        new = [queue for queue in now if queue not in self._queues]
+        new = [
+            queue
+            for queue in now
+            if queue not in self._queues and self._may_hold_in(queue, snapshot)
+        ]
         if new:
             stage.say(None, f"workers consume {', '.join(new)}, too", self._step.id)
             self._queues = (*self._queues, *new)
@@ -292,6 +298,16 @@ class Holding:
                 await self._switch.over(queue, joined)
         self._switch.settle(snapshot)
         await self._switch.put_right(snapshot)
+
+    def _may_hold_in(self, queue: str, snapshot: FleetSnapshot) -> bool:
+        """Of a queue that somebody has begun to consume; it is said where it cannot be."""
+        if not holding_plans.expires(queue, snapshot):
+            return True
+        if queue not in self._left_out:
+            self._left_out.add(queue)
+            says = f"{queue}, which workers consume now, expires (x-expires)"
+            self._stage.say(None, f"{says}: what is sent there is not held", self._step.id)
+        return False
 
     @property
     def _so_far(self) -> str:

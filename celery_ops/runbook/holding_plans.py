@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -128,9 +129,27 @@ def refusals(queues: Sequence[str], snapshot: FleetSnapshot) -> tuple[str, ...]:
                 found.append(f"{worker.name} consumes {queue}, and {where}")
             elif not worker.answers:
                 found.append(f"{worker.name} consumes {queue}, and is {worker.state}")
+        if expires(queue, snapshot):
+            others = ",".join(one for one in queues if one != queue)
+            found.append(
+                f"{queue} expires (x-expires): the broker would forget where its messages go while"
+                f" nobody consumes it; hold in -p queues={others}"
+            )
         for record in snapshot.pauses_of(queue)[:1]:
             found.append(f"{queue} is paused, by run {record.run}: {record.mend}")
     return tuple(dict.fromkeys(found))
+
+
+def expires(queue: str, snapshot: FleetSnapshot) -> bool:
+    """Whether it is forgotten, its binding too, when nobody has consumed it for a while."""
+    declared = [
+        json.loads(one.declaration)
+        for worker in snapshot.workers
+        for one in (() if worker.consuming is None else worker.consuming.value)
+        if one.name == queue
+    ]
+    return any("x-expires" in (one.get("queue_arguments") or {}) or one.get("expires")
+               for one in declared)  # fmt: skip
 
 
 def in_workers(wanted: Held, snapshot: FleetSnapshot) -> str:
