@@ -15,8 +15,11 @@ from celery_ops.runbook.holding_plans import Held, Released
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep
 from tests.doctor.test_rules import AT, RECORD, fleet, worker
+from tests.runbook.operation import Operation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from celery_ops.model import FleetSnapshot, TakenRecord, Worker
 
 MAIL, BULK = ConsumedQueue("mail", "{}"), ConsumedQueue("bulk", "{}")
@@ -124,3 +127,21 @@ def test_what_workers_have_taken_before_is_counted() -> None:
     wanted = Held(("shop.mail",))
     assert holding_plans.in_workers(wanted, seen(busy)) == "3 tasks (1 running, 2 reserved)"
     assert holding_plans.in_workers(Held(("none",)), seen(busy)) == ""
+
+
+@pytest.mark.parametrize("runbook", ["hold-task", "release-task"])
+async def test_a_broker_on_which_nothing_can_be_held_is_refused_by_name(
+    runbook: str, tmp_path: Path
+) -> None:
+    operation = Operation(tmp_path)
+    operation.fleet.add_worker("a@web1")
+    plan = await operation.plan(runbook, tasks="shop.mail")
+    assert plan.refusals == (holding_plans.NOT_HERE,)
+
+
+def test_a_queue_that_expires_is_refused_with_the_others_named() -> None:
+    expiring = ConsumedQueue("bulk", '{"queue_arguments": {"x-expires": 1000}}')
+    snapshot = seen(consuming(MAIL, expiring))
+    (says,) = holding_plans.refusals(("bulk", "mail"), snapshot)
+    assert says.startswith("bulk expires (x-expires)")
+    assert says.endswith("hold in -p queues=mail")
