@@ -293,6 +293,9 @@ class NoBroker:
         del holder, record
         return False
 
+    def beside(self, lane: str) -> None:
+        del lane
+
     async def close(self) -> None:
         self._lease.close()
         await self._instead_of.close()

@@ -99,6 +99,34 @@ return {done + moved, moved}
 """
 )
 
+DIVIDE = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the list they come from, the lists they go to. ARGV: token; then, as they are
+-- served, the number of its list (3 or 4) and each message that is meant.
+-- Moves them as long as they are what is served next. Returns how many went to either list; nothing
+-- if the token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+for at = 2, 4 do if not is_list(KEYS[at]) then return {-1, 0} end end
+local meant = (#ARGV - 1) / 2
+local there = redis.call('LRANGE', KEYS[2], -meant, -1)
+local going, moved = {{}, {}}, 0
+for place = 1, #there do
+  local message = ARGV[2 * place + 1]
+  if there[#there + 1 - place] ~= message then break end
+  local list = going[tonumber(ARGV[2 * place]) - 2]
+  list[#list + 1] = message
+  moved = moved + 1
+end
+for at = 1, 2 do
+  if #going[at] > 0 then redis.call('LPUSH', KEYS[at + 2], unpack(going[at])) end
+end
+if moved > 0 then redis.call('LTRIM', KEYS[2], 0, -(moved + 1)) end
+return {#going[1], #going[2]}
+"""
+)
+
 PUT = (
     HOLDS
     + _IS_LIST

@@ -64,6 +64,8 @@ class Names:
     event_exchange: str = "celeryev"
     unacked_name: str = "unacked"
     unacked_index_name: str = "unacked_index"
+    lane: str = ""
+    """Which lease is meant; empty: that of the context."""
 
     @property
     def unacked(self) -> str:
@@ -75,7 +77,7 @@ class Names:
 
     @property
     def lease(self) -> str:
-        return f"{self.prefix}celery-ops:lease"
+        return f"{self.prefix}celery-ops:lease{self.lane and f':{self.lane}'}"
 
     @property
     def taken(self) -> str:

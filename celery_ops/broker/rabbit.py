@@ -252,6 +252,12 @@ class RabbitBroker:
         await self._note_again(record.run, before)
         return False
 
+    def beside(self, lane: str) -> None:
+        """There is none: a task that is tried again names the queue it was delivered from, so none
+        can be consumed in another's place for a while.
+        """
+        del lane
+
     async def close(self) -> None:
         """Leave nothing: everything of ours goes with its connection."""
         for part in (self._lease, self._messages, self._asking, self._reading):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import RecordUnreadable
 from celery_ops.model import (
+    HELD,
+    HOLD,
     PAUSED,
     ConsumedQueue,
     Holder,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
-_KINDS = {"queues", "service", PAUSED}
+_KINDS = {"queues", "service", PAUSED, HELD, HOLD}
 
 
 def encode_taken(record: TakenRecord) -> str:
@@ -42,6 +44,7 @@ def encode_taken(record: TakenRecord) -> str:
             "run": record.run,
             "operator": record.operator,
             "at": record.at.isoformat(),
+            "tasks": list(record.tasks),
         }
     )
 
@@ -58,12 +61,15 @@ def decode_taken(text: str | bytes) -> TakenRecord:
         run=fields.text("run"),
         operator=fields.text("operator"),
         at=fields.moment("at"),
+        tasks=fields.texts("tasks"),
     )
     fields.end()
     if record.kind not in _KINDS:
         raise RecordUnreadable(f"A record of what is taken is of an unknown kind: {record.kind!r}.")
-    if record.kind == PAUSED and len(record.queues) != 1:
+    if record.kind in {PAUSED, HELD} and len(record.queues) != 1:
         raise fields.wrong("queues")
+    if record.kind in {HELD, HOLD} and not record.tasks:
+        raise fields.wrong("tasks")
     return record
 
 
@@ -182,6 +188,13 @@ class _Fields:
         if not isinstance(value, list):
             raise self.wrong(name)
         return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """None where there is no such entry."""
+        value = self._left.pop(name, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.wrong(name)
+        return tuple(value)
 
     def moment(self, name: str) -> datetime:
         try:

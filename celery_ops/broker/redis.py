@@ -8,6 +8,8 @@ one, `lease` locks; this class puts them behind the port.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import heartbeats, names, records, scripts
@@ -69,12 +71,18 @@ class RedisBroker:
         clock: Clock,
         lease_ttl: float = DEFAULT_TTL,
         reply_expiry: float = REPLY_EXPIRY,
+        lane: str = "",
     ) -> None:
+        """`lane` names the lease; empty: that of the context."""
         self._clock = clock
         self._address = address
-        self._names = names.from_options(
-            address.db, options, by_sentinels=address.sentinels is not None
-        )
+        read = names.from_options(address.db, options, by_sentinels=address.sentinels is not None)
+        self._names = replace(read, lane=lane)
+        self._make_beside = partial(
+            RedisBroker, address, options,
+            clock=clock, lease_ttl=lease_ttl, reply_expiry=reply_expiry,
+        )  # fmt: skip
+        self._beside: dict[str, RedisBroker] = {}
         self._wire = Wire(address)
         self._mailbox = Mailbox(self._wire, self._names, clock, expiry=reply_expiry)
         self._sizes = QueueSizes(self._wire, self._names, clock)
@@ -213,8 +221,15 @@ class RedisBroker:
             )
         )  # fmt: skip
 
+    def beside(self, lane: str) -> RedisBroker:
+        if lane not in self._beside:
+            self._beside[lane] = self._make_beside(lane=lane)
+        return self._beside[lane]
+
     async def close(self) -> None:
         """Leave nothing but what expires by itself."""
+        for other in self._beside.values():
+            await other.close()
         await self._mailbox.close()
         await self._wire.close()
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
     from celery_ops.model import Address, StoredMessage, TaskMessage
-    from celery_ops.ports import Fence, Transfer, Transferred
+    from celery_ops.ports import Divided, Division, Fence, Transfer, Transferred
 
 
 class RedisStore:
-    """Implements `ports.MessageStore` and `ports.MessageSearch`."""
+    """Implements `ports.MessageStore`, `ports.MessageSearch` and `ports.MessageDivider`."""
 
     def __init__(self, wire: Wire, names: Names) -> None:
         self._names = names
@@ -86,6 +86,9 @@ class RedisStore:
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)
+
+    async def divide(self, division: Division, *, fence: Fence) -> Divided:
+        return await self._mover.divide(division, fence=fence)
 
     async def put(
         self,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import envelopes, moving_scripts
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
-from celery_ops.ports import SENT_KEPT, Transferred
+from celery_ops.ports import SENT_KEPT, Divided, Transferred
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Answer, Wire, Word
     from celery_ops.model import StoredMessage
-    from celery_ops.ports import Fence, Transfer
+    from celery_ops.ports import Division, Fence, Transfer
 
 PORTION = 500
 """Messages in one script: it keeps the server from everything else."""
@@ -48,6 +48,10 @@ _A_MESSAGE_PASSED = 0.05e-6
 """Seconds, of any portion."""
 _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
+_DIVIDED = 100
+"""Messages of a priority step that are divided in one script."""
+_CHOSEN, _REST = 3, 4
+"""Their keys in that script."""
 _SLACK = 64
 """So many may be consumed between two portions without a second look for the place."""
 
@@ -58,6 +62,8 @@ class MessageMover:
     def __init__(self, wire: Wire, names: Names) -> None:
         self._wire = wire
         self._names = names
+        self._portions: dict[str, int] = {}
+        """How many of a list that is divided are read at once, by the size of those before."""
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
@@ -73,6 +79,32 @@ class MessageMover:
                 done, seen = one.done, before + one.seen
                 yield Transferred(done, seen)
         _check_known(done, await self.counted(transfer.ticket))
+
+    async def divide(self, division: Division, *, fence: Fence) -> Divided:
+        """As the port says; of each priority step one portion."""
+        keys = self._names.keys(division.queue)
+        sizes = [self._portions.get(key, _FIRST_PORTION) for key in keys]
+        answers = await self._wire.read_many(
+            [("LRANGE", key, -size, -1) for key, size in zip(keys, sizes, strict=True)],
+            at_once=False,
+        )
+        chosen = rest = 0
+        for key, step, answer in zip(keys, self._names.steps, answers, strict=True):
+            raws: list[bytes] = _of_a_list(answer, division.queue, self._wire)[::-1]
+            if not raws:
+                continue
+            self._portions[key] = _next_portion(raws, _DIVIDED)
+            words: list[Word] = []
+            for raw in raws:
+                is_chosen = division.choose(envelopes.stored(raw, step))
+                words += [_CHOSEN if is_chosen else _REST, raw]
+            places = [self._names.key(queue, step) for queue in
+                      (division.queue, division.chosen, division.rest)]  # fmt: skip
+            went = await self._run(moving_scripts.DIVIDE, places, fence, *words)
+            if went[0] == -1:
+                raise _no_queue(f"{division.queue}, {division.chosen} or {division.rest}")
+            chosen, rest = chosen + int(went[0]), rest + int(went[1])
+        return Divided(chosen, rest)
 
     async def put(
         self,

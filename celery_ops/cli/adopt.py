@@ -14,6 +14,7 @@ from celery_ops.cli.passphrases import Passphrases
 from celery_ops.cli.run_command import run_options, wanted
 from celery_ops.cli.start_run import start_run
 from celery_ops.errors import UsageError
+from celery_ops.model import HELD, HOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,10 @@ class Adopt(click.Command):
         for run_ in dict.fromkeys(beat.run for beat in beats):
             params = (*ctx.params["params"], f"run={run_}")
             code = start_run(choice, wanted("start-beat", {**ctx.params, "params": params}))
+            if code:
+                raise click.exceptions.Exit(code)
+        if any(one.kind in {HOLD, HELD} for one in records):
+            code = start_run(choice, wanted("release-task", ctx.params))
             if code:
                 raise click.exceptions.Exit(code)
         paused = (one.paused for one in records if one.paused is not None)

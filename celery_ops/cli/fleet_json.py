@@ -240,6 +240,7 @@ def queue(one: Queue, consumed_by: Sequence[str], waits: Elsewhere) -> Json:
             "delayed": waits.delayed,
         },
         "paused": one.paused,
+        "held": list(one.held),
         "parked_from": None if place is None else place.queue,
     }
 

@@ -163,9 +163,9 @@ def _away(snapshot: FleetSnapshot) -> list[str]:
     lines = []
     if snapshot.holder is not None:
         lines.append(safe(f"lease: {snapshot.holder}"))
-    for record in snapshot.taken:
+    for record in snapshot.taken_at_a_glance:
         by = f"{record.operator} ({record.run}) at {record.at:%H:%M:%S} UTC"
-        lines.append(safe(f"taken: {record.worker}: {record.what} by {by}"))
+        lines.append(safe(f"taken: {record.says} by {by}"))
         if snapshot.holder is None or snapshot.holder.run != record.run:
             lines.append(safe(f"  give it back: {record.mend}"))
     return lines

@@ -102,6 +102,8 @@ class Follower:
         self._plan = plan
         self._has_effects = plan is not None
         self._end: Event | None = None
+        self._stands = False
+        """What it is for is so, and it goes on: who steers it has seen enough."""
         self._asking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -127,6 +129,9 @@ class Follower:
         async for event in self._runs.follow(self._run, can_answer=can_answer, after=self._after):
             self._note(event)
             self._lines.show(event)
+            if event.event is EventKind.STANDS and self._steers:
+                self._stands = True
+                return
             if event.event is EventKind.ASKED and can_answer:
                 self._ask_no_more()
                 self._asking = asyncio.create_task(self._ask(event))
@@ -185,6 +190,9 @@ class Follower:
     # --- the end ---
 
     async def _concluded(self) -> int:
+        if self._stands:
+            self._lines.complain(f"It goes on by itself: celery-ops runs follow {self._run}")
+            return ExitCode.DONE
         outcome = self._end.outcome if self._end is not None else None
         if outcome is None or outcome.ending is None or self._plan is None:
             return await self._broken_off()
@@ -238,8 +246,9 @@ class Follower:
             return True
         for record in taken:
             mend = record.mend if self._plan is None else show_run.mend(record.mend, self._plan)
-            what = f"its {record.kind}" if record.paused is None else record.what
-            self._lines.complain(f"{record.worker} is left without {what}: {mend}")
+            what = f"its {record.kind}" if record.kind in {"queues", "service"} else record.what
+            left = f"{record.worker} is left without {what}" if record.worker else record.what
+            self._lines.complain(f"{left}: {mend}")
         return bool(taken)
 
     async def _left_taken(self) -> list[TakenRecord] | None:

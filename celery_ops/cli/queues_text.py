@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.cli.text import Column, table
 from celery_ops.fleet import waiting
 from celery_ops.model import parked
+from celery_ops.model.holding import hold_of
 from celery_ops.tui import rates
 from celery_ops.tui.text import UNKNOWN, age, counted, number, safe
 
@@ -61,17 +62,25 @@ def consumers(queue: Queue) -> str:
     """How many there are, or why it is meant that there are none."""
     if parked(queue.name) is not None:
         return "parked"
+    if queue.held and queue.consumers == 0:
+        return "held"
     return "paused" if queue.paused and queue.consumers == 0 else number(queue.consumers)
 
 
 def _remarks(snapshot: FleetSnapshot) -> Iterator[str]:
     unconsumed = [one for one in snapshot.queues if one.ready and one.consumers == 0]
     places = {one.name: parked(one.name) for one in unconsumed}
-    alone = [one.name for one in unconsumed if places[one.name] is None and not one.paused]
+    alone = [
+        one.name for one in unconsumed if places[one.name] is None and not (one.paused or one.held)
+    ]
+    held = [one.name for one in snapshot.queues if one.held]
+    hold = hold_of(snapshot.taken)
+    if hold is not None and held:
+        yield f"note: {', '.join(hold.tasks)} held in {named(held)}: {hold.mend}"
     if alone:
         yield f"nobody consumes {named(alone)}"
     for name, place in places.items():
-        if place is not None:
+        if place is not None and (hold is None or place.run != hold.run):
             back = f"celery-ops queue unpark {shlex.quote(name)}"
             yield f"note: messages of {place.queue} are parked: {back} gives them back"
     waits = waiting.elsewhere(snapshot)

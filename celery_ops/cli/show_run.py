@@ -136,6 +136,7 @@ def _says(event: Event) -> str:
             | EventKind.UNDOING
             | EventKind.WAITING
             | EventKind.LEASED
+            | EventKind.STANDS
             | EventKind.CONFIRMED
             | EventKind.ANSWERED
             | EventKind.PAUSED

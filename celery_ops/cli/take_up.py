@@ -24,6 +24,7 @@ from celery_ops.errors import (
     PreconditionFailed,
     UsageError,
 )
+from celery_ops.model import HELD, HOLD
 from celery_ops.runbook import journal
 from celery_ops.runbook.events import RunState
 from celery_ops.runbook.journal import GOING_ON
@@ -163,6 +164,12 @@ async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
     owed = [one for one in taken if one.run == taken_up.run]
+    holds = [one for one in owed if one.kind in {HOLD, HELD}]
+    if holds:
+        raise UsageError(
+            f"{taken_up.run} holds {', '.join(holds[0].tasks)}, which is not undone but released",
+            fix=holds[0].mend,
+        )
     if without and not owed and await _is_handed_over(taken_up):
         raise UsageError(
             f"The broker is back, and knows what {taken_up.run} has taken.",

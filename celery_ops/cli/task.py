@@ -1,5 +1,5 @@
 """`task show|revoke|terminate|retry ID…`: where tasks are, and the runbooks that keep them from
-running, or have them run once more.
+running, or have them run once more; `task hold|release NAME…`: all of a name.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MOST_SHOWN = 100
 """Ids that one `show` looks for."""
 
 
-@click.group(short_help="Where tasks are; revoke, terminate and retry them.")
+@click.group(short_help="Where tasks are; revoke, terminate, retry, hold and release them.")
 def task() -> None:
-    """Where tasks are; revoke, terminate and retry them."""
+    """Where tasks are; revoke, terminate and retry them, hold and release all of a name."""
 
 
 @task.command()
@@ -152,3 +152,44 @@ for command in (
     ),
 ):
     task.add_command(command)
+
+
+class _NamesCommand(RunCommand):
+    """Runs a runbook on all tasks of the names that are its arguments."""
+
+    def __init__(self, name: str, *, runbook: str, summary: str, needs_names: bool) -> None:
+        super().__init__(name, runbook=runbook, summary=summary, names_workers=False)
+        self._runbook_name = runbook
+        metavar = "NAME..." if needs_names else "[NAME]..."
+        names = click.Argument(["tasks"], nargs=-1, required=needs_names, metavar=metavar)
+        self.params = [names, *self.params]
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Start the run and end with its code."""
+        asked = wanted(self._runbook_name, ctx.params)
+        names: tuple[str, ...] = ctx.params["tasks"]
+        if names and "tasks" in asked.given:
+            raise UsageError("the tasks are named already: leave -p tasks=… out")
+        if names:
+            asked.given["tasks"] = ",".join(names)
+        code = start_run(ctx.ensure_object(Choice), asked)
+        if code:
+            raise click.exceptions.Exit(code)
+
+
+task.add_command(
+    _NamesCommand(
+        "hold",
+        runbook="hold-task",
+        summary="No task of these names begins any more until it is released; all others go on.",
+        needs_names=True,
+    )
+)
+task.add_command(
+    _NamesCommand(
+        "release",
+        runbook="release-task",
+        summary="End a hold, from any machine; its messages go back (-p rate=50/s, parked=keep).",
+        needs_names=False,
+    )
+)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import as_duration, counted
 from celery_ops.doctor.rules import Found, rule
 from celery_ops.model import Level, parked
+from celery_ops.model.holding import hold_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +90,11 @@ def _moment(at: datetime, now: datetime) -> str:
 @rule("parked-messages", Level.INFO, source="README.md")
 def _parked_messages(snapshot: FleetSnapshot) -> Iterator[Found]:
     """A run took them out of the way; nothing consumes them until somebody gives them back."""
+    hold = hold_of(snapshot.taken)
     for queue in snapshot.queues:
         place = parked(queue.name)
+        if place is not None and hold is not None and place.run == hold.run:
+            continue  # `task-held` speaks of them
         if place is not None and queue.ready:
             yield Found(
                 _cut(place.queue),

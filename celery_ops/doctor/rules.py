@@ -117,7 +117,7 @@ def _queue_without_consumer(snapshot: FleetSnapshot) -> Iterator[Found]:
     A silent worker may be busy and come back to its queues: nothing is claimed of those.
     """
     for queue in snapshot.queues:
-        is_meant = queue.paused or parked(queue.name) is not None
+        is_meant = queue.paused or queue.held or parked(queue.name) is not None
         if queue.consumers != 0 or not queue.ready or is_meant:
             continue
         silent = [
@@ -241,8 +241,8 @@ def _bound_but_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
 @rule("left-drained", Level.ERROR, source=_CELERY + "userguide/workers.html#queues-canceling")
 def _left_drained(snapshot: FleetSnapshot) -> Iterator[Found]:
     for record in snapshot.taken:
-        if record.paused is not None:
-            continue  # `queue-paused` speaks of it
+        if record.kind not in {"queues", "service"}:
+            continue  # `queue-paused` and `task-held` speak of it
         if not is_running(record, snapshot) and _is_still_owed(record, snapshot):
             yield _owed(record)
     for worker in _ours(snapshot, WorkerState.DRAINED, WorkerState.DRAINING):

@@ -15,6 +15,7 @@ from celery_ops.fleet.flow import Flows
 from celery_ops.fleet.known import Asking, KnownNode, answers_by_node
 from celery_ops.fleet.orphans import HELD_QUESTIONS, Suspects
 from celery_ops.fleet.waiting import Waiting
+from celery_ops.model.holding import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,6 +40,8 @@ class Memory:
         self.queues: QueuesReading | None = None
         self.taken: tuple[TakenRecord, ...] = ()
         self.holder: Holder | None = None
+        self.forwarder: Holder | None = None
+        """Who carries the messages of others past tasks that are held."""
         self.held: Counter[str] = Counter()
         self.unanswered = 0
         self.suspects: Suspects | None = Suspects()
@@ -114,6 +117,7 @@ class Memory:
     def queue_names(self) -> set[str]:
         """Queues that somebody consumes, consumed in this life, or is owed."""
         names = {queue.name for record in self.taken for queue in record.queues}
+        names.update(places(self.taken))
         for node in self.nodes.values():
             names.update(queue.name for queue in node.consumed_before)
         return names

@@ -20,6 +20,7 @@ from celery_ops.model import (
     Worker,
     WorkerState,
 )
+from celery_ops.model.holding import hold_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,6 +62,7 @@ def join(known: Known) -> FleetSnapshot:
         beats=_beats(known),
         taken=known.taken,
         holder=known.holder,
+        forwarder=known.forwarder,
         notes=_notes(known),
         bound_but_silent=bound_but_silent,
         protected=known.protected,
@@ -190,6 +192,8 @@ def _queues(
     reading = known.queues
     found = {queue.name: queue for queue in reading.queues} if reading is not None else {}
     queues = []
+    hold = hold_of(known.taken)
+    held = set() if hold is None else {queue.name for queue in hold.queues}
     lives = (one for one in workers if one.state is not WorkerState.STOPPED)
     paused = {name for worker in lives for name in worker.paused}
     for name in sorted(found.keys() | consumers.keys() | doubled | paused):
@@ -207,6 +211,7 @@ def _queues(
                 by_priority=size.by_priority if size is not None else (),
                 seen_at=reading.at if reading is not None else None,
                 paused=name in paused,
+                held=hold.tasks if hold is not None and name in held else (),
                 orphans=None if stuck is None or in_doubt & {name, None} else stuck[name],
                 flow=known.flows.get(name, UNWATCHED),
                 waits_since=known.waiting.since(name),

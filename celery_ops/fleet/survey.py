@@ -17,6 +17,7 @@ from celery_ops.fleet.states import join
 from celery_ops.fleet.statuses import Statuses
 from celery_ops.fleet.verdicts import Known
 from celery_ops.model import FleetSnapshot, Targets
+from celery_ops.model.holding import HOLDS, hold_of
 from celery_ops.ports import Question
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ class Surveyor:
             if newcomers is not None:
                 group.create_task(self._ask_registered(newcomers, timeout))
         memory.taken, memory.holder = taken.result(), holder.result()
+        holds = self.broker.beside(HOLDS) if hold_of(memory.taken) is not None else None
+        memory.forwarder = None if holds is None else await holds.holder()
         queues = sizes.result()
         if not memory.queue_names <= {queue.name for queue in queues.queues} | known:
             # Somebody consumes a queue that nobody knew of when the sizes were asked for.
@@ -249,6 +252,7 @@ class Surveyor:
                 queues=memory.queues,
                 taken=memory.taken,
                 holder=memory.holder,
+                forwarder=memory.forwarder,
                 held=memory.held,
                 unanswered=memory.unanswered,
                 unasked=memory.unasked,

@@ -55,6 +55,7 @@ class Known:
     queues: QueuesReading | None = None
     taken: tuple[TakenRecord, ...] = ()
     holder: Holder | None = None
+    forwarder: Holder | None = None
     held: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
     unasked: str = ""

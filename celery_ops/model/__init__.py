@@ -10,7 +10,7 @@ from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
 from celery_ops.model.messages import Address, Body, StoredMessage
 from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
-from celery_ops.model.records import PAUSED, ClockMark, Holder, RunRecord, TakenRecord
+from celery_ops.model.records import HELD, HOLD, PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.releases import HostReleases
 from celery_ops.model.services import (
     Beat,
@@ -43,6 +43,8 @@ from celery_ops.model.told import (
 from celery_ops.model.workers import Worker, WorkerState
 
 __all__ = [
+    "HELD",
+    "HOLD",
     "INCARNATION_TOLERANCE",
     "PAUSED",
     "UNWATCHED",

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from celery_ops.model.holding import hold_of
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
-from celery_ops.model.records import Holder, TakenRecord
+from celery_ops.model.records import HELD, Holder, TakenRecord
 from celery_ops.model.services import Beat, Host, Service
 from celery_ops.model.workers import Worker
 
@@ -57,6 +58,8 @@ class FleetSnapshot:
     beats: tuple[Beat, ...] = ()
     taken: tuple[TakenRecord, ...] = ()
     holder: Holder | None = None
+    forwarder: Holder | None = None
+    """While tasks are held: whose run carries the messages of others on. None: nobody's."""
     problems: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     """What this snapshot could not find out, in words (an incomplete scan, a capped count)."""
@@ -95,6 +98,13 @@ class FleetSnapshot:
     def is_paused(self, queue: str) -> bool:
         """It was taken from a worker that lives: one that died is owed nothing."""
         return any(one.paused for one in self.queues if one.name == queue)
+
+    @property
+    def taken_at_a_glance(self) -> tuple[TakenRecord, ...]:
+        """What is taken; a hold is one thing, of however many workers."""
+        if hold_of(self.taken) is None:
+            return self.taken
+        return tuple(one for one in self.taken if one.kind != HELD)
 
     def consumers_of(self, queue: str) -> tuple[Worker, ...]:
         """The workers that answer and say they consume the queue; conflicts and the silent do not

@@ -68,6 +68,8 @@ class Queue:
     """Memory that the ready messages take, about: the broker extrapolates from some of them."""
     paused: bool = False
     """A run has taken it from workers that live: they are to consume it again later."""
+    held: tuple[str, ...] = ()
+    """Names of tasks that are held: all that comes into it goes through a run, but for these."""
 
     @property
     def drains_in(self) -> float | None:

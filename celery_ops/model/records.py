@@ -11,6 +11,12 @@ from celery_ops.model.told import ConsumedQueue, Incarnation
 
 PAUSED = "paused"
 """The kind of record of a queue that nobody is to consume for now."""
+HOLD = "hold"
+"""The kind of record of tasks that are held: one a context, of no worker."""
+HELD = "held"
+"""The kind of record of a queue that a worker does not consume since its messages go through a run:
+it consumes another one in its place.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +25,9 @@ class TakenRecord:
     it.
 
     `kind` is `queues` (consumers cancelled: `queues` says which), `service` (stopped: `service`
-    says which), or `paused` (the one queue in `queues` is consumed by nobody for now). A new
-    incarnation of the worker is owed no queues.
+    says which), `paused` (the one queue in `queues` is consumed by nobody for now), `held` (the one
+    queue in `queues` is consumed by way of a run that holds `tasks`), or `hold`, which is that of
+    no worker: `tasks` are held, in `queues`. A new incarnation of the worker is owed no queues.
     """
 
     kind: str
@@ -31,12 +38,20 @@ class TakenRecord:
     run: str
     operator: str
     at: datetime
+    tasks: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """The field it is stored under: one record a kind, worker and queue that is paused."""
+        """The field it is stored under: one record a kind, worker and single queue; one hold."""
+        if self.kind == HOLD:
+            return self.kind
         key = f"{self.kind}:{self.worker}"
-        return key if self.paused is None else f"{key}:{self.paused}"
+        return key if self.queue is None else f"{key}:{self.queue}"
+
+    @property
+    def queue(self) -> str | None:
+        """The one queue that was taken from the worker, of a kind that is about a single one."""
+        return self.queues[0].name if self.kind in {PAUSED, HELD} and self.queues else None
 
     @property
     def paused(self) -> str | None:
@@ -50,7 +65,16 @@ class TakenRecord:
             return f"stopped ({self.service})"
         if self.paused is not None:
             return f"the paused queue {self.paused}"
+        if self.kind == HOLD:
+            return f"{', '.join(self.tasks)} held, in {', '.join(one.name for one in self.queues)}"
+        if self.kind == HELD:
+            return f"the queue {self.queue}, consumed by way of a run that holds tasks"
         return f"queues {', '.join(queue.name for queue in self.queues) or '(none)'}"
+
+    @property
+    def says(self) -> str:
+        """What was taken from whom, in words."""
+        return f"{self.worker}: {self.what}" if self.worker else self.what
 
     @property
     def mend(self) -> str:
@@ -59,6 +83,8 @@ class TakenRecord:
             return "celery-ops beat start"
         if self.paused is not None:
             return f"celery-ops queue resume {shlex.quote(self.paused)}"
+        if self.kind in {HOLD, HELD}:
+            return f"celery-ops task release {shlex.join(self.tasks)}"
         verb = "start" if self.kind == "service" else "resume"
         return f"celery-ops worker {verb} {self.worker}"
 

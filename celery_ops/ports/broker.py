@@ -156,6 +156,12 @@ class Broker(Protocol):
         """The same, to be moved; None where that cannot be done on this kind of broker."""
         ...
 
+    def beside(self, lane: str) -> Broker | None:
+        """The same broker, where every effect is under another lease, of that name; None where
+        there is no such thing. It is closed with this one.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -57,6 +57,30 @@ class Transferred:
     seen: int
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """All that comes into a queue goes on, not a byte of it changed: to `chosen` if `choose` says
+    so, else to `rest`.
+    """
+
+    queue: str
+    chosen: str
+    rest: str
+    choose: Callable[[StoredMessage], bool]
+
+    def __post_init__(self) -> None:
+        if len({self.queue, self.chosen, self.rest}) != 3:
+            raise ValueError(f"{self.queue!r} is to be divided into two others")
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """How many messages went which way in one call."""
+
+    chosen: int = 0
+    rest: int = 0
+
+
 class MessageReading(Protocol):
     """Looks at the messages of one broker. Every method may raise BrokerUnreachable."""
 
@@ -205,4 +229,19 @@ class MessageStore(MessageReading, Protocol):
 
     async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         """Destroy a queue of parked messages if exactly so many are in it; how many were."""
+        ...
+
+
+@runtime_checkable
+class MessageDivider(Protocol):
+    """A `MessageStore` that can also carry on all that comes into a queue, one of two ways."""
+
+    async def divide(self, division: Division, *, fence: Fence) -> Divided:
+        """Carry on a portion of what waits there, those that are served next, and tell how many.
+
+        A message is always in exactly one of the three queues, whenever this process ends; order
+        and priorities are kept. None is passed over, so it costs the same however many wait, and
+        nothing is counted: whatever is there after a fail-over is divided again. Raise LeaseLost,
+        and carry none, without a valid fence; PreconditionFailed as `MessageStore.transfer` does.
+        """
         ...

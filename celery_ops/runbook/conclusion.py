@@ -22,7 +22,7 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.queue_plans import left_paused
 from celery_ops.runbook.recall import UNDO, Recall
-from celery_ops.runbook.report import again, cause, causes, paused
+from celery_ops.runbook.report import again, cause, causes, held, paused
 from celery_ops.runbook.scaling import scale_back
 from celery_ops.runbook.schema import (
     CheckStep,
@@ -351,9 +351,9 @@ class Conclusion:
         return replace(self._names(), owed=self._all_owed(records))
 
     def _all_owed(self, records: Sequence[TakenRecord]) -> tuple[Owed, ...]:
-        """A queue that is paused is one thing, of however many workers."""
-        owed = [self._owed(one) for one in records if one.paused is None]
-        return (*owed, *paused(records))
+        """A queue that is paused is one thing, of however many workers, and so is a hold."""
+        owed = [self._owed(one) for one in records if one.kind in {"queues", "service"}]
+        return (*owed, *paused(records), *held(records))
 
     def _owed(self, record: TakenRecord) -> Owed:
         """What is left, as far as it is known: a host that is silent tells nothing."""

@@ -20,7 +20,8 @@ from celery_ops.errors import (
     PreconditionFailed,
     UsageError,
 )
-from celery_ops.model import PAUSED, TakenRecord, Targets
+from celery_ops.model import HELD, PAUSED, TakenRecord, Targets
+from celery_ops.ports import MessageDivider
 from celery_ops.runbook.actions import ControlAction, HostAction
 from celery_ops.runbook.events import EventKind, Outcome, Result
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
         Broker,
         Clock,
         Command,
+        Divided,
+        Division,
         Fence,
         GivenBack,
         Hosts,
@@ -327,6 +330,19 @@ class Effects:
         await self._fenced(send)
         return sent[-1]
 
+    async def divide(self, division: Division) -> Divided:
+        """Carry on a portion of what waits in a queue; how many went which way."""
+        store = self.store
+        if not isinstance(store, MessageDivider):
+            raise PreconditionFailed("this kind of broker cannot carry messages on one by one")
+        went: list[Divided] = []
+
+        async def send(fence: Fence) -> None:
+            went.append(await store.divide(division, fence=fence))
+
+        await self._fenced(send)
+        return went[-1]
+
     async def drop(self, queue: str, count: int) -> int:
         """Destroy a queue of parked messages if there are just so many; how many there were."""
         dropped: list[int] = []
@@ -412,6 +428,10 @@ class Effects:
             operator=self._plan.operator,
             at=self._clock.now(),
         )
+
+    def held(self, worker: Worker, queue: ConsumedQueue, tasks: tuple[str, ...]) -> TakenRecord:
+        """What taking a queue from a worker, since tasks are held, is recorded as."""
+        return replace(self.paused(worker, queue), kind=HELD, tasks=tasks)
 
     async def _still_ours(self, fence: Fence) -> None:
         """The fence was valid a moment ago: enough for effects that are conditional by

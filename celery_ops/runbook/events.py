@@ -23,6 +23,8 @@ class EventKind(StrEnum):
     INTENT = "intent"
     RESULT = "result"
     PROGRESS = "progress"
+    STANDS = "stands"
+    """What the run is for is so from now on, and stays so until another run ends it."""
     PAUSED = "paused"
     CONTINUED = "continued"
     ABORTING = "aborting"

@@ -7,9 +7,9 @@ how it ends, `worker_verbs` and `rolling` what is done to workers, `effects` alo
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
@@ -23,70 +23,38 @@ from celery_ops.errors import (
     RecordUnreadable,
 )
 from celery_ops.model import Holder
-from celery_ops.runbook import beats, conclusion, controls, probes
-from celery_ops.runbook.activating import activate_on
+from celery_ops.runbook import conclusion
 from celery_ops.runbook.brake import Aborted, Brake
-from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import read, state_of
-from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lasting import Lasting
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
-from celery_ops.runbook.moving import Moving, park_again
 from celery_ops.runbook.notice import Notice
-from celery_ops.runbook.notices import notify
-from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
-from celery_ops.runbook.probing import Probing
+from celery_ops.runbook.performing import Performer
 from celery_ops.runbook.queue_consumers import Pauses
-from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.recall import Recall
-from celery_ops.runbook.restoring import Restoring
-from celery_ops.runbook.retrying import Retrying
-from celery_ops.runbook.revoking import Revoking
-from celery_ops.runbook.rolling import Rolling
-from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
-    ActivateStep,
-    BeatStep,
     CheckStep,
-    ConfirmStep,
-    ControlStep,
-    NotifyStep,
-    ProbeStep,
-    QueueStep,
-    QueueVerb,
-    RestoreStep,
-    Roll,
-    RunStep,
-    ScaleStep,
-    WaitStep,
-    WatchStep,
-    WorkerStep,
 )
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
-from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 from celery_ops.runbook.watch import Watch
-from celery_ops.runbook.watching import watch_workers
-from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
+from celery_ops.runbook.worker_verbs import WorkerVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker, Clock, Hosts, Results
     from celery_ops.runbook.journal import Journal
-    from celery_ops.runbook.plan import Plan, PlannedStep
-    from celery_ops.runbook.schema import Step
-
+    from celery_ops.runbook.plan import Plan
 
 REMINDED_EVERY = 5.0
 """Seconds from one look at the broker's records of this run to the next."""
@@ -141,9 +109,8 @@ class Executor:
             halt=self.brake.halt,
             takes_over=self._recall.resumes,
         )
-        self._effects = Effects(
-            plan=plan, broker=broker, hosts=hosts, keeper=self._keeper, journal=journal, clock=clock
-        )
+        self._hands = partial(Effects, plan=plan, hosts=hosts, journal=journal, clock=clock)
+        self._effects = self._hands(broker=broker, keeper=self._keeper)
         watch = Watch(surveyor, clock, self.brake)
         self._effects.made = int(self._recall.changed_something)
         # What is taken back is done anew, whatever was tried before.
@@ -154,8 +121,6 @@ class Executor:
         )  # fmt: skip
         self._under_way = ""
         """The step that is performed now, or in which the run was aborted."""
-        self._came_to: list[str] = []
-        """What steps without targets came to."""
         self._stage = Stage(
             plan=plan, params=self._params, surveyor=surveyor, hosts=hosts, clock=clock,
             journal=journal, brake=self.brake, effects=self._effects, watch=watch, verbs=verbs,
@@ -165,6 +130,10 @@ class Executor:
         for target in self._stage.targets.values():
             target.queues_taken, target.down = self._recall.leaves(target.name)
         self._pauses = Pauses(self._stage, broker)
+        self._performer = Performer(
+            self._stage, self._runbook, broker, lease=self._keeper, hands=self._hands,
+            pauses=self._pauses, recall=self._recall,
+        )  # fmt: skip
         self._conclusion = Conclusion(
             self._stage, self._runbook, broker, pauses=self._pauses, undo=undo
         )
@@ -214,8 +183,8 @@ class Executor:
             for step, planned in zip(self._runbook.steps, self._plan.steps, strict=True):
                 await self._stage.safe_point()
                 self._under_way = step.id
-                if await self._applies(step):
-                    await self._step(step, planned)
+                if await self._performer.applies(step):
+                    await self._performer.perform(step, planned)
                 if not self.brake.stage:
                     self._under_way = ""
             self.brake.check(safe=True)
@@ -296,183 +265,6 @@ class Executor:
         if self._plan.refusals:
             raise PreconditionFailed("; ".join(self._plan.refusals))
 
-    async def _step(self, step: Step, planned: PlannedStep) -> None:
-        match step:
-            case Roll():
-                await Rolling(self._stage, step, planned.batches).go()
-            case WorkerStep():
-                await self._worker_step(step, planned)
-            case ConfirmStep():
-                await self._confirm(step)
-            case CheckStep():
-                await self._check(step)
-            case WaitStep():
-                await self._wait(step)
-            case BeatStep():
-                await beats.perform(self._stage, step, planned)
-            case ControlStep() | ScaleStep():
-                await self._control(step, planned)
-            case (
-                ProbeStep() | RestoreStep() | RevokeStep() | RetryStep() | QueueStep()
-                | ActivateStep()
-            ):  # fmt: skip
-                self._came_to.append(await self._of_messages(step))
-            case WatchStep():
-                self._came_to.append(await watch_workers(self._stage, step, planned.targets))
-            case NotifyStep():
-                await notify(self._stage, step, "running", "")
-            case RunStep():
-                scope = self._stage.scope(await self._stage.look())
-                await run_on_host(self._stage, step, None, scope)
-
-    async def _of_messages(
-        self, step: ProbeStep | RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
-    ) -> str:
-        """What a step without targets came to."""
-        match step:
-            case ProbeStep():
-                is_there = not step.optional or self._plan.where.probe is not None
-                return await Probing(self._stage, step).of_queues() if is_there else probes.LEFT_OUT
-            case RestoreStep():
-                return await Restoring(self._stage, step).go()
-            case RevokeStep():
-                return await Revoking(self._stage, step).go()
-            case RetryStep():
-                return await Retrying(self._stage, step, self._runbook.params).go()
-            case QueueStep():
-                return await self._of_a_queue(step)
-            case ActivateStep():
-                return await activate_on(self._stage, step)
-
-    async def _of_a_queue(self, step: QueueStep) -> str:
-        match step.verb:
-            case QueueVerb.PAUSE:
-                return await self._pauses.pause(step)
-            case QueueVerb.RESUME:
-                await park_again(self._stage, self._runbook, step)
-                return await self._pauses.resume(step)
-            case QueueVerb.DRAIN:
-                return await Draining(self._stage, step).go()
-            case _:
-                return await Moving(self._stage, step, self._runbook.params).go()
-
-    async def _applies(self, step: Step) -> bool:
-        """Whether it is to be done by its `when`. A step that was begun is gone on with, and one
-        that was left out stays so, whatever holds when the run is taken up again.
-        """
-        if isinstance(step, ConfirmStep | NotifyStep) or step.when is None:
-            return True
-        if self._recall.knows(step.id):
-            return not self._recall.was_left_out(step.id)
-        verdict = step.when.evaluate(self._stage.scope(await self._stage.look()))
-        if not verdict.holds:
-            says = f"{step.when.source} does not hold: {verdict.says}"
-            self._effects.conclude(step.id, None, Result.SKIPPED, says)
-        return verdict.holds
-
-    async def _worker_step(self, step: WorkerStep, planned: PlannedStep) -> None:
-        """A step outside a roll: all of its targets at once, under the guard."""
-        targets = [self._stage.targets[name] for name in planned.targets]
-        if step.verb.takes_capacity:
-            keep = self._stage.keep_available(step)
-            snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
-        else:
-            snapshot = await self._stage.look()
-        for target in targets:
-            self._stage.refresh_target(step.id, target, step.verb, snapshot)
-        ready = [target for target in targets if not target.failed]
-        timeout = self._stage.value(step.timeout)
-        order = Order(
-            step.id, step.verb, timeout, step.on_timeout,
-            retries=self._stage.value(step.retries.times),
-            pause=self._stage.value(step.retries.pause),
-        )  # fmt: skip
-        await self._stage.verbs.perform(order, ready)
-        failed = [target for target in targets if target.failed]
-        for target in ready:
-            target.done = not target.failed
-        if failed:
-            raise StepFailed("; ".join(f"{target.name}: {target.failed}" for target in failed))
-
-    async def _control(self, step: ControlStep | ScaleStep, planned: PlannedStep) -> None:
-        scope = self._stage.scope(await self._stage.look())
-        targets = [self._stage.targets[name] for name in planned.targets]
-        if isinstance(step, ScaleStep):
-            await all_of([scale(self._stage, step, target) for target in targets])
-        else:
-            await all_of([controls.send(self._stage, step, one, scope) for one in targets])
-        failed = [target for target in targets if target.failed]
-        for target in targets:
-            target.done = not target.failed
-        if failed:
-            raise StepFailed("; ".join(f"{one.name}: {one.failed}" for one in failed))
-
-    async def _confirm(self, step: ConfirmStep) -> None:
-        """Answered when the run was started, or asked now of whoever follows it."""
-        if step.id in self._recall.confirmed:
-            return
-        question = render(step.question, self._stage.scope(await self._stage.look()))
-        if step.id in self._plan.answers:
-            who = self._plan.answers[step.id]
-        else:
-            message = await self._stage.ask(step.id, f"{question} (yes or no)")
-            if message is None:
-                raise ConfirmationNeeded(f"{question} Nobody is there to answer.")
-            if message.answer != "yes":
-                raise Aborted(message.who)
-            who = message.who
-        self._journal.append(
-            EventKind.CONFIRMED, step=step.id, outcome=Outcome(Result.DONE, f"{question} {who}")
-        )
-
-    async def _check(self, step: CheckStep) -> None:
-        if self._told(step.id):
-            return
-        scope = self._stage.scope(await self._stage.look())
-        for attempt in itertools.count(1):
-            verdict = step.that.evaluate(scope)
-            if verdict.holds or not await self._stage.again(
-                step.retries, attempt, step.id, None, verdict.says
-            ):
-                break
-            scope = self._stage.scope(await self._stage.look())
-        says = verdict.says
-        if not verdict.holds:
-            message = render(step.message, scope) if step.message else f"{step.that.source}"
-            says = f"{message} ({verdict.says})"
-        result = Result.DONE if verdict.holds else Result.FAILED
-        self._effects.conclude(step.id, None, result, says)
-        if not verdict.holds:
-            raise StepFailed(says)
-
-    async def _wait(self, step: WaitStep) -> None:
-        def judge(snapshot: FleetSnapshot) -> Judgement:
-            verdict = step.until.evaluate(self._stage.scope(snapshot))
-            return Judgement(Seen.DONE if verdict.holds else Seen.NOT_YET, verdict.says)
-
-        if self._told(step.id):
-            return
-        seen = await self._stage.watch.until(
-            judge,
-            worker=None,
-            timeout=self._stage.value(step.timeout),
-            safe=True,
-            progress=lambda says: self._stage.say(None, says, step.id),
-        )
-        done = seen.seen is Seen.DONE
-        self._effects.conclude(step.id, None, Result.DONE if done else Result.FAILED, seen.says)
-        if not done:
-            raise StepFailed(f"{step.until.source}: {seen.says}")
-
-    def _told(self, step: str) -> bool:
-        """Whether the journal tells how a check or a wait went. Raise StepFailed if it failed."""
-        past = self._recall.next(step, None)
-        if past is None or past.outcome is None:
-            return False
-        if past.outcome.result is Result.FAILED:
-            raise StepFailed(past.outcome.says)
-        return True
-
     # --- the end ---
 
     async def _end(self, course: Course, report: Report) -> None:
@@ -492,7 +284,7 @@ class Executor:
             names = ", ".join((*report.returned, *self._pauses.returned))
             parts = [f"taken back: {names}"] if names else []
             return "; ".join(parts + self._conclusion.gave_back) or "nothing was left to take back"
-        return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
+        return "; ".join(self._performer.came_to) or f"{len(report.done)} of {len(targets)} done"
 
     @property
     def _failure(self) -> RunState:

@@ -19,6 +19,7 @@ from celery_ops.runbook.control_grammar import (
     worker_target,
 )
 from celery_ops.runbook.dangers import danger
+from celery_ops.runbook.hold_grammar import read_hold, read_release
 from celery_ops.runbook.queue_grammar import (
     BACKUP,
     OF_THE_ORIGINAL,
@@ -428,6 +429,13 @@ VERBS: Mapping[str, Verb] = {
         _STEPS,
         ("ids", "task", "filter", "ended", "to", "limit", "rate", "again", "when"),
     ),
+    "hold": Verb(
+        read_hold,
+        _STEPS,
+        ("task", "queues", "timeout", "when"),
+        {"task": "the name of a task, or several with commas"},
+    ),
+    "release": Verb(read_release, _STEPS, ("task", "parked", "rate", "timeout", "when")),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),
     "backup": Verb(read_queue_step, _STEPS, ("file", "when")),
     "park": Verb(read_queue_step, _STEPS, ("filter", "limit", "when")),

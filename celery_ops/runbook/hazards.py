@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.model import ServiceState, WorkerState
+from celery_ops.model.holding import behind
+from celery_ops.runbook import held_queues
 from celery_ops.runbook.schema import (
     ControlStep,
     OnTimeout,
@@ -22,7 +24,7 @@ from celery_ops.runbook.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from celery_ops.model import FleetSnapshot, Worker
+    from celery_ops.model import FleetSnapshot, ServiceStatus, Worker
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import InnerStep, Runbook, Step
 
@@ -143,30 +145,10 @@ def dangers(
     found = []
     name, verb = worker.name, step.verb
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and status is not None:
-        after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
-        if status.signals_children:
-            found.append(f"{name}: a stop signals the pool's children too: {after}")
-        if status.reaches_worker is False:
-            found.append(
-                f"{name}: its stop signal does not get to it, PID 1 of its container keeps it, so"
-                f" it is killed: {after}"
-            )
-        found += [f"{name}: {hazard.says}" for hazard in status.hazards if not hazard.forbids]
-        if status.state is ServiceState.RUNNING and status.identity is None:
-            found.append(
-                f"{name}: its supervisor tells neither a pid nor an identity, so a stop is not tied"
-                " to the incarnation that is planned for: what runs then is stopped"
-            )
-        if status.stops_cold:
-            found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
-        if worker.state is WorkerState.SILENT and not drained:
-            found.append(f"{name} is silent: what it runs is not known, and a stop may cut it off")
-        grace, longest = status.stop_grace, worker.longest
-        if not drained and grace is not None and longest is not None and longest > grace:
-            found.append(
-                f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
-                f" {as_duration(grace)}: it may be killed"
-            )
+        found += _of_a_stop(worker, status, drained=drained)
+    its_own = any(behind(queue.name) is None for queue in worker.queues or ())
+    if verb in {WorkerVerb.START, WorkerVerb.RESTART} or (verb is WorkerVerb.RESUME and its_own):
+        found += held_queues.restarted(name, snapshot)
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
         names = ", ".join(worker.paused)
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
@@ -179,6 +161,36 @@ def dangers(
             found.append(f"{name}: tasks that outlast the drain will be cut off")
     if verb is WorkerVerb.START and worker.queues is None:
         found.append(f"{name}: what it will consume is not known before it runs")
+    return found
+
+
+def _of_a_stop(worker: PlannedWorker, status: ServiceStatus, *, drained: bool) -> list[str]:
+    """What its supervisor does to it at a stop."""
+    found, name = [], worker.name
+    after = "the proven drain before it keeps them" if drained else "running tasks will be LOST"
+    if status.signals_children:
+        found.append(f"{name}: a stop signals the pool's children too: {after}")
+    if status.reaches_worker is False:
+        found.append(
+            f"{name}: its stop signal does not get to it, PID 1 of its container keeps it, so"
+            f" it is killed: {after}"
+        )
+    found += [f"{name}: {hazard.says}" for hazard in status.hazards if not hazard.forbids]
+    if status.state is ServiceState.RUNNING and status.identity is None:
+        found.append(
+            f"{name}: its supervisor tells neither a pid nor an identity, so a stop is not tied"
+            " to the incarnation that is planned for: what runs then is stopped"
+        )
+    if status.stops_cold:
+        found.append(f"{name}: it is stopped with {status.stop_signal}, a cold stop: {after}")
+    if worker.state is WorkerState.SILENT and not drained:
+        found.append(f"{name} is silent: what it runs is not known, and a stop may cut it off")
+    grace, longest = status.stop_grace, worker.longest
+    if not drained and grace is not None and longest is not None and longest > grace:
+        found.append(
+            f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
+            f" {as_duration(grace)}: it may be killed"
+        )
     return found
 
 

@@ -95,6 +95,7 @@ TRANSITIONS = {
     EventKind.ANSWERED: RunState.RUNNING,
     EventKind.BATCH: RunState.RUNNING,
     EventKind.INTENT: RunState.RUNNING,
+    EventKind.STANDS: RunState.RUNNING,
     EventKind.ABORTING: RunState.RUNNING,
 }
 """The state a run is in after each event that changes it; an end says its state itself."""
@@ -330,7 +331,13 @@ def _doing(event: Event, before: str) -> str:
             return f"{event.step}: {event.outcome.says}"
         case EventKind.ASKED:
             return f"{event.step}: waits for an answer"
-        case EventKind.INTENT | EventKind.RESULT | EventKind.PROGRESS | EventKind.ANSWERED:
+        case (
+            EventKind.INTENT
+            | EventKind.RESULT
+            | EventKind.PROGRESS
+            | EventKind.STANDS
+            | EventKind.ANSWERED
+        ):
             if event.step is None:
                 return before
             what = " ".join(part for part in (event.verb, event.target) if part)

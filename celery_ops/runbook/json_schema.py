@@ -39,6 +39,7 @@ _NAMES: Schema = {"oneOf": [_WORD, {"type": "array", "items": _WORD, "minItems":
 _QUEUE: Schema = {**_WORD, "description": "a queue"}
 _WORKER: Schema = {"const": "worker"}
 _TASKS: Schema = {"const": "tasks"}
+_TASK: Schema = {"const": "task"}
 
 
 def _one_of(choices: type[StrEnum]) -> Schema:
@@ -124,6 +125,7 @@ _VALUES: Mapping[str, Schema] = {
     **dict.fromkeys(
         ("pause", "backup", "park", "unpark", "move", "purge", "return", "unwrap"), _QUEUE
     ),
+    **dict.fromkeys(("hold", "release"), _TASK),
     "activate": {**_WORD, "description": "a release"},
     "roll": _SELECTOR,
 }
@@ -157,6 +159,8 @@ _KEYS: Mapping[str, Schema] = {
     "ended": {"type": "string", "description": "failed (or revoked), or any: succeeded too"},
     "ids": {**_WORD, "description": "of tasks, separated by commas"},
     "task": {**_WORD, "description": "the name of a task, or a pattern"},
+    "queues": {**_WORD, "description": "names of queues, separated by commas"},
+    "parked": {"type": "string", "description": "back or keep: what was held"},
     "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
     "unseen": {"type": ["boolean", "string"], "description": "also ids that are seen nowhere"},
     "limit": _NUMBER,

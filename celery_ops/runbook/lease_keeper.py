@@ -117,7 +117,9 @@ class LeaseKeeper:
         await self._renew(patience)
 
     async def release(self) -> None:
-        """Give it back if it is still ours. A broker that is away lets it expire by itself."""
+        """Give it back if it is still ours; it can be acquired again. A broker that is away lets it
+        expire by itself.
+        """
         if self._task is not None:
             self._task.cancel()
         if self._fence is not None and not self._lost:
@@ -125,6 +127,7 @@ class LeaseKeeper:
                 await self._lease.release(self._fence)
             except BrokerUnreachable:
                 return
+        self._fence = None
 
     async def _keep(self) -> None:
         while True:

@@ -72,7 +72,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.selectors import Selector, select
 from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
-from celery_ops.runbook.task_steps import RetryStep, RevokeStep
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -82,11 +82,10 @@ if TYPE_CHECKING:
     from celery_ops.model import Finding, FleetSnapshot, HeldMessage, Service, Worker
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedMove, PlannedTask, PlannedWorker, Where
-    from celery_ops.runbook.schema import InnerStep, Runbook, Step, Value
+    from celery_ops.runbook.schema import InnerStep, Other, Runbook, Step, Value
     from celery_ops.runbook.scouting import Scouted
 
 _ON_WORKERS = Roll | WorkerStep | ControlStep | ScaleStep | WatchStep
-_Other = RestoreStep | RevokeStep | RetryStep | QueueStep | ActivateStep
 _NOTHING_OWED = "nothing is owed to any of these workers"
 
 
@@ -301,8 +300,6 @@ class _Draft:
                 chosen = [worker.name for worker in self.selected(step)]
                 says, done = in_words(step, self.scope), self.actions(step, chosen)
                 return PlannedStep(step.id, says, tuple(chosen), actions=done)
-            case RestoreStep() | RevokeStep() | RetryStep() | QueueStep() | ActivateStep():
-                return self.plan_other(step)
             case ProbeStep():
                 self.hinder(step)
                 return probes.planned(step, self.request.where, self.snapshot, self.scope)
@@ -314,8 +311,10 @@ class _Draft:
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())
                 )
+            case _:
+                return self.plan_other(step)
 
-    def plan_other(self, step: _Other) -> PlannedStep:
+    def plan_other(self, step: Other) -> PlannedStep:
         """Of a step that is not meant for workers."""
         match step:
             case RevokeStep() | RetryStep():
@@ -330,7 +329,7 @@ class _Draft:
                 return one
             case ActivateStep():
                 return self.switch(step, ()).planned
-            case QueueStep():
+            case HoldStep() | ReleaseStep() | QueueStep():
                 made = self.request.scouted.get(step.id) or queue_plans.planned(
                     step, self.request.runbook, self.snapshot, self.scope
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.ports import Question
-from celery_ops.runbook import planner, sighting, switching
+from celery_ops.runbook import holding_plans, planner, sighting, switching
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
@@ -82,7 +82,10 @@ class Planner:
         )
         request = Request(
             runbook, dict(given), params, gaps, self._where, self._operator, run,
-            scouted=await scout.look(runbook, params, now),
+            scouted={
+                **await scout.look(runbook, params, now),
+                **await holding_plans.look(runbook, params, snapshot, self._surveyor.broker),
+            },
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
             ended=await self._endings.look(runbook, params, snapshot),
         )  # fmt: skip

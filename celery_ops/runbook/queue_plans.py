@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.ports import AddConsumer, CancelConsumer
-from celery_ops.runbook import queue_judges, queue_word
+from celery_ops.runbook import held_queues, queue_judges, queue_word
 from celery_ops.runbook.actions import ControlAction
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery_ops.model import FleetSnapshot, Queue, TakenRecord, Worker
-    from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.schema import Other, Runbook
 
 OF_CONSUMERS = frozenset({QueueVerb.PAUSE, QueueVerb.RESUME})
 
@@ -41,10 +41,10 @@ class QueuePlan:
 
 
 def planned(
-    step: QueueStep, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
+    step: Other, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> QueuePlan:
     """Of a step that pauses, resumes or drains a queue."""
-    if step.queue is None:
+    if not isinstance(step, QueueStep) or step.queue is None:
         raise ValueError(f"step {step.id} names no queue")
     queue = resolve(step.queue, scope)
     match step.verb:
@@ -76,6 +76,9 @@ def owed(
 
 def pause_refusals(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
     """Why a queue cannot be paused for certain: of somebody it is not known, or nobody's to say."""
+    held = held_queues.in_the_way(queue, snapshot)
+    if held:
+        return held
     seen = queue_judges.consumers(queue, snapshot)
     found = [f"{doubt}, so {queue} cannot be proved to be paused" for doubt in seen.doubts]
     for worker in seen.workers:
@@ -99,6 +102,9 @@ def not_paused(queue: str) -> str:
 
 def drain_refusals(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
     """Why a queue will not be worked off."""
+    held = held_queues.in_the_way(queue, snapshot)
+    if held:
+        return held
     seen = queue_judges.consumers(queue, snapshot)
     if seen.workers or seen.doubts:
         return ()

@@ -1,4 +1,6 @@
-"""Gives a paused queue back to those it was taken from, and looks whether each has it."""
+"""Gives queues back to those they were taken from, since they were paused or tasks held, and looks
+whether each has them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.model import WorkerState
+from celery_ops.model.holding import behind
 from celery_ops.ports import AddConsumer
 from celery_ops.runbook import queue_judges
 from celery_ops.runbook.actions import ControlAction
@@ -26,6 +29,8 @@ class Returns:
 
     def __init__(self, stage: Stage, broker: Broker) -> None:
         self.said = ""
+        self._drained: dict[str, TakenRecord] = {}
+        """What a drain owes by now, by worker: more than the look told that is gone by."""
         self._stage = stage
         self._lasting = Lasting(broker, stage.clock)
 
@@ -60,7 +65,7 @@ class Returns:
                 worker=None,
                 timeout=timeout,
                 safe=False,
-                progress=lambda says: self._stage.say(record.paused, f"{name}: {says}", step),
+                progress=lambda says: self._stage.say(record.queue, f"{name}: {says}", step),
             )
             if seen.seen is not Seen.DONE:
                 reply = f" ({refused[name]})" if name in refused else ""
@@ -74,7 +79,8 @@ class Returns:
 
         await all_of([finish(record) for record in waiting])
         lasts = await self._lasting.warnings(again) if again else ""
-        consume = f"{', '.join(sorted(again))} consume{'s' if len(again) == 1 else ''} it again"
+        names = sorted(set(again))
+        consume = f"{', '.join(names)} consume{'s' if len(names) == 1 else ''} it again"
         others = [f"{name} {says}" for name, says in sorted(said.items())]
         self.said = "; ".join(([consume] if again else []) + others) + lasts
         return failed
@@ -83,12 +89,14 @@ class Returns:
         """Whether that life of it is drained; then the queue is added to what that owes it."""
         worker = snapshot.worker(record.worker)
         drained = worker.taken if worker is not None else None
+        drained = self._drained.get(record.worker, drained)
         if drained is None or drained.kind != "queues" or queue_judges.is_over(record, snapshot):
             return False
-        names = {queue.name for queue in drained.queues}
-        if record.paused not in names:
-            both = (*drained.queues, *record.queues)
-            await self._stage.effects.take_down(replace(drained, queues=both))
+        its_own = tuple(queue for queue in drained.queues if behind(queue.name) != record.queue)
+        if record.queue not in {queue.name for queue in its_own}:
+            both = (*its_own, *record.queues)
+            self._drained[record.worker] = replace(drained, queues=both)
+            await self._stage.effects.take_down(self._drained[record.worker])
         await self._stage.effects.clear(record)
         return True
 
@@ -99,4 +107,4 @@ def _wants_it(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
     if worker is None or not worker.mine or worker.state is WorkerState.CONFLICT:
         return False
     is_over = queue_judges.is_over(record, snapshot)
-    return not is_over and record.paused not in (worker.queues or ())
+    return not is_over and record.queue not in (worker.queues or ())

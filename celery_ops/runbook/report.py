@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from celery_ops.config.secret import masked
-from celery_ops.model import TakenRecord
+from celery_ops.model import HELD, HOLD, TakenRecord
 from celery_ops.runbook.events import Cause, Owed, Report, RunState
 from celery_ops.runbook.schema import ControlStep, Reference, Roll, ScaleStep, WorkerStep
 
@@ -44,6 +44,17 @@ def paused(records: Iterable[TakenRecord]) -> tuple[Owed, ...]:
         Owed(f"{queue} is paused, taken from {', '.join(one.worker for one in of)}", of[0].mend)
         for queue, of in workers.items()
     )
+
+
+def held(records: Iterable[TakenRecord]) -> tuple[Owed, ...]:
+    """What is left of a hold: that it goes on, or workers that consume in its way."""
+    hold = next((one for one in records if one.kind == HOLD), None)
+    if hold is not None:
+        is_held = "is" if len(hold.tasks) == 1 else "are"
+        return (Owed(f"{', '.join(hold.tasks)} {is_held} held", hold.mend),)
+    workers = {one.worker: one for one in records if one.kind == HELD}
+    says = "consumes what goes through a hold, in place of its own queues"
+    return tuple(Owed(f"{name} {says}", one.mend) for name, one in workers.items())
 
 
 def from_journal(recall: Recall, plan: Plan, state: RunState) -> Report:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_ops.config.units import Count
-from celery_ops.runbook.task_steps import RetryStep, RevokeStep
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from celery_ops.config.document import Place
@@ -458,6 +458,8 @@ Step = (
     | RestoreStep
     | RevokeStep
     | RetryStep
+    | HoldStep
+    | ReleaseStep
     | ProbeStep
     | QueueStep
     | ActivateStep
@@ -465,6 +467,8 @@ Step = (
     | NotifyStep
     | Roll
 )
+Other = RestoreStep | RevokeStep | RetryStep | HoldStep | ReleaseStep | QueueStep | ActivateStep
+"""What is not meant for workers that are chosen by name."""
 PreflightStep = CheckStep | DoctorStep
 FinalStep = CheckStep | NotifyStep
 
@@ -487,8 +491,9 @@ class Runbook:
     def changes(self) -> bool:
         """False for a runbook that only reads."""
         changes = (
-            RestoreStep | RevokeStep | RetryStep | BeatStep | ProbeStep | QueueStep | ActivateStep
-        )
+            RestoreStep | RevokeStep | RetryStep | HoldStep | ReleaseStep | BeatStep | ProbeStep
+            | QueueStep | ActivateStep
+        )  # fmt: skip
         return self.may_take_workers or any(
             isinstance(step, changes) and getattr(step, "verb", None) is not QueueVerb.BACKUP
             for step in self.steps

@@ -16,7 +16,8 @@ from celery_ops.config.units import counted
 from celery_ops.errors import PreconditionFailed, UsageError
 from celery_ops.fleet.peeking import MOST_LOOKED_AT, look
 from celery_ops.model import Parked, parked
-from celery_ops.runbook import backups, dead_letters, moves
+from celery_ops.model.holding import behind
+from celery_ops.runbook import backups, dead_letters, held_queues, moves
 from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.looks import Found, estimate, known, marking, nothing, of_a_look
 from celery_ops.runbook.moves import Wanted
@@ -86,6 +87,11 @@ class Scout:
         store = self._broker.store
         if store is None:
             return _refused(wanted, _NO_STORE)
+        held = held_queues.in_the_way(wanted.queue, self._snapshot)
+        if behind(wanted.to) is not None:
+            held += held_queues.in_the_way(wanted.to, self._snapshot)
+        if held:
+            return _refused(wanted, held[0])
         try:
             match wanted.verb:
                 case QueueVerb.RESTORE:

@@ -45,7 +45,7 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
                 {
                     record.run
                     for record in snapshot.taken
-                    if record.worker == worker.name and record.paused is None
+                    if record.worker == worker.name and record.kind in {"queues", "service"}
                 }
             )
         ),

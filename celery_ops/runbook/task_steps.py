@@ -59,3 +59,36 @@ class RetryStep:
     again: Slot[str]
     when: Condition | None
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class HoldStep:
+    """`hold: task`: no task of these names, separated by commas, begins any more, wherever it is
+    sent, until a release step ends it. It is the last step: the run goes on for as long.
+
+    `queues` are those that are looked after, separated by commas; empty: all that workers consume.
+    """
+
+    id: str
+    tasks: Slot[str]
+    queues: Slot[str]
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStep:
+    """`release: task`: workers consume their own queues again, and the messages that were held go
+    back to these, at most at a `rate`; or they stay parked (`parked`: `back` or `keep`).
+
+    `tasks`, separated by commas, must be those that are held; empty: whichever.
+    """
+
+    id: str
+    tasks: Slot[str]
+    parked: Slot[str]
+    rate: Slot[str]
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place

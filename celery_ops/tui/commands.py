@@ -138,6 +138,10 @@ COMMANDS = (
     ),
     Command("r", "r", "look", "look again", "Look at its messages again", Where.QUEUE),
     Command("m", "m", "more", "more", "Look at a hundred more of them", Where.QUEUE),
+    Command(
+        "H", "H", "hold_task", "",
+        "Hold all tasks of the name under the cursor", Where.QUEUE, writes=True,
+    ),
     Command("y", "y", "raw", "raw", "The data of the queue, as JSON", Where.QUEUE),
     Command("c", "c", "copy", "copy", "Copy the name of the queue", Where.QUEUE),
     Command("escape", "esc", "back", "back", "Back to the queues", Where.QUEUE),

@@ -209,10 +209,11 @@ def _foot(shown: FleetSnapshot, now: datetime) -> Iterable[Line]:
             f"  now at step {holder.step}" if holder.step else "",
             indent=_LABEL,
         )
-    for record in shown.taken[:MOST_TAKEN]:
+    taken = shown.taken_at_a_glance
+    for record in taken[:MOST_TAKEN]:
         yield _taken(record, now)
-    if len(shown.taken) > MOST_TAKEN:
-        more = counted(len(shown.taken) - MOST_TAKEN, "worker")
+    if len(taken) > MOST_TAKEN:
+        more = counted(len(taken) - MOST_TAKEN, "worker")
         yield line(
             ("", Tone.DIM), (f"and {more} more: see 2, sorted by taken", Tone.WARN), indent=_LABEL
         )
@@ -223,7 +224,7 @@ def _foot(shown: FleetSnapshot, now: datetime) -> Iterable[Line]:
 def _taken(record: TakenRecord, now: datetime) -> Line:
     return line(
         ("taken", Tone.DIM),
-        (f"{record.worker}: {record.what}", Tone.WARN),
+        (record.says, Tone.WARN),
         f"  run {record.run}, {record.operator}",
         f", since {clock(record.at)} ({age_of(record.at, now)})",
         indent=_LABEL,

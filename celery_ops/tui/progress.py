@@ -98,7 +98,7 @@ class RunProgress:
                 self._worked(event)
             case EventKind.ENDED:
                 self._ended(event)
-            case EventKind.WAITING | EventKind.LEASE_LOST:
+            case EventKind.WAITING | EventKind.LEASE_LOST | EventKind.STANDS:
                 self.says = told(event)
             case (
                 EventKind.STARTED

@@ -9,7 +9,7 @@ from celery_ops.tui.bars import Bar, Part
 from celery_ops.tui.commands import Where, bindings
 from celery_ops.tui.frame import Frame
 from celery_ops.tui.lines import Line, Lines, line
-from celery_ops.tui.messages import CopyAsked, LookAsked, RawAsked
+from celery_ops.tui.messages import ChangeAsked, CopyAsked, LookAsked, RawAsked
 from celery_ops.tui.picture import Kind, Subject
 from celery_ops.tui.queue_messages import MessagesView
 from celery_ops.tui.queues import change_of, may_change
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AT_ONCE = 100
 """Messages that are looked at, and that `more` adds."""
 MOST = 1_000
+HOLD_TASK = "hold-task"
+"""The runbook that H opens the plan of; without it there is no such key."""
 
 
 class QueueScreen(Frame):
@@ -74,6 +76,8 @@ class QueueScreen(Frame):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "change":
             return self.queue is not None and may_change(parameters[0], self.picture)
+        if action == "hold_task":
+            return self._may_hold
         if action == "more":
             return self._more_there
         return action != "look" or self._messages is not None
@@ -92,6 +96,11 @@ class QueueScreen(Frame):
         if queue is not None:
             self.post_message(change_of(runbook, queue))
 
+    def action_hold_task(self) -> None:
+        """Ask for the plan of holding all tasks of the name under the cursor."""
+        if (task := self._task_name) is not None:
+            self.post_message(ChangeAsked(HOLD_TASK, {"tasks": task}, (task,), "task"))
+
     def action_raw(self) -> None:
         self.post_message(RawAsked(Subject(Kind.QUEUE, self._queue)))
 
@@ -106,6 +115,16 @@ class QueueScreen(Frame):
         """The queue as the snapshot has it that is shown; None: it is not there any more."""
         queues = self.picture.shown.queues if self.picture.shown else ()
         return next((one for one in queues if one.name == self._queue), None)
+
+    @property
+    def _task_name(self) -> str | None:
+        row = self._messages.table.row if self._messages is not None else None
+        return None if row is None else row.message.task
+
+    @property
+    def _may_hold(self) -> bool:
+        there = HOLD_TASK in self.picture.runbooks and not self.picture.read_only
+        return there and self._messages is not None
 
     @property
     def _more_there(self) -> bool:

@@ -34,8 +34,8 @@ def consumers_cell(queue: Queue) -> Cell:
         return Cell(number(queue.consumers))
     if parked(queue.name) is not None:
         return Cell("parked", Tone.DIM)
-    if queue.paused:
-        return Cell("paused", Tone.WARN)
+    if queue.paused or queue.held:
+        return Cell("paused" if queue.paused else "held", Tone.WARN)
     return Cell("none", Tone.BAD if queue.ready else Tone.WARN)
 
 
@@ -65,6 +65,8 @@ def _note(queue: Queue, _now: datetime) -> Cell:
     place = parked(queue.name)
     if place is not None:
         return Cell(f"parked from {place.queue}", Tone.DIM)
+    if queue.held:
+        return Cell(f"{', '.join(queue.held)} held, all others go through a run", Tone.WARN)
     if queue.paused:
         again = ", and consumed again" if queue.consumers else ""
         return Cell(f"paused by a run{again}", Tone.WARN)

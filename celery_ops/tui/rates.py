@@ -48,7 +48,9 @@ def drain(queue: Queue) -> Cell:
     if parked(queue.name) is not None:
         return Cell("parked", Tone.DIM)
     if queue.consumers == 0:
-        return Cell("paused", Tone.WARN) if queue.paused else Cell("never", Tone.BAD)
+        if queue.paused or queue.held:
+            return Cell("paused" if queue.paused else "held", Tone.WARN)
+        return Cell("never", Tone.BAD)
     if queue.flow.growth is None or queue.ready is None or queue.unacked is None:
         return Cell(UNKNOWN, Tone.DIM)
     return Cell("grows", Tone.WARN) if queue.flow.growth > 0 else Cell("steady", Tone.DIM)

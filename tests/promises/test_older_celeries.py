@@ -122,3 +122,29 @@ def test_a_queue_that_the_application_knows_is_paused_and_given_back(
     again = bob.do("queue", "resume", "plain")
     assert again.code == 0, again.all
     assert old.consumed() == before
+
+
+def test_tasks_are_held_and_released_and_consumers_are_exactly_as_before(
+    old: Old, operators: tuple[Operator, Operator]
+) -> None:
+    ann, bob = operators
+    before = old.consumed()
+    refused = ann.do("task", "hold", "rig.work_late", "--yes")
+    assert refused.code == 7, refused.all
+    assert "special expires (x-expires)" in refused.all
+    assert "-p queues=other,plain" in refused.all
+    held = ann.do("task", "hold", "rig.work_late", "-p", "queues=plain,other", "--yes")
+    assert held.code == 0, held.all
+    assert not old.is_consumed("plain")
+    assert not old.is_consumed("other")
+    for number in range(20):
+        old.fleet.send(number, queue="plain", task="rig.work_late")
+        old.fleet.send(100 + number, queue="other")
+    wait_until(lambda: len(old.fleet.ends()) == 20, what="the others")
+    assert min(old.fleet.starts()) == 100
+    released = bob.do("task", "release", "--yes")
+    assert released.code == 0, released.all
+    wait_until(lambda: len(old.fleet.ends()) == 40, what="those that were held")
+    assert set(old.fleet.starts().values()) == {1}
+    assert old.consumed() == before
+    assert bob.status()["taken"] == []

@@ -260,6 +260,9 @@ class StandinBroker:
     def lease(self) -> StandinLease:
         return self._lease
 
+    def beside(self, lane: str) -> None:
+        del lane
+
     @property
     def messages(self) -> StandinStore:
         return StandinStore(self)

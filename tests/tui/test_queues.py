@@ -29,6 +29,17 @@ SHRINKS = Flow(20.0, -2.0, 5.0, 3.0)
 SCROLLBAR = "▁▂▃▄▅▆▇█ "
 BOUND = Flow(20.0, 1.0, 0.5, 1.5, at_least=True, why="its consumers also consume mail")
 
+HOLD_TASK = """
+name: hold-task
+summary: A test.
+risk: low
+params:
+  tasks:  {type: text, help: "Which"}
+  queues: {type: text, default: "", help: "Where"}
+steps:
+  - confirm: Sure?
+"""
+
 
 def queue(flow: Flow, name: str = "bulk", **changes: Any) -> Queue:
     return replace(fleets.queue(name), **{"flow": flow, "oldest": None, **changes})
@@ -186,6 +197,21 @@ async def test_a_key_opens_the_plan_of_a_runbook_for_the_queue(tmp_path: Path) -
         assert "pause-queue  1 queue" in there.text
         await there.press("escape", "enter", "D")
         assert desk.planned[-1] == ("drain-queue", {"queue": "default"})
+
+
+async def test_a_key_opens_the_plan_of_a_hold_for_the_task_under_the_cursor(tmp_path: Path) -> None:
+    (tmp_path / "hold-task.yaml").write_text(HOLD_TASK)
+    shelf = Library(None, shipped_directory=tmp_path)
+    one = standins.message(1)
+    for read_only in (False, True):
+        desk = PaperDesk(plan_made=standins.plan())
+        async with opened(
+            snapshot(queue(SHRINKS)), desk=desk, library=shelf, messages=Drawer([one]),
+            read_only=read_only,
+        ) as there:  # fmt: skip
+            await there.press("3", "enter", "H")
+            wanted = [] if read_only else [("hold-task", {"tasks": one.task})]
+            assert desk.planned == wanted
 
 
 async def test_a_key_without_a_runbook_is_not_offered(tmp_path: Path) -> None:
