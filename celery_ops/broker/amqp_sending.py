@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from celery_ops.broker.amqp_content import Content
     from celery_ops.broker.amqp_link import Session
-    from celery_ops.broker.amqp_moving import Destination
+    from celery_ops.broker.amqp_transactions import Destination
 
 _LEDGER = Ledger(amqp_names.SENT)
 

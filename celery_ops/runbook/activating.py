@@ -13,7 +13,7 @@ from celery_ops.runbook.schema import CurrentWorker
 if TYPE_CHECKING:
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import PlannedActivation
-    from celery_ops.runbook.schema import ActivateStep
+    from celery_ops.runbook.release_steps import ActivateStep
     from celery_ops.runbook.stage import Stage
 
 

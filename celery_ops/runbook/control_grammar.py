@@ -7,6 +7,7 @@ import re
 from celery_ops.config.document import Scalar, kind, shown
 from celery_ops.config.units import Count
 from celery_ops.runbook.dangers import control_danger
+from celery_ops.runbook.release_steps import WatchStep
 from celery_ops.runbook.schema import (
     Argument,
     Constant,
@@ -14,7 +15,6 @@ from celery_ops.runbook.schema import (
     CurrentWorker,
     ScaleStep,
     Slot,
-    WatchStep,
 )
 from celery_ops.runbook.steps import Spot, StepReader, Where
 

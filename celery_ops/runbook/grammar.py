@@ -30,10 +30,10 @@ from celery_ops.runbook.queue_grammar import (
     refuse_keys,
     refuse_queue_keys,
 )
+from celery_ops.runbook.release_steps import ActivateStep
 from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
 from celery_ops.runbook.schema import (
     ANY_RUN,
-    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,

@@ -20,6 +20,7 @@ from celery_ops.runbook.notices import notify
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.queue_draining import Draining
+from celery_ops.runbook.release_steps import ActivateStep, WatchStep
 from celery_ops.runbook.releasing import Releasing
 from celery_ops.runbook.restoring import Restoring
 from celery_ops.runbook.retrying import Retrying
@@ -27,7 +28,6 @@ from celery_ops.runbook.revoking import Revoking
 from celery_ops.runbook.rolling import Rolling
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
-    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -41,7 +41,6 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
-    WatchStep,
     WorkerStep,
 )
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep

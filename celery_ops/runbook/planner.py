@@ -46,10 +46,10 @@ from celery_ops.runbook.plan import (
     QueueCapacity,
 )
 from celery_ops.runbook.questions import confirmations
+from celery_ops.runbook.release_steps import ActivateStep, WatchStep
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import planned_scale
 from celery_ops.runbook.schema import (
-    ActivateStep,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -66,7 +66,6 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
-    WatchStep,
     WorkerStep,
     WorkerVerb,
 )
@@ -145,9 +144,9 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         confirmations=confirmations(
             request.runbook, request.where, draft.scope, tuple(draft.targets), draft.message_count
         ),
-        hazards=_once(draft.hazards),
-        refusals=_once(draft.refusals),
-        irreversible=_once(draft.irreversible),
+        hazards=tuple(dict.fromkeys(draft.hazards)),
+        refusals=tuple(dict.fromkeys(draft.refusals)),
+        irreversible=tuple(dict.fromkeys(draft.irreversible)),
         messages=tuple(draft.messages),
         tasks=tuple(draft.tasks),
         moves=draft.moves,
@@ -347,11 +346,8 @@ class _Draft:
     def hinder(self, step: ProbeStep) -> None:
         """What a probe would fail of: a refusal, unless an earlier step may mend it."""
         probe = self.request.where.probe
-        if probe is None:
-            self.refusals += () if step.optional else (probes.UNCONFIGURED,)
-            return
         says = probes.obstacles(step, probe, self.snapshot, self.scope)
-        is_mended = changes_workers_before(step, self.request.runbook)
+        is_mended = probe is not None and changes_workers_before(step, self.request.runbook)
         (self.hazards if is_mended else self.refusals).extend(says)
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
@@ -500,7 +496,3 @@ class _Draft:
         target = self.targets.get(name) or plan_worker(worker, self.snapshot)
         before = facts.BeforeFacts(facts.of_planned(target))
         return {**self.scope, "worker": facts.of_worker(worker), "before": before}
-
-
-def _once(says: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(says))

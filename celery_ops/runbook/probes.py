@@ -98,9 +98,11 @@ def in_words(step: ProbeStep, probe: Probe | None, scope: Mapping[str, object]) 
 
 
 def obstacles(
-    step: ProbeStep, probe: Probe, snapshot: FleetSnapshot, scope: Mapping[str, object]
+    step: ProbeStep, probe: Probe | None, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> list[str]:
     """Why a probe would fail as the fleet is now."""
+    if probe is None:
+        return [] if step.optional else [UNCONFIGURED]
     if isinstance(step.queues, CurrentWorker):
         return []  # who it is, and what it consumes, is seen when it is its turn
     queues = queues_of(step, probe, scope)

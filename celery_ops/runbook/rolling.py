@@ -19,9 +19,9 @@ from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
+from celery_ops.runbook.release_steps import ActivateStep, WatchStep
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
-    ActivateStep,
     CheckStep,
     ControlStep,
     Offline,
@@ -30,7 +30,6 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
-    WatchStep,
     WorkerStep,
 )
 from celery_ops.runbook.watching import watch_targets

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration, counted
 from celery_ops.runbook.loader import render, resolve
+from celery_ops.runbook.release_steps import WatchStep
 from celery_ops.runbook.schema import (
     NO_RETRIES,
     CheckStep,
@@ -15,7 +16,6 @@ from celery_ops.runbook.schema import (
     RunStep,
     ScaleStep,
     WaitStep,
-    WatchStep,
     WorkerStep,
 )
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_ops.config.units import Count
+from celery_ops.runbook.release_steps import ActivateStep, WatchStep
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
 if TYPE_CHECKING:
@@ -385,32 +386,6 @@ class QueueStep:
     owed_by: Slot[str] = Constant(ANY_RUN)
     fields: tuple[tuple[str, Slot[str]], ...] = ()
     """Where a wrapper has the fields of its original: `task`, `id`, `args`, `kwargs`, `queue`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ActivateStep:
-    """A release is made the current one on a host: the current worker's, or a named one."""
-
-    id: str
-    release: Slot[str]
-    on: CurrentWorker | Slot[str]
-    timeout: Slot[float]
-    when: Condition | None
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class WatchStep:
-    """How the tasks of workers end is counted `lasts` seconds long. More failures than
-    `max_failures`, of all that ended or in number, are a failure, and so is that none ended.
-    """
-
-    id: str
-    target: CurrentWorker | Slot[str]
-    lasts: Slot[float]
-    max_failures: Slot[Count]
-    when: Condition | None
-    place: Place
 
 
 InnerStep = (

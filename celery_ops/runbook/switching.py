@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot, Host
     from celery_ops.ports import Hosts
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import ActivateStep, Runbook
+    from celery_ops.runbook.release_steps import ActivateStep
+    from celery_ops.runbook.schema import Runbook
 
 UNCONFIGURED = (
     "how releases are kept on the hosts is not configured: write `release:` in the context"

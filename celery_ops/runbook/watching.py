@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery_ops.config.units import Count
     from celery_ops.model import Incarnation, TaskNews
     from celery_ops.runbook.orders import Target
-    from celery_ops.runbook.schema import WatchStep
+    from celery_ops.runbook.release_steps import WatchStep
     from celery_ops.runbook.stage import Stage
 
 POLL_SECONDS = 1.0

@@ -19,7 +19,8 @@ import pytest
 
 from celery_ops.broker import amqp_moving, amqp_raw, amqp_sending
 from celery_ops.broker.amqp_content import Content
-from celery_ops.broker.amqp_moving import MOST_HELD, Destination, Transaction
+from celery_ops.broker.amqp_moving import MOST_HELD
+from celery_ops.broker.amqp_transactions import Destination, Transaction
 from celery_ops.errors import (
     BrokerUnreachable,
     LeaseLost,

@@ -238,13 +238,13 @@ def test_hostile_names_are_quoted_escaped_and_cut_in_evidence() -> None:
         (
             "step.zzz == 1",
             0,
-            "step has no 'zzz' (it has started_at)",
+            "step has no 'zzz' (it has started_at, canary)",
         ),
         ("worker.pid.x == 1", 0, "worker.pid is a number and has no part 'x'"),
         (
             "step == 1",
             0,
-            "step is not a value; name a part of it (step.started_at)",
+            "step is not a value; name a part of it (step.started_at, step.canary)",
         ),
         (
             "True",

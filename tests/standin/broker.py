@@ -386,7 +386,7 @@ class StandinBroker:
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
         self.check_writable()
         self._lease.check(fence)
-        self.fleet.deliver(message)
+        self.fleet.deliver(message, self.clock.now())
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         self.check_reachable()

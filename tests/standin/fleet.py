@@ -136,18 +136,18 @@ class StandinFleet:
         self._fill(self.clock.monotonic())
         return message
 
-    def deliver(self, task: TaskMessage) -> None:
-        """A message as the broker is given it."""
+    def deliver(self, task: TaskMessage, now: datetime) -> None:
+        """A message as the broker is given it; `now` is what its sender's clock says."""
         self.settle()
-        self.queues.setdefault(task.queue, deque()).append(self.composed(task))
+        self.queues.setdefault(task.queue, deque()).append(self.composed(task, now))
         self.ledger.sent += 1
         self._fill(self.clock.monotonic())
 
-    def composed(self, task: TaskMessage) -> Message:
+    def composed(self, task: TaskMessage, now: datetime) -> Message:
         """Its message; what it has of arguments is of no matter here."""
         seconds, fails = self.tasks.get(task.task, (0.2, ""))
         eta, expires = (
-            None if at is None else self.clock.monotonic() + (at - self.clock.now()).total_seconds()
+            None if at is None else self.clock.monotonic() + (at - now).total_seconds()
             for at in (task.eta, task.expires)
         )
         return Message(

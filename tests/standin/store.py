@@ -58,7 +58,7 @@ class StandinStore:
         return self._broker.puts_first
 
     def compose(self, task: TaskMessage) -> StoredMessage:
-        return self._stored(self._broker.fleet.composed(task))
+        return self._stored(self._broker.fleet.composed(task, self._broker.clock.now()))
 
     def revived(self, message: StoredMessage) -> StoredMessage:
         return message
