@@ -61,6 +61,8 @@ async def supervised(tmp_path: Path) -> AsyncIterator[Supervised]:
 class TestMulti(SupervisorContract):
     """The contract of all supervisors."""
 
+    knows_its_services = True
+
     gives_up = "exit code 1: The module nope was not found."
     longest_shown = 1000  # the argv is the user\'s own, and shown whole
 

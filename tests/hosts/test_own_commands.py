@@ -49,6 +49,8 @@ async def supervised(tmp_path: Path) -> AsyncIterator[Supervised]:
 class TestOwnCommands(SupervisorContract):
     """The contract of all supervisors."""
 
+    knows_its_services = True
+
     gives_up = "its start command ended with exit code 1: no such module"
     longest_shown = 1000  # the argv is the user\'s own, and shown whole
 

@@ -51,5 +51,7 @@ async def supervised(server: Sshd, tmp_path: Path) -> AsyncIterator[Supervised]:
 class TestMultiOverSsh(SupervisorContract):
     """The contract of all supervisors: what was started outlives the connection's commands."""
 
+    knows_its_services = True
+
     gives_up = "exit code 1: The module nope was not found."
     longest_shown = 1000  # the argv is the user's own, and shown whole
