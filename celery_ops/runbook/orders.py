@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
-    from celery_ops.model import Incarnation
+    from celery_ops.model import Incarnation, ServiceRef
     from celery_ops.runbook.plan import PlannedWorker
 
 
@@ -70,6 +70,13 @@ class Target:
     @property
     def name(self) -> str:
         return self.planned.name
+
+    @property
+    def vouching(self) -> ServiceRef | None:
+        """The service that is asked beside the worker: a solo pool cannot tell that it lives while
+        it runs a task. None: it tells by itself.
+        """
+        return self.planned.service if self.planned.pool == "solo" else None
 
     @property
     def owed(self) -> bool:

@@ -177,8 +177,9 @@ class WorkerVerbs:
 
         async def finish(target: Target) -> None:
             seen = await self._until(
-                judges.drained(target.planned, since), order, target, ask=True, safe=True
-            )
+                judges.drained(target.planned, since), order, target, ask=True,
+                service=target.vouching, safe=True,
+            )  # fmt: skip
             self._settle_drain(order, target, seen, refused.get(target.name))
 
         await all_of([finish(target) for target in waiting])
