@@ -23,6 +23,27 @@ GIVEN = {"workers": SOLO, "hold": "1s", "drain_timeout": "5m"}
 ALONE = {**GIVEN, "allow_gap": "slow"}
 
 
+DRAINS_WHO_ANSWERS = """
+name: patient
+summary: Restart all.
+risk: low
+steps:
+  - roll: "*"
+    batch: 1
+    keep_available: 0
+    steps:
+      - drain: worker
+        when: worker.answers
+        timeout: 2m
+      - restart: worker
+        timeout: 20s
+    verify:
+      that: [worker.online]
+      hold: 1s
+      timeout: 1m
+"""
+
+
 @pytest.fixture
 def operation(tmp_path: Path) -> Operation:
     operation = Operation(tmp_path)
@@ -75,6 +96,7 @@ async def test_one_whose_task_never_ends_keeps_its_process(operation: Operation)
     operation.fleet.send("slow", 9000.0)
     await operation.clock.sleep(20.0)
     ran = await operation.execute(plan)
+    print([(e.event, e.outcome and e.outcome.says) for e in ran.events], ran.ending)
     assert ran.ending is not Ending.DONE
     assert solo(operation).pid == pid
     assert not operation.fleet.ledger.lost
@@ -96,6 +118,18 @@ async def test_a_task_begun_right_after_the_restart_is_no_failure(operation: Ope
 
     ran = await operation.take_up(path, then=keep_busy)
     assert ran.ending is Ending.DONE, ran.end
+
+
+async def test_a_drain_of_those_who_answer_is_for_one_that_will(operation: Operation) -> None:
+    """Else it were stopped in the midst of its task, and killed when its grace is over."""
+    operation.write_runbook("patient", DRAINS_WHO_ANSWERS)
+    plan = await operation.plan("patient", allow_gap="slow,default")
+    operation.fleet.send("slow", 45.0)
+    await operation.clock.sleep(20.0)
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.end
+    told = [event.outcome.says for event in ran.events if event.target == SOLO and event.outcome]
+    assert [says for says in told if says.startswith("drained: ")]
 
 
 def without_supervisor(operation: Operation) -> None:
