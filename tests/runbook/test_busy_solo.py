@@ -96,10 +96,27 @@ async def test_one_whose_task_never_ends_keeps_its_process(operation: Operation)
     operation.fleet.send("slow", 9000.0)
     await operation.clock.sleep(20.0)
     ran = await operation.execute(plan)
-    print([(e.event, e.outcome and e.outcome.says) for e in ran.events], ran.ending)
-    assert ran.ending is not Ending.DONE
+    assert ran.ending is Ending.NEEDS_HUMAN
     assert solo(operation).pid == pid
     assert not operation.fleet.ledger.lost
+    await operation.clock.sleep(9000.0)
+    assert list(solo(operation).consuming) == ["slow"]
+
+
+async def test_one_whose_mailbox_forgot_the_message_is_told_again(operation: Operation) -> None:
+    """As RabbitMQ does after five minutes."""
+    plan = await operation.plan("rolling-restart", **{**ALONE, "drain_timeout": "20m"})
+    pid = solo(operation).pid
+    operation.fleet.send("slow", 400.0)
+    path = operation.write_down(plan)
+
+    def forget(event: Event) -> None:
+        if event.event is EventKind.PROGRESS:
+            solo(operation).pending.clear()
+
+    ran = await operation.take_up(path, then=forget)
+    assert ran.ending is Ending.DONE, ran.end
+    assert solo(operation).pid != pid
 
 
 async def test_its_queue_is_guarded_though_it_tells_nothing(operation: Operation) -> None:
