@@ -173,12 +173,10 @@ def dangers(
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
     if verb is WorkerVerb.DRAIN:
         if worker.pool == "solo":
-            busy = (
-                "it runs one now, and leaves" if worker.busy_solo else "if it does then, it leaves"
-            )
+            now = ", as it does now" if worker.busy_solo else ""
             found.append(
-                f"{name}: a solo pool reads nothing while it runs a task: {busy} its queues when"
-                " that has ended, as long as the drain may last"
+                f"{name}: a solo pool reads nothing while it runs a task{now}: it leaves its queues"
+                " when that has ended, and is waited for as long as its drain may last"
             )
         if worker.scheduled:
             found.append(
