@@ -168,6 +168,14 @@ def _worker_silent(snapshot: FleetSnapshot) -> Iterator[Found]:
                 cut(worker.name), worker.says, "Wait until it has started.", level=Level.INFO
             )
             continue
+        if worker.busy_solo:
+            yield Found(
+                cut(worker.name),
+                worker.says,
+                "Wait until its task has ended; if it never does, look at its log.",
+                level=Level.WARNING,
+            )
+            continue
         if worker.service is not None and worker.service.error is not None:
             host = cut(worker.service.ref.host)
             fix = f"Find out why {host} cannot be asked: only it can tell of the process."

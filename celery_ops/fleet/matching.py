@@ -111,6 +111,21 @@ def node_name(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def pool_name(arguments: Sequence[str]) -> str | None:
+    """The kind of pool that a worker's command line names; None where it names none."""
+    if arguments and _TITLE.match(arguments[0]) is not None:
+        arguments = re.split(r"[\s()]+", arguments[0])
+    named = None
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=False):
+        if word in ("-P", "--pool"):
+            named = following
+        elif word.startswith("--pool="):
+            named = word.partition("=")[2]
+        elif word.startswith("-P"):
+            named = word[2:]
+    return named
+
+
 def _are_side_by_side(services: Sequence[Service]) -> bool:
     """Each was still seen running when the last of them had begun: no handing over."""
     if len({(one.ref.host, _pid(one)) for one in services}) < 2:

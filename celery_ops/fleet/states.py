@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.fleet import orphans
 from celery_ops.fleet.matching import match, rivals
-from celery_ops.fleet.verdicts import ALIVE, Known, judge
+from celery_ops.fleet.verdicts import ALIVE, Known, is_busy_solo, judge
 from celery_ops.model import (
     UNWATCHED,
     Beat,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from celery_ops.fleet.known import KnownNode
     from celery_ops.model import HeldMessage, Unproven
 
+_MAY_BE_BUSY = frozenset({WorkerState.ONLINE, WorkerState.DRAINING, WorkerState.SILENT})
 _CONSUMES_NOTHING = frozenset({WorkerState.DRAINED, WorkerState.DRAINING})
 
 
@@ -124,6 +125,7 @@ def _worker(
         service=service,
         taken=queues_taken or by_kind.get("service"),
         paused=paused,
+        busy_solo=verdict.state in _MAY_BE_BUSY and is_busy_solo(node, service, known),
         mine=node.mine,
     )
 

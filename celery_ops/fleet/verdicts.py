@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
+from celery_ops.fleet.matching import pool_name
 from celery_ops.fleet.orphans import Suspects
 from celery_ops.fleet.waiting import Waiting
 from celery_ops.model import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 STALLED_AFTER = 10.0
 """Seconds a worker may leave ready messages alone before it is called stalled."""
 _NAME_LENGTH = 60
+_BUSY_SOLO = "runs a task: a solo pool answers nothing before that has ended"
 ALIVE = frozenset({ServiceState.RUNNING, ServiceState.STARTING, ServiceState.STOPPING})
 
 
@@ -114,6 +116,28 @@ def _shared(doubled: Sequence[Service]) -> str:
 
 def _is_stopping(node: KnownNode, status: ServiceStatus) -> bool:
     return status.state is ServiceState.STOPPING and status.told_pid in (None, node.pid)
+
+
+def is_busy_solo(node: KnownNode, service: Service | None, known: Known) -> bool:
+    """It answers nothing, which a solo pool cannot while it runs a task, and is known to be there.
+
+    The broker has it bound, and its supervisor said since its last sign of life that the process
+    runs: the one that said of itself, or whose command line says, that its pool is a solo one. What
+    is frozen or hangs looks the same. False wherever one of these is not known.
+    """
+    reading = service.status if service is not None else None
+    if service is None or reading is None or service.error is not None or node.is_answering:
+        return False
+    status, stats = reading.value, node.stats
+    if status.state is not ServiceState.RUNNING or status.pid is None or node.goodbye_at:
+        return False
+    if node.seen_at is not None and reading.at < node.seen_at:
+        return False
+    if node.pid not in (None, status.pid) or node.name not in (known.bound or ()):
+        return False
+    if stats is not None and stats.value.pid == status.pid:
+        return stats.value.pool == "solo"
+    return pool_name(status.arguments or ()) == "solo"
 
 
 # --- a worker that answers -----------------------------------------------------------------------
@@ -258,6 +282,8 @@ def _silence(node: KnownNode, service: Service | None, known: Known) -> str:
     reading = service.status if service is not None else None
     status = reading.value if reading is not None else None
     says = [_since_when(node, known)]
+    if is_busy_solo(node, service, known):
+        return f"{says[0]}; {_BUSY_SOLO} (its service runs, pid {status.pid if status else None})"
     host = _host(service, known)
     if service is not None and host is not None and host.error is not None:
         says.append(f"nothing is known of its process: {host.name} is not reachable: {host.error}")

@@ -56,6 +56,10 @@ class Worker:
     taken: TakenRecord | None = None
     paused: tuple[str, ...] = ()
     """Queues that were taken from this life of it since they are paused."""
+    busy_solo: bool = False
+    """A solo pool that answers nothing, while its supervisor and the broker vouch for it: it runs a
+    task, as far as can be seen, and reads what it is sent when that has ended.
+    """
     mine: bool = True
     """Within the context's scope; others are shown greyed and never touched."""
 

@@ -222,7 +222,7 @@ class Conclusion:
             return
         stage.refresh_target(f"{step} restart", target, WorkerVerb.RESTART, snapshot)
         kept, target.failed = target.failed, ""
-        if worker.answers:
+        if worker.answers or worker.busy_solo:
             order = Order(f"{step} drain", WorkerVerb.DRAIN, UNDO_TIMEOUT, OnTimeout.PROCEED)
             await stage.verbs.perform(order, [target])
         if not target.failed:

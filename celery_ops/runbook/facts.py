@@ -151,7 +151,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         state=worker.state,
         online=worker.state is WorkerState.ONLINE,
         drained=worker.state is WorkerState.DRAINED,
-        answers=worker.answers,
+        answers=worker.answers or worker.busy_solo,  # which will, when its task has ended
         supervised=worker.service is not None,
         pid=worker.pid,
         started_at=worker.started_at,

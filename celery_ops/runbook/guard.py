@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -114,18 +115,27 @@ class Guard:
 
 
 def consumers(
-    snapshot: FleetSnapshot, since: datetime | None = None, taking: Collection[str] = ()
+    snapshot: FleetSnapshot,
+    since: datetime | None = None,
+    taking: Collection[str] = (),
+    planned: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, set[str]]:
     """Who consumes what, as far as workers that answer have told.
 
     With `since` only those who have answered since then, beside those that are to be taken: any
     other may have died a moment ago.
+
+    A solo worker that has long been silent, since it runs a task, takes nothing from its queues
+    meanwhile: it counts where it is to be taken itself, for that leaves them without it, and does
+    not make up for others. If it has not told its queues they are those of `planned`.
     """
     found: dict[str, set[str]] = {}
     for worker in snapshot.workers:
         is_there = since is None or worker.name in taking or _is_there(worker, since)
-        if worker.answers and is_there:
-            for queue in worker.queues or ():
+        is_taken = worker.busy_solo and worker.name in taking
+        if is_there and (worker.answers or is_taken):
+            told = worker.queues if worker.queues is not None else planned.get(worker.name, ())
+            for queue in told:
                 found.setdefault(queue, set()).add(worker.name)
     return found
 

@@ -44,8 +44,14 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
     if verb in _ASKS:
         if state is WorkerState.UNREADABLE:
             return [f"{name} answers in a format that is not read here, so nothing can be proved"]
-        if live is None or not live.answers:
+        if live is None or not (live.answers or live.busy_solo):
             return [f"{name} is {state} and cannot be asked to {verb}: leave it out (!{name})"]
+        if live.busy_solo and (worker.queues is None or worker.incarnation is None):
+            return [
+                f"{name} runs a task, and a solo pool tells nothing meanwhile: what it consumes is"
+                " not known and could not be given back; plan again when its task has ended, or"
+                f" leave it out (!{name})"
+            ]
     if verb is WorkerVerb.DRAIN and worker.queues is None:
         return [f"{name} did not say what it consumes, so its queues could not be given back"]
     if verb is WorkerVerb.RESUME and not worker.queues:
@@ -103,7 +109,7 @@ def absence(
     needed = [
         asks(step) for step in steps if isinstance(step, WorkerStep | ControlStep | ScaleStep)
     ]
-    if any(needed) and live.state is WorkerState.SILENT:
+    if any(needed) and live.state is WorkerState.SILENT and not live.busy_solo:
         return f"is silent: {live.says}" if live.says else "is silent"
     service = live.service
     if not all(needed) and service is not None and service.status is None and service.error:
@@ -153,6 +159,12 @@ def dangers(
         names = ", ".join(worker.paused)
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
     if verb is WorkerVerb.DRAIN:
+        if worker.pool == "solo":
+            now = ", as it does now" if worker.busy_solo else ""
+            found.append(
+                f"{name}: a solo pool reads nothing while it runs a task{now}: it leaves its queues"
+                " when that has ended, and is waited for as long as its drain may last"
+            )
         if worker.scheduled:
             found.append(
                 f"{name} holds {counted(worker.scheduled, 'ETA task')}: given back at a stop"

@@ -361,7 +361,11 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
 
 
 class Verification:
-    """All conditions of a `verify`, held without a break for `hold` seconds."""
+    """All conditions of a `verify`, held without a break for `hold` seconds.
+
+    A solo pool that has begun a task since they were seen to hold is no break: its supervisor says
+    that it lives, and nobody could say more.
+    """
 
     def __init__(
         self,
@@ -380,6 +384,8 @@ class Verification:
 
     def __call__(self, snapshot: FleetSnapshot) -> Judgement:
         worker = snapshot.worker(self._target)
+        if worker is not None and worker.busy_solo and self._good_from is not None:
+            return self._held(self._good_from, snapshot.at)
         if worker is None or worker.replied_at is None or worker.replied_at < self._since:
             return self._bad(_no_answer(worker))
         scope = {
@@ -394,7 +400,10 @@ class Verification:
         self._since = worker.replied_at
         if self._good_from is None:
             self._good_from = snapshot.at
-        held = (snapshot.at - self._good_from).total_seconds()
+        return self._held(self._good_from, snapshot.at)
+
+    def _held(self, good_from: datetime, now: datetime) -> Judgement:
+        held = (now - good_from).total_seconds()
         if held < self._hold:
             hold = as_duration(self._hold)
             return Judgement(Seen.NOT_YET, f"all conditions hold; watched for {hold}")

@@ -7,10 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
-    from celery_ops.model import Incarnation
+    from celery_ops.model import Incarnation, ServiceRef
+    from celery_ops.runbook.events import Outcome
     from celery_ops.runbook.plan import PlannedWorker
 
 
@@ -72,5 +74,19 @@ class Target:
         return self.planned.name
 
     @property
+    def vouching(self) -> ServiceRef | None:
+        """The service that is asked beside the worker: a solo pool cannot tell that it lives while
+        it runs a task. None: it tells by itself.
+        """
+        return self.planned.service if self.planned.pool == "solo" else None
+
+    @property
     def owed(self) -> bool:
         return self.queues_taken or self.down
+
+    def retell(self, outcome: Outcome) -> None:
+        """Take note of what the journal says came of an act."""
+        if outcome.result is Result.FAILED:
+            self.failed = outcome.says
+        if outcome.result is Result.DEFERRED:
+            self.put_off = outcome.says

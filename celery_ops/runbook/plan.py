@@ -53,6 +53,10 @@ class PlannedWorker:
     """
     release: str | None = None
     """What it ran then; None: not known."""
+    busy_solo: bool = False
+    """A solo pool that runs a task: it obeys when that has ended."""
+    pool: str | None = None
+    """The kind of its pool; None: not known."""
 
     @property
     def is_beat(self) -> bool:

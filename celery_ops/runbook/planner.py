@@ -400,8 +400,8 @@ class _Draft:
     def batch(
         self, guard: Guard, number: int, names: tuple[str, ...], *, canary: bool, takes: bool
     ) -> PlannedBatch:
-        now = consumers(self.snapshot)
         taking = set(names) if takes else set()
+        now = consumers(self.snapshot, taking=taking)
         for shortfall in guard.shortfalls(taking, now, self.healthy):
             fix = f"allow it with -p {ALLOW_GAP.name}={shortfall.queue}"
             self.refusals.append(f"without {', '.join(names)}, {shortfall}: {fix}")

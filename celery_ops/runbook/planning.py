@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
+from celery_ops.model import Targets
 from celery_ops.ports import Question
 from celery_ops.runbook import holding_plans, planner, sighting, switching
+from celery_ops.runbook.hazards import asks
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
-from celery_ops.runbook.schema import RestoreStep
+from celery_ops.runbook.schema import RestoreStep, Roll, WorkerStep
 from celery_ops.runbook.scouting import Scout
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook
 
 SURVEY_TIMEOUT = 3.0
+MEET_SECONDS = 60.0
+"""How long a plan waits for a solo pool that runs a task."""
 BY_SUPERVISORS = (
     "What needs no broker can be done by the supervisors alone: celery-ops worker"
     " stop|start|restart NAME --emergency"
@@ -72,6 +76,8 @@ class Planner:
         snapshot = await self._survey(runbook)
         given = switching.with_names(runbook, given, snapshot)
         params = parse_params(runbook, given)
+        bare = Request(runbook, dict(given), params, gaps, self._where, self._operator, run)
+        snapshot = await self._meet(bare, snapshot)
         now = self._clock.now()
         scout = Scout(
             self._surveyor.broker,
@@ -91,6 +97,27 @@ class Planner:
         )  # fmt: skip
         return planner.build(request, snapshot, self._hosts, now)
 
+    async def _meet(self, request: Request, snapshot: FleetSnapshot) -> FleetSnapshot:
+        """Wait for the word of selected solo pools that run a task: what they consume, nobody else
+        knows.
+        """
+        mute = {
+            one.name
+            for one in snapshot.workers
+            if one.busy_solo and one.mine and (one.queues is None or one.incarnation is None)
+        }
+        if not mute or not _asks_workers(request.runbook):
+            return snapshot
+        mute &= planner.selected(request, snapshot, self._hosts, self._clock.now())
+        if not mute:
+            return snapshot
+        return await self._surveyor.refresh(
+            questions=_EVERYTHING,
+            to=Targets(tuple(sorted(mute))),
+            timeout=MEET_SECONDS,
+            patience=SURVEY_TIMEOUT,
+        )
+
     async def _survey(self, runbook: Runbook) -> FleetSnapshot:
         """One round; a second one where what is planned rests on two."""
         surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
@@ -106,3 +133,12 @@ class Planner:
             runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
         )
         return planner.selected(request, snapshot, self._hosts, self._clock.now())
+
+
+def _asks_workers(runbook: Runbook) -> bool:
+    """Some step is one that a worker itself must answer for."""
+    for step in runbook.steps:
+        inner = step.steps if isinstance(step, Roll) else (step,)
+        if any(isinstance(one, WorkerStep) and asks(one) for one in inner):
+            return True
+    return False

@@ -338,6 +338,7 @@ class Rolling:
         seen = await stage.watch.until(
             judge,
             worker=target.name,
+            service=target.vouching,
             timeout=stage.value(verify.timeout),
             safe=True,
             progress=lambda says: stage.say(target.name, says, step),

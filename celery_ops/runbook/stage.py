@@ -108,13 +108,18 @@ class Stage:
         Raise PreconditionFailed; return what was seen.
         """
         guard = Guard(keep, frozenset(self.plan.allow_gap))
+        planned = {
+            name: [queue.name for queue in target.planned.queues or ()]
+            for name, target in self.targets.items()
+        }
         for _ in range(GUARD_LOOKS):
             since = self.clock.now()
             snapshot = await self.look()
-            there = consumers(snapshot, since, taking)
+            there = consumers(snapshot, since, taking, planned)
             short = guard.shortfalls(taking, there, self.plan.healthy)
             # Short of what is known, or only as long as somebody does not answer?
-            if not short or guard.shortfalls(taking, consumers(snapshot), self.plan.healthy):
+            known = consumers(snapshot, None, taking, planned)
+            if not short or guard.shortfalls(taking, known, self.plan.healthy):
                 break
             await self.brake.sleep(BETWEEN_LOOKS)
         if short:
@@ -158,7 +163,10 @@ class Stage:
         now = plan_worker(worker, snapshot)
         before = target.planned
         queues = before.queues if before.queues is not None else now.queues
-        target.planned = replace(now, queues=queues, debtors=before.debtors)
+        life = now.incarnation
+        if life is None and now.identity is not None and now.identity == before.identity:
+            life = before.incarnation  # a busy solo pool tells nothing; its supervisor knows it
+        target.planned = replace(now, queues=queues, debtors=before.debtors, incarnation=life)
         in_the_way = obstacles(verb, target.planned, snapshot)
         if in_the_way:
             target.failed = "; ".join(in_the_way)

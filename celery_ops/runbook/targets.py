@@ -51,6 +51,8 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         ),
         paused=worker.paused,
         release=worker.release,
+        busy_solo=worker.busy_solo,
+        pool="solo" if worker.busy_solo else worker.stats.value.pool if worker.stats else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.units import as_duration
 from celery_ops.errors import BrokerUnreachable
-from celery_ops.model import Targets
+from celery_ops.model import Targets, WorkerState
 from celery_ops.ports import Question
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.judges import Judgement, Seen
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import FleetSnapshot, ServiceRef
+    from celery_ops.model import FleetSnapshot, ServiceRef, Worker
     from celery_ops.ports import Clock
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.judges import Judge
@@ -28,6 +28,11 @@ REPLY_TIMEOUT = 0.8
 """A worker that does not answer one poll is asked again by the next; a long wait would slow all."""
 SHORTEST_REPLY_TIMEOUT = 0.15
 """Of the first polls: who was started just now does not listen yet, and is soon asked again."""
+
+ASK_SOLO_SECONDS = 5.0
+"""A solo pool reads nothing while it runs a task, for hours maybe, and all that it was asked waits
+in its connection meanwhile: Redis cuts off who leaves 8 MB there, and a poll takes some 4 KB.
+"""
 
 _ASKED = (
     Question.PING,
@@ -63,6 +68,8 @@ class Watch:
         self._waiters: set[_Waiter] = set()
         self._poll: asyncio.Task[None] | None = None
         self._next_is_due = False
+        self._not_before: dict[str, float] = {}
+        """Workers that are let alone for a while."""
 
     async def until(
         self,
@@ -137,7 +144,9 @@ class Watch:
 
     async def _look(self) -> None:
         asking = [one for one in self._waiters if one.first is None]
-        names = tuple(sorted({one.worker for one in asking if one.worker is not None}))
+        now = self._clock.monotonic()
+        wanted = {one.worker for one in asking if one.worker is not None}
+        names = tuple(sorted(name for name in wanted if self._not_before.get(name, now) <= now))
         services = tuple({one.service for one in self._waiters if one.service is not None})
         everybody = any(one.worker is None and one.service is None for one in self._waiters)
         trouble = None
@@ -150,6 +159,10 @@ class Watch:
             )
         except BrokerUnreachable as error:
             trouble = error.says
+        else:
+            again = self._clock.monotonic() + ASK_SOLO_SECONDS
+            mute = [name for name in names if _is_mute_solo(snapshot.worker(name))]
+            self._not_before.update(dict.fromkeys(mute, again))
         for waiter in list(self._waiters):
             if waiter.done.done():
                 self._waiters.discard(waiter)
@@ -179,3 +192,10 @@ class Watch:
             late = replace(judgement, seen=Seen.NEVER, says=says, too_late=True)
             waiter.done.set_result(late)
             self._waiters.discard(waiter)
+
+
+def _is_mute_solo(worker: Worker | None) -> bool:
+    """It has long been silent, and is of the kind that is while it runs a task."""
+    if worker is None or worker.state is not WorkerState.SILENT:
+        return False
+    return worker.busy_solo or (worker.stats is not None and worker.stats.value.pool == "solo")

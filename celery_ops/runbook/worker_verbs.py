@@ -17,6 +17,7 @@ from celery_ops.runbook.attempts import backoff, failed_attempt
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.orders import Drained, Order, Target
+from celery_ops.runbook.reminding import reminded
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class WorkerVerbs:
         for target in targets:
             act = self._recall.next(order.step, target.name)
             if act is not None and act.outcome is not None:
-                _retell(act.outcome, target)
+                target.retell(act.outcome)
                 if act.outcome.says.startswith(DRAINED):
                     target.drained = Drained(order, target.planned.incarnation)
                 continue
@@ -176,9 +177,9 @@ class WorkerVerbs:
         refused = await self._effects.control(sent)
 
         async def finish(target: Target) -> None:
-            seen = await self._until(
-                judges.drained(target.planned, since), order, target, ask=True, safe=True
-            )
+            async with reminded(self._effects, self._clock, target.planned):
+                judge, service = judges.drained(target.planned, since), target.vouching
+                seen = await self._until(judge, order, target, ask=True, service=service, safe=True)
             self._settle_drain(order, target, seen, refused.get(target.name))
 
         await all_of([finish(target) for target in waiting])
@@ -222,7 +223,7 @@ class WorkerVerbs:
     async def _resume(self, order: Order, target: Target) -> None:
         act = self._recall.next(order.step, target.name)
         if act is not None and act.outcome is not None:
-            _retell(act.outcome, target)
+            target.retell(act.outcome)
             return
         since = self._clock.now()
         planned = target.planned
@@ -353,7 +354,7 @@ class WorkerVerbs:
         """What was concluded; a failure is the target's."""
         act = self._recall.next(order.step, target.name)
         if act is not None and act.outcome is not None:
-            _retell(act.outcome, target)
+            target.retell(act.outcome)
             return act.outcome.says
         judge = judges.was_started(
             target.planned, self._clock.now(), stopped_cleanly=stopped_cleanly
@@ -478,14 +479,6 @@ async def all_of(performed: Sequence[Coroutine[Any, Any, None]]) -> None:
     for result in await asyncio.gather(*performed, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-
-
-def _retell(outcome: Outcome, target: Target) -> None:
-    """What the journal says came of an act."""
-    if outcome.result is Result.FAILED:
-        target.failed = outcome.says
-    if outcome.result is Result.DEFERRED:
-        target.put_off = outcome.says
 
 
 def _told(error: OpsError) -> str:

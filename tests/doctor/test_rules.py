@@ -152,6 +152,13 @@ def test_a_worker_that_has_just_been_started_is_not_an_error() -> None:
     assert [one.level for one in found(snapshot, "worker-silent")] == [Level.INFO]
 
 
+def test_a_solo_worker_that_runs_a_task_is_to_be_waited_for() -> None:
+    busy = worker(WorkerState.SILENT, service=service(), busy_solo=True)
+    (finding,) = found(fleet(busy), "worker-silent")
+    assert finding.level is Level.WARNING
+    assert "Wait until its task has ended" in finding.fix
+
+
 def test_a_silent_worker_whose_host_cannot_be_asked_is_not_to_be_restarted() -> None:
     lost = replace(service(), error="no route to host")
     (finding,) = found(fleet(worker(WorkerState.SILENT, service=lost)), "worker-silent")

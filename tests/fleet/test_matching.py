@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from celery_ops.fleet.matching import match, node_name, rivals
+from celery_ops.fleet.matching import match, node_name, pool_name, rivals
 from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -94,6 +94,27 @@ def test_a_command_line_tells_a_node_name_only_if_it_is_whole(
     arguments: tuple[str, ...], name: str | None
 ) -> None:
     assert node_name(arguments) == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pool"),
+    [
+        (("celery", "worker", "-P", "solo"), "solo"),
+        (("celery", "worker", "-Psolo", "-l", "info"), "solo"),
+        (("celery", "worker", "--pool", "solo"), "solo"),
+        (("celery", "worker", "--pool=solo", "-n", "w1@prod"), "solo"),
+        (("celery", "worker", "--pool=solo", "-P", "gevent"), "gevent"),
+        (("[celeryd: w1@web1:MainProcess] -active- (worker -n w1@%h -P solo)",), "solo"),
+        (("[celeryd: w1@web1:MainProcess] -active- (worker -n w1@%h)",), None),
+        (("celery", "worker", "-P"), ""),
+        (("celery", "worker", "-Q", "solo"), None),
+        ((), None),
+    ],
+)
+def test_a_command_line_tells_the_pool_that_it_names(
+    arguments: tuple[str, ...], pool: str | None
+) -> None:
+    assert pool_name(arguments) == pool
 
 
 WORKER = ("celery", "worker", "-n", "w1@prod")

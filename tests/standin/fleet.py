@@ -91,6 +91,7 @@ class StandinFleet:
             ref = ServiceRef(host, supervisor, unit or name.partition("@")[0], worker=name)
             service = self.services[ref] = SimulatedService(ref)
             service.arguments = ("celery", "-A", "app", "worker", "-n", name)
+            service.arguments += () if pool == "prefork" else (f"--pool={pool}",)
         worker = SimulatedWorker(
             name,
             {queue: declaration(queue) for queue in queues},
