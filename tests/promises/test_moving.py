@@ -148,7 +148,7 @@ def test_the_short_commands_say_what_they_cannot_do(redis: Any, ann: Operator) -
     assert row.split()[1:4] == ["3", "0", "parked"]
     assert any("queue unpark" in note for note in notes)
     (problem,) = (one for one in ann.status()["problems"] if one["rule"] == "parked-messages")
-    assert ann.do(*problem["fix"].split()[1:4], "--rate", "100/s", "--yes").code == 0
+    assert ann.do(*problem["fix"].split()[1:6], "--rate", "100/s", "--yes").code == 0
     assert lists(redis, "mail") == before
 
 
