@@ -81,8 +81,9 @@ class Statuses:
     def machines(self) -> tuple[Host, ...]:
         return self._machines.at(self._clock.now())
 
-    async def read(self, refs: Collection[ServiceRef]) -> None:
-        """Ask about exactly these, now, and wait for the answers.
+    async def read(self, refs: Collection[ServiceRef], workers: Collection[str] = ()) -> None:
+        """Ask about exactly these, now, and wait for the answers; and which releases they, and
+        these workers, run where that is not known yet.
 
         A poll that is already under way may be about an earlier moment, so it does not count.
         """
@@ -90,8 +91,10 @@ class Statuses:
             self.services.setdefault(ref, Service(ref, None))
         groups = _grouped(refs)
         await asyncio.gather(*(self._poll(group, members) for group, members in groups.items()))
-        hosts = {host for host, _, _ in groups if self._is_release_due(host)}
-        await asyncio.gather(*map(self._try_releases, hosts))
+        hosts = {host for host, _, _ in groups}
+        hosts |= {ref.host for ref in self.services if ref.worker in workers}
+        due = [host for host in hosts if self._is_release_due(host)]
+        await asyncio.gather(*map(self._try_releases, due))
 
     async def refresh(self, patience: float) -> None:
         """Ask about all whose reading is due, and wait for those answers `patience` seconds at

@@ -103,7 +103,7 @@ class Surveyor:
         if services is None:
             reading_hosts = self._statuses.refresh(timeout if patience is None else patience)
         else:
-            reading_hosts = self._statuses.read(services)
+            reading_hosts = self._statuses.read(services, () if to is None else to.names)
         async with _together() as group:
             group.create_task(self._read_broker(questions, to, timeout))
             group.create_task(reading_hosts)
