@@ -16,7 +16,7 @@ from celery_ops.model import ServiceState, WorkerState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_ops.model import FleetSnapshot, Service, ServiceRef, Worker
+    from celery_ops.model import FleetSnapshot, SeenProcess, Service, ServiceRef, Worker
 
 _RUNNING = ServiceState.RUNNING
 _NOT_HEARD = frozenset({WorkerState.SILENT, WorkerState.STOPPED})
@@ -106,6 +106,15 @@ def node_name(arguments: Sequence[str]) -> str | None:
             return _whole(word.partition("=")[2])
         if word.startswith("-n") and not word.startswith("-n="):
             return _whole(word[2:])
+    return None
+
+
+def owner(process: SeenProcess, services: Iterable[Service]) -> Service | None:
+    """The service whose main process it is, or descends from."""
+    for service in services:
+        status = service.status.value if service.status is not None else None
+        if status is not None and status.pid is not None and status.pid in process.line:
+            return service
     return None
 
 

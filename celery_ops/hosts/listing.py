@@ -47,6 +47,7 @@ for pid in $seen; do
 done
 grep -saHE '' "$@" | grep -aE '^/proc/[0-9]+/((cmdline|stat|cgroup):|status:NSpid:)'
 echo services=
+[ -n "$unasked" ] && exit 0
 command -v systemctl >/dev/null 2>&1 || exit 0
 cd /
 names=
@@ -64,7 +65,9 @@ done
 systemctl show -p Id,LoadState,ActiveState,Type,MainPID,ExecStart -- '*.service' $names 2>/dev/null
 exit 0
 """
-"""Arguments: pids to look at whatever their command lines are."""
+"""Arguments: pids to look at whatever their command lines are. With `unasked` in its environment
+systemd is not asked.
+"""
 
 _LINE = re.compile(r"/proc/(?P<pid>\d+)/(?P<file>cmdline|stat|cgroup|status):(?P<text>.*)")
 _SOCKET = re.compile(r" (?P<path>/\S+)\.(?P<pid>\d+)$")
@@ -108,6 +111,15 @@ class Listing:
     processes: Mapping[int, Process] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)
     sockets: Mapping[int, str] = field(default_factory=dict)
+
+
+def processes_command() -> Command:
+    """The look at the processes alone."""
+    return Command(
+        argv=("sh", "-c", LIST, "sh"),
+        env=(("LC_ALL", "C"), ("TZ", "UTC"), ("unasked", "yes")),
+        shown="look at the Celery processes in /proc",
+    )
 
 
 def command(pids: Collection[int]) -> Command:

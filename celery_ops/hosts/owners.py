@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from celery_ops.hosts import cgroups, invocations
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.supervisord import USUAL_SERVERS
-from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, ServiceRef
+from celery_ops.model import (
+    CeleryProcess,
+    Discovered,
+    IdleService,
+    Role,
+    SeenProcess,
+    SeenProcesses,
+    ServiceRef,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,6 +89,28 @@ def discovered(found: Found) -> Discovered:
         processes=tuple(processes),
         idle=tuple(idle),
         notes=tuple(notes),
+    )
+
+
+def processes(seen: Listing) -> SeenProcesses:
+    """Every main process of Celery's; whose they are is not asked."""
+    found = []
+    for pid, invocation in sorted(_mains(seen, frozenset())):
+        if invocation is not None:
+            found.append(
+                SeenProcess(
+                    line=tuple(_line(seen, pid)),
+                    is_beat=invocation.role is Role.BEAT,
+                    has_beat=invocation.has_beat,
+                    node=invocation.node,
+                    app=invocation.app,
+                    scheduler=invocation.scheduler,
+                    inner_pid=seen.processes[pid].inner_pid,
+                )
+            )
+    unseen = "it hides other users' processes (hidepid on /proc)" if seen.hides_processes else ""
+    return SeenProcesses(
+        seen.hostname, tuple(found), "the list was too long" if seen.truncated else unseen
     )
 
 
