@@ -79,8 +79,9 @@ def blind(hosts: Iterable[Host], names: Iterable[str]) -> list[str]:
     for host in hosts:
         if host.name not in wanted:
             continue
-        if host.processes is None or host.processes_unread is not None:
-            why.append(f"{host.name}: {host.processes_unread or host.error or 'not read'}")
+        failed = host.processes_unread or host.error
+        if host.processes is None or failed:
+            why.append(f"{host.name}: {failed or 'not read'}")
         elif host.processes.value.unseen:
             why.append(f"{host.name}: {host.processes.value.unseen}")
     return why
@@ -111,8 +112,9 @@ def _running(
     if process.has_beat:
         name = process.node or f"worker on {host.name}"
     waits = lock is not None if process.scheduler is None else _LOCKS in process.scheduler.lower()
-    # The scheduler inside a worker is a process of its own, whose pid nobody tells.
-    inner = process.inner_pid or process.pid
+    # The scheduler inside a worker is a process of its own, whose pid nobody tells, and a
+    # container has a name of its own.
+    is_plain = not process.has_beat and process.inner_pid is None
     return Beat(
         name=name,
         service=service,
@@ -120,7 +122,7 @@ def _running(
         host=host.name,
         pid=process.pid,
         worker=(process.node or name) if process.has_beat else None,
-        origin=None if process.has_beat else f"gen{inner}@{hostname}",
+        origin=f"gen{process.pid}@{hostname}" if is_plain else None,
         waits_for_lock=waits,
     )
 

@@ -259,11 +259,11 @@ class Statuses:
                 self.services[ref] = replace(service, usage=usages.get(status.value.pid))
         await self._try_releases(host)
 
-    async def read_processes(self, hosts: Iterable[str] | None = None) -> None:
-        """Which processes of Celery's these hosts have, or all of them; who does not tell is
-        marked.
+    async def read_processes(self) -> None:
+        """Which processes of Celery's the hosts have; who does not tell is marked, and who is
+        known to be away is not asked.
         """
-        names = self._machines.names() if hosts is None else hosts
+        names = [name for name in self._machines.names() if not self._machines.is_lost(name)]
         await asyncio.gather(*map(self._read_processes, names))
 
     async def _read_processes(self, host: str) -> None:

@@ -308,7 +308,7 @@ class Executor:
             case WaitStep():
                 await self._wait(step)
             case BeatStep():
-                await beats.perform(self._stage, step, planned)
+                self._came_to.append(await beats.perform(self._stage, step, planned))
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case ProbeStep() | RestoreStep() | RevokeStep() | QueueStep() | ActivateStep():

@@ -12,7 +12,7 @@ from celery_ops.runbook import planner, sighting, switching
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
-from celery_ops.runbook.schema import RestoreStep
+from celery_ops.runbook.schema import BeatStep, RestoreStep
 from celery_ops.runbook.scouting import Scout
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class Planner:
         """One round; a second one where what is planned rests on two."""
         surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
         survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
-        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        snapshot = await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        if any(isinstance(step, BeatStep) for step in runbook.steps):
+            await self._surveyor.find_processes()
+            snapshot = await self._surveyor.refresh(questions=(), services=())
+        return snapshot
 
     async def selected(self, plan: Plan) -> frozenset[str]:
         """The workers that a plan's selectors mean now; nobody where they match nothing."""

@@ -97,6 +97,8 @@ class Retries:
 
 NO_RETRIES = Retries(Constant(0), Constant(0.0))
 ANY_RUN = "*"
+DEFAULT_SILENCE = 5.0
+OTHERS_REFUSED, OTHERS_IGNORED = "refuse", "ignore"
 SIGNALS = ("TERM", "KILL")
 """What may end the process that runs a task; the first one unless another is asked for."""
 
@@ -291,7 +293,8 @@ class RevokeStep:
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
-    what these earlier runs have stopped.
+    what these earlier runs have stopped. For `silence` seconds it is watched who sends; `others`,
+    which are not configured or would be second senders, are refused or ignored.
     """
 
     id: str
@@ -300,6 +303,8 @@ class BeatStep:
     when: Condition | None
     place: Place
     owed_by: Slot[str] = Constant(ANY_RUN)
+    silence: Slot[float] = Constant(DEFAULT_SILENCE)
+    others: Slot[str] = Constant(OTHERS_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,8 @@ class StandinHosts:
     `unreachable` and `hanging` are names of hosts with that fault; those in `refusing` do not tell
     their facts; `swallowing` ones answer questions, and lose the connection instead of doing
     anything. `strays` are Celery's processes, by host, that no service of a scheduler stands for;
-    `schedulers` are the classes that such services name. `written` is what services write to their
+    `schedulers` are the classes that such services name; `blind` hosts do not show their processes.
+    `written` is what services write to their
     logs, by host and name: an error is raised, None ends the log.
     """
 
@@ -219,6 +220,7 @@ class StandinHosts:
         self.facts_of: dict[str, HostFacts] = {}
         self.facts_read: list[str] = []
         self.refusing: set[str] = set()
+        self.blind: set[str] = set()
         self.strays: dict[str, tuple[SeenProcess, ...]] = {}
         self.schedulers: dict[str, str] = {}
         self.layout: StandinReleases | None = None
@@ -269,6 +271,8 @@ class StandinHosts:
         """Those of its schedulers' services that run, and what else `strays` has for the host."""
         if host in self.unreachable:
             raise HostUnreachable(f"{host}: no route to host")
+        if host in self.blind:
+            raise CommandFailed(f"{host}: it has no /proc")
         await self.fleet.clock.sleep(self.seconds)
         self.fleet.settle()
         beats = [
