@@ -22,7 +22,10 @@ _PINGED = "celerybeat@"
 
 def found(known: Known) -> tuple[Beat, ...]:
     """All: those that are configured, those that only run, and those that only answer."""
-    lock = None if known.queues is None else known.queues.beat_lock
+    is_locked = known.queues is not None and known.queues.beat_lock is not None
+    told = {one.scheduler for host in known.hosts for one in _schedulers(host)}
+    # Somebody holds that lock. Where nobody says that he is RedBeat's, all may be.
+    is_implied = is_locked and not any(_LOCKS in (one or "").lower() for one in told)
     services = tuple(known.services.values())
     configured = {one.ref: _configured(one) for one in services if one.ref.beat}
     others: list[Beat] = []
@@ -34,22 +37,20 @@ def found(known: Known) -> tuple[Beat, ...]:
         hostnames[host.name] = seen.hostname
         here = [one for one in services if one.ref.host == host.name]
         ours = {one.app for one in seen.processes if owner(one, here) is not None}
-        for process in seen.processes:
+        for process in _schedulers(host):
             service = owner(process, here)
-            if not (process.is_beat or process.has_beat):
-                continue
-            beat = _running(process, seen.hostname, host, service, lock)
+            beat = _running(process, seen.hostname, host, service, is_implied=is_implied)
             if service is not None and service.ref.beat:
                 configured[service.ref] = beat
             elif service is not None or (
                 not _is_foreign(process, ours) and _is_told_after(here, host.processes.at)
             ):
                 others.append(beat)
-    told = [
-        replace(one, waits_for_lock=one.waits_for_lock or (lock is not None and one.pid is None))
+    unseen = [
+        replace(one, waits_for_lock=one.waits_for_lock or (is_implied and one.pid is None))
         for one in configured.values()
     ]
-    beats = [*told, *others]
+    beats = [*unseen, *others]
     return (*beats, *_answering(known, beats, hostnames))
 
 
@@ -87,6 +88,12 @@ def blind(hosts: Iterable[Host], names: Iterable[str]) -> list[str]:
     return why
 
 
+def _schedulers(host: Host) -> list[SeenProcess]:
+    if host.processes is None:
+        return []
+    return [one for one in host.processes.value.processes if one.is_beat or one.has_beat]
+
+
 def _configured(service: Service) -> Beat:
     unknown = (
         service.error is not None
@@ -104,14 +111,14 @@ def _configured(service: Service) -> Beat:
 
 
 def _running(
-    process: SeenProcess, hostname: str, host: Host, service: Service | None, lock: float | None
+    process: SeenProcess, hostname: str, host: Host, service: Service | None, *, is_implied: bool
 ) -> Beat:
-    """By its process. One that does not tell its scheduler is RedBeat's where that lock is held."""
+    """By its process. One that does not tell its scheduler is RedBeat's where that is implied."""
     is_configured = service is not None and service.ref.beat
     name = str(service.ref) if service and is_configured else f"beat on {host.name}"
     if process.has_beat:
         name = process.node or f"worker on {host.name}"
-    waits = lock is not None if process.scheduler is None else _LOCKS in process.scheduler.lower()
+    waits = is_implied if process.scheduler is None else _LOCKS in process.scheduler.lower()
     # The scheduler inside a worker is a process of its own, whose pid nobody tells, and a
     # container has a name of its own.
     is_plain = not process.has_beat and process.inner_pid is None
