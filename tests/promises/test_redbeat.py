@@ -67,13 +67,13 @@ def test_a_standby_is_no_second_sender_and_both_come_back(fleet: Operations, ann
     names = {one["sends_as"].partition("@")[0] for one in seen["beats"]}
     assert senders(fleet) < names, "one of the two sends, under the name that was told"
 
-    stopped = ann.do("beat", "stop", "--yes", "-p", "silence=2s")
+    stopped = ann.do("beat", "stop", "--yes", "-p", "silence=1s")
     assert stopped.code == 0, stopped.all
     assert (fleet.pid("one"), fleet.pid("two")) == (0, 0)
     assert not fleet.redis.exists(LOCK)
     length: Any = fleet.redis.llen("periodic")
 
-    started = ann.do("beat", "start", "--yes", "-p", "silence=2s")
+    started = ann.do("beat", "start", "--yes", "-p", "silence=1s")
     assert started.code == 0, started.all
     assert 0 not in (fleet.pid("one"), fleet.pid("two"))
     assert len(senders(fleet, length)) == 1
