@@ -84,9 +84,10 @@ class Marks:
             yield
         finally:
             looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
-            await self.look()
+            await asyncio.wait([looking])
+        if not looking.cancelled():
+            looking.result()
+        await self.look()
 
     async def _watch(self) -> None:
         while True:

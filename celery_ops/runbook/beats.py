@@ -203,14 +203,17 @@ async def _start(
         await _all(stage, step, first, targets)
         if rest and await _waits_for_lock(stage, targets):
             await _all(stage, step, rest, targets)
-            rest = []
-        for target in rest:
-            await _leave(stage, step, target)
+        else:
+            for target in rest:
+                await _leave(stage, step, target)
         await stage.brake.sleep(max(0.0, until - stage.clock.monotonic()))
-    says = await _one_sender(stage, marks, is_any=is_any)
-    names = ", ".join(one.name for one in targets if one not in rest)
-    left = f"; {', '.join(one.name for one in rest)} stays stopped" if rest else ""
-    return f"{names} runs{left}; {says}"
+    after = await beat_proof.look(stage)
+    says = _one_sender(after, marks, is_any=is_any)
+    up = {str(one.ref) for one in after.services if one.state in UP}
+    running = ", ".join(one.name for one in targets if one.name in up) or "none"
+    left = [one.name for one in targets if one.name not in up]
+    stays = f"; {', '.join(left)} stays stopped" if left else ""
+    return f"{running} runs{stays}; {says}"
 
 
 async def _waits_for_lock(stage: Stage, targets: Sequence[Target]) -> bool:
@@ -229,9 +232,8 @@ async def _leave(stage: Stage, step: BeatStep, target: Target) -> None:
     stage.effects.conclude(step.id, target.name, Result.SKIPPED, says)
 
 
-async def _one_sender(stage: Stage, marks: Marks, *, is_any: bool) -> str:
+def _one_sender(snapshot: FleetSnapshot, marks: Marks, *, is_any: bool) -> str:
     """What was seen of who sends. Raise StepFailed where there are two."""
-    snapshot = await beat_proof.look(stage)
     if is_any:
         return marks.told()
     if len(fleet_beats.senders(snapshot)) > 1:

@@ -12,7 +12,7 @@ from celery_ops.runbook import planner, sighting, switching
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
-from celery_ops.runbook.schema import BeatStep, RestoreStep
+from celery_ops.runbook.schema import BeatStep, CheckStep, RestoreStep
 from celery_ops.runbook.scouting import Scout
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Planner:
         surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
         survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
         snapshot = await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
-        if any(isinstance(step, BeatStep) for step in runbook.steps):
+        if _is_about_beat(runbook):
             await self._surveyor.find_processes()
             snapshot = await self._surveyor.refresh(questions=(), services=())
         return snapshot
@@ -105,3 +105,10 @@ class Planner:
             runbook, plan.params, params, plan.allow_gap, self._where, self._operator, plan.run
         )
         return planner.selected(request, snapshot, self._hosts, self._clock.now())
+
+
+def _is_about_beat(runbook: Runbook) -> bool:
+    checks = (step for step in runbook.preflight if isinstance(step, CheckStep))
+    return any(isinstance(step, BeatStep) for step in runbook.steps) or any(
+        "fleet.senders" in check.that.source for check in checks
+    )

@@ -11,7 +11,9 @@ import pytest
 
 from celery_ops.model import SeenProcess, ServiceState
 from celery_ops.runbook.events import Ending, Result
+from celery_ops.runbook.journal import has_ended, read
 from tests.runbook.operation import Operation
+from tests.runbook.test_resume import killed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from tests.standin.fleet import SimulatedService
 
 BEAT, SECOND = "supervisord beat on web1", "supervisord second on web2"
+CAREFUL = """
+name: careful
+summary: Nothing is done while two send.
+risk: low
+preflight:
+  - check: fleet.senders <= 1
+    message: two send
+steps:
+  - check: fleet.workers == 1
+"""
 REDBEAT = "redbeat.RedBeatScheduler"
 
 
@@ -220,3 +232,34 @@ async def test_a_process_that_appears_meanwhile_is_a_second_sender(
     assert ran.ending is Ending.STOPPED, ran.told()
     assert f"two schedulers send: {BEAT}" in ran.end.says
     assert "beat on web1 (pid 900)" in ran.end.says
+
+
+# --- elsewhere ----------------------------------------------------------------------------------
+
+
+async def test_a_runbook_can_refuse_two_senders(
+    operation: Operation, second: SimulatedService
+) -> None:
+    operation.write_runbook("careful", CAREFUL)
+    plan = await operation.plan("careful")
+    assert plan.refusals == ("two send (fleet.senders is 2)",)
+    operation.fleet.stop_service(second)
+    assert (await operation.plan("careful")).refusals == ()
+    operation.hosts.strays["web1"] = (SeenProcess((900, 1), is_beat=True),)
+    assert (await operation.plan("careful")).refusals == ("two send (fleet.senders is 2)",)
+
+
+@pytest.mark.parametrize("line", range(5, 9))
+async def test_a_start_that_died_goes_on_and_one_sends(tmp_path: Path, line: int) -> None:
+    operation = Operation(tmp_path)
+    beat, second = operation.fleet.add_beat(), operation.fleet.add_beat("second", host="web2")
+    await operation.run("stop-beat")
+    path = operation.write_down(await operation.plan("start-beat"))
+    assert await killed(operation, path, line, "after")
+    assert not has_ended(list(read(path)))
+    ran = await operation.take_up(path)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert f"{BEAT} runs; {SECOND} stays stopped" in ran.end.says
+    assert (beat.state, second.state) == (ServiceState.RUNNING, ServiceState.STOPPED)
+    assert (beat.starts, second.starts) == (2, 1)
+    assert await operation.broker.taken() == ()
