@@ -45,8 +45,8 @@ def lines(snapshot: FleetSnapshot, width: int) -> list[str]:
 
 def as_json(one: Beat, snapshot: FleetSnapshot) -> dict[str, Any]:
     """A scheduler; `running` is null where that is not known, `configured` false where only its
-    process or its answer was found, `worker` the one that it is a part of (`-B`), and `sends_as`
-    the `origin` in its messages.
+    process or its answer was found, `doubtful` that it may be another deployment's, `worker` the
+    one that it is a part of (`-B`), and `sends_as` the `origin` in its messages.
     """
     service = one.service
     return {
@@ -57,6 +57,7 @@ def as_json(one: Beat, snapshot: FleetSnapshot) -> dict[str, Any]:
         "age": _age(one, snapshot),
         "pid": _pid(one),
         "configured": service is not None and service.ref.beat,
+        "doubtful": one.doubtful,
         "worker": one.worker,
         "sends_as": one.origin,
         "waits_for_lock": one.waits_for_lock,
@@ -69,7 +70,7 @@ def _row(one: Beat, snapshot: FleetSnapshot) -> tuple[str, ...]:
     if one.worker is not None:
         how = "inside the worker (-B)"
     elif one.service is None:
-        how = "not configured"
+        how = "not configured; another deployment's?" if one.doubtful else "not configured"
     elif one.waits_for_lock:
         how = "RedBeat: sends, or stands by"
     return (

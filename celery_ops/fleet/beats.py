@@ -36,7 +36,9 @@ def found(known: Known) -> tuple[Beat, ...]:
         seen = host.processes.value
         hostnames[host.name] = seen.hostname
         here = [one for one in services if one.ref.host == host.name]
-        ours = {one.app for one in seen.processes if owner(one, here) is not None}
+        owned = [one for one in seen.processes if owner(one, here) is not None]
+        ours = {one.app for one in owned}
+        servers = {one.supervisord for one in owned}
         for process in _schedulers(host):
             service = owner(process, here)
             beat = _running(process, seen.hostname, host, service, is_implied=is_implied)
@@ -45,7 +47,9 @@ def found(known: Known) -> tuple[Beat, ...]:
             elif service is not None or (
                 not _is_foreign(process, ours) and _is_told_after(here, host.processes.at)
             ):
-                others.append(beat)
+                others.append(
+                    replace(beat, doubtful=service is None and _is_elsewhere(process, servers))
+                )
     unseen = [
         replace(one, waits_for_lock=one.waits_for_lock or (is_implied and one.pid is None))
         for one in configured.values()
@@ -58,7 +62,7 @@ def senders(snapshot: FleetSnapshot) -> list[tuple[Beat, ...]]:
     """Those that run and may send side by side. Those that wait for RedBeat's lock are one: only
     its holder sends. Who is not known to run is not among them.
     """
-    running = [one for one in snapshot.beats if one.running]
+    running = [one for one in snapshot.beats if one.running and not one.doubtful]
     waiting = tuple(one for one in running if one.waits_for_lock)
     alone = [(one,) for one in running if not one.waits_for_lock]
     return [*alone, *([waiting] if waiting else [])]
@@ -69,8 +73,14 @@ def strays(snapshot: FleetSnapshot) -> tuple[Beat, ...]:
     return tuple(
         one
         for one in snapshot.beats
-        if one.running and (one.service is None or not one.service.ref.beat)
+        if one.running and not one.doubtful
+        if one.service is None or not one.service.ref.beat
     )
+
+
+def doubtful(snapshot: FleetSnapshot) -> tuple[Beat, ...]:
+    """Those that run, and may be another deployment's."""
+    return tuple(one for one in snapshot.beats if one.running and one.doubtful)
 
 
 def blind(hosts: Iterable[Host], names: Iterable[str]) -> list[str]:
@@ -137,6 +147,12 @@ def _running(
 def _is_told_after(services: Iterable[Service], at: datetime) -> bool:
     """A service may have begun since its supervisor was asked: its process is nobody else's."""
     return all(one.status is None or one.status.at >= at for one in services)
+
+
+def _is_elsewhere(process: SeenProcess, servers: set[int | None]) -> bool:
+    """In a container, or below a supervisord that runs none of ours."""
+    is_below_another = process.supervisord is not None and process.supervisord not in servers
+    return process.inner_pid is not None or is_below_another
 
 
 def _is_foreign(process: SeenProcess, ours: set[str | None]) -> bool:

@@ -95,11 +95,14 @@ def discovered(found: Found) -> Discovered:
 def processes(seen: Listing) -> SeenProcesses:
     """Every main process of Celery's; whose they are is not asked."""
     found = []
+    servers = supervisords(seen)
     for pid, invocation in sorted(_mains(seen, frozenset())):
         if invocation is not None:
+            line = tuple(_line(seen, pid))
             found.append(
                 SeenProcess(
-                    line=tuple(_line(seen, pid)),
+                    line=line,
+                    supervisord=next((one for one in line if one in servers), None),
                     is_beat=invocation.role is Role.BEAT,
                     has_beat=invocation.has_beat,
                     node=invocation.node,

@@ -23,6 +23,8 @@ class SeenProcess:
     app: str | None = None
     scheduler: str | None = None
     inner_pid: int | None = None
+    supervisord: int | None = None
+    """The pid of the one that it descends from."""
 
     @property
     def pid(self) -> int:
@@ -55,3 +57,7 @@ class Beat:
     worker: str | None = None
     origin: str | None = None
     waits_for_lock: bool = False
+    doubtful: bool = False
+    """Nobody configured it, and it may be another deployment's: it runs in a container, or below a
+    supervisord that runs nothing of ours.
+    """

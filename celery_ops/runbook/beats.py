@@ -95,6 +95,11 @@ def hazards(
     if step.verb is WorkerVerb.STOP:
         blind = fleet_beats.blind(snapshot.hosts, [host.name for host in snapshot.hosts])
         told += [f"a scheduler may go on unseen on {one}" for one in blind]
+        told += [
+            f"{named(beat)} is not stopped: it may be another deployment's (it runs in a container,"
+            " or below a supervisord that runs nothing configured here)"
+            for beat in fleet_beats.doubtful(snapshot)
+        ]
         strays = fleet_beats.strays(snapshot) if ignored else ()
         told += [f"{named(beat)} goes on sending: it is not stopped" for beat in strays]
     if step.verb is WorkerVerb.START and len(services) > 1 and not ignored:
@@ -240,7 +245,7 @@ def _one_sender(snapshot: FleetSnapshot, marks: Marks, *, is_any: bool) -> str:
         raise StepFailed(f"two schedulers send: {beat_proof.still_there(snapshot)}")
     if len(marks.senders) > 1:
         raise StepFailed(f"two schedulers send: {marks.told()}")
-    known = {one.origin for one in snapshot.beats if one.running}
+    known = {one.origin for one in snapshot.beats if one.running and not one.doubtful}
     if marks.found and None not in known and not known & set(marks.senders):
         raise StepFailed(
             f"somebody else sends: {marks.told()}, and {beat_proof.still_there(snapshot)} runs"
@@ -277,7 +282,7 @@ def _rivals(services: tuple[Service, ...], snapshot: FleetSnapshot) -> list[str]
     running = [
         one
         for one in snapshot.beats
-        if one.running and not one.waits_for_lock
+        if one.running and not one.waits_for_lock and not one.doubtful
         if one.service is None or one.service.ref not in meant
     ]
     return [

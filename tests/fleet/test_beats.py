@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.doctor import examine
-from celery_ops.fleet.beats import senders, strays
+from celery_ops.fleet.beats import doubtful, senders, strays
 from celery_ops.model import SeenProcess
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 STRAY = SeenProcess((900, 1), is_beat=True)
 INSIDE = SeenProcess((901, 1), has_beat=True, node="b@web1")
 REDBEAT = "redbeat.RedBeatScheduler"
+
+
+def _at(where: dict[str, int]) -> SeenProcess:
+    return replace(STRAY, inner_pid=where.get("inner_pid"), supervisord=where.get("supervisord"))
 
 
 def rules(snapshot: FleetSnapshot) -> list[str]:
@@ -85,6 +89,18 @@ async def test_another_applications_scheduler_is_nobodys_business(lab: Lab) -> N
     lab.hosts.strays["web1"] = (mine, other, replace(STRAY, line=(902, 1), app="shop"))
     snapshot = await lab.surveyor.refresh()
     assert [one.pid for one in snapshot.beats] == [902]
+
+
+@pytest.mark.parametrize("where", [{"inner_pid": 7}, {"supervisord": 50}])
+async def test_one_that_may_be_another_deployments_is_told_and_not_counted(
+    lab: Lab, where: dict[str, int]
+) -> None:
+    lab.fleet.add_beat()
+    lab.hosts.strays["web1"] = (_at(where),)
+    snapshot = await lab.surveyor.refresh()
+    assert [one.pid for one in doubtful(snapshot)] == [900]
+    assert (len(senders(snapshot)), strays(snapshot)) == (1, ())
+    assert rules(snapshot) == []
 
 
 async def test_a_process_whose_service_was_stopped_is_not_remembered_as_a_stray(lab: Lab) -> None:
