@@ -129,6 +129,8 @@ def seen_on(snapshot: FleetSnapshot) -> str:
     unseen = {one.partition(":")[0] for one in blind}
     seen = [name for name in names if name not in unseen]
     says = f"no process of one on {', '.join(seen)}" if seen else "no processes could be seen"
+    others = _some(map(_name, beats.doubtful(snapshot)))
+    says += f" (but {others}, which may be another deployment's)" if others else ""
     return f"{says}; not known: {'; '.join(blind)}" if blind else says
 
 

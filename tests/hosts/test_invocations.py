@@ -82,3 +82,21 @@ PIECES = ["a", "w1", ".", "-", "@", "%h", "%n", "%d", "%i", "%I", "%%"]
 def test_names_are_made_as_celery_makes_them(pieces: list[str]) -> None:
     name = "".join(pieces)
     assert node_name(name, socket.gethostname()) == str(host_format(default_nodename(name)))
+
+
+@pytest.mark.parametrize(
+    ("line", "scheduler"),
+    [
+        ("celery -A shop beat -S redbeat.RedBeatScheduler", "redbeat.RedBeatScheduler"),
+        ("celery -A shop beat --scheduler=a.b:C -s /tmp/file", "a.b:C"),
+        ("celery -A shop beat -s /tmp/file", None),
+        ("celery -A shop worker -B --scheduler a.b:C", "a.b:C"),
+        ("celery -A shop worker -B -S /var/lib/state.db", None),
+    ],
+)
+def test_the_scheduler_is_told_and_a_workers_state_file_is_none(
+    line: str, scheduler: str | None
+) -> None:
+    found = read(line.split(), HOSTNAME)
+    assert found is not None
+    assert found.scheduler == scheduler
