@@ -67,6 +67,7 @@ def told(
         eta=_moment(says.get("eta")),
         expires=_moment(says.get("expires")),
         origin=_text(headers.get("origin")),
+        by_beat=headers.get("celery_beat_task") is True or "periodic_task_name" in headers,
         redelivered=redelivered,
         sent_at=_stamp(timestamp),
         args=_text(headers.get("argsrepr")),

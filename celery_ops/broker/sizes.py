@@ -38,6 +38,9 @@ _KEYS_A_SCAN = 2_000
 _SCANS_A_CALL = 5
 _LATEST = 253_402_300_799.0
 """The last second of the year 9999, which is as far as dates go."""
+_BEAT_LOCK = "redbeat::lock"
+"""RedBeat's own default; it has a database and a key prefix of its own, both mostly not set."""
+_LOCK_INTERVAL = 2.0
 _PASS_AGAIN = 10.0
 """Seconds between two passes over the key space."""
 
@@ -55,6 +58,7 @@ class QueueSizes:
         self._finder = QueueFinder(wire, names, clock)
         self._ledger = UnackedLedger(wire, names)
         self._heads = QueueHeads(wire, names)
+        self._beat_lock: tuple[float, float | None] | None = None
 
     async def read(self, known: Collection[str]) -> QueuesReading:
         """Sizes of the queues in `known`, and of all others that were found."""
@@ -98,7 +102,18 @@ class QueueSizes:
             unacked=unacked,
             notes=notes,
             unlisted=" ".join(self._finder.notes),
+            beat_lock=await self._lock(),
         )
+
+    async def _lock(self) -> float | None:
+        """Seconds for which RedBeat's lock is held. By itself: who may not read that key must not
+        be refused all the rest.
+        """
+        now = self._clock.monotonic()
+        if self._beat_lock is None or now - self._beat_lock[0] >= _LOCK_INTERVAL:
+            (answer,) = await self._wire.read_many([("PTTL", _BEAT_LOCK)], at_once=False)
+            self._beat_lock = (now, _seconds(answer))
+        return self._beat_lock[1]
 
     async def _count(self, queues: Sequence[str]) -> tuple[dict[str, dict[int, int]], HeldTags]:
         """Ready messages by step; and, at the same moment, the tags of the held ones."""
@@ -139,6 +154,11 @@ class QueueSizes:
                 return -1
             raise self._wire.refused(answer)
         return int(answer)
+
+
+def _seconds(answer: Answer) -> float | None:
+    """Of PTTL: negative where there is no such key, or it never expires."""
+    return answer / 1000 if isinstance(answer, int) and answer >= 0 else None
 
 
 class HeldTags:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from celery_ops.cli import beats_text
 from celery_ops.config.secret import masked
-from celery_ops.fleet import waiting
+from celery_ops.doctor.beats import BEAT_RULES
+from celery_ops.fleet import beats, waiting
 from celery_ops.fleet.matching import unmatched_services, unmatched_workers, workers_by_service
 from celery_ops.model import parked
 
@@ -40,16 +42,7 @@ def status(snapshot: FleetSnapshot) -> Json:
         **_head(snapshot),
         "workers": [worker(one, snapshot.at) for one in snapshot.workers],
         "queues": _queues(snapshot),
-        "problems": [
-            {
-                "rule": finding.rule,
-                "level": finding.level.value,
-                "subject": finding.subject,
-                "says": masked(finding.says),
-                "fix": masked(finding.fix),
-            }
-            for finding in snapshot.problems
-        ],
+        "problems": _problems(snapshot),
         "taken": [taken(record) for record in snapshot.taken],
         "holder": None if snapshot.holder is None else holder(snapshot.holder),
         "orphans": None
@@ -68,6 +61,20 @@ def workers(snapshot: FleetSnapshot) -> Json:
 def queues(snapshot: FleetSnapshot) -> Json:
     """`celery-ops queues --json`."""
     return {**_head(snapshot), "queues": _queues(snapshot), "notes": list(snapshot.notes)}
+
+
+def _problems(snapshot: FleetSnapshot, rules: frozenset[str] | None = None) -> list[Json]:
+    return [
+        {
+            "rule": finding.rule,
+            "level": finding.level.value,
+            "subject": finding.subject,
+            "says": masked(finding.says),
+            "fix": masked(finding.fix),
+        }
+        for finding in snapshot.problems
+        if rules is None or finding.rule in rules
+    ]
 
 
 def hosts(snapshot: FleetSnapshot) -> Json:
@@ -91,6 +98,17 @@ def hosts(snapshot: FleetSnapshot) -> Json:
         ],
         "unmatched_services": [told[one.ref] for one in unmatched_services(snapshot)],
         "unmatched_workers": [one.name for one in unmatched_workers(snapshot)],
+    }
+
+
+def schedulers(snapshot: FleetSnapshot) -> Json:
+    """`celery-ops beat --json`: `senders` is how many may send side by side."""
+    return {
+        **_head(snapshot),
+        "beats": [beats_text.as_json(one, snapshot) for one in snapshot.beats],
+        "senders": len(beats.senders(snapshot)),
+        "lock_held_for": snapshot.beat_lock,
+        "problems": _problems(snapshot, BEAT_RULES),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from celery_ops.cli import queues_text
+from celery_ops.cli import beats_text, queues_text
 from celery_ops.cli.text import Column, table
 from celery_ops.config.secret import masked
 from celery_ops.config.units import as_share, as_size, counted
@@ -99,6 +99,11 @@ def hosts(snapshot: FleetSnapshot, width: int) -> list[str]:
     rows = [row[: len(columns)] for row in rows]
     lines = table(columns, rows, width) if rows else ["no hosts are configured"]
     return _joined([_head(snapshot), lines, _host_explanations(snapshot), _unmatched(snapshot)])
+
+
+def schedulers(snapshot: FleetSnapshot, width: int) -> list[str]:
+    """The schedulers, and what is wrong with them."""
+    return _joined([_head(snapshot), beats_text.lines(snapshot, width)])
 
 
 def releases(snapshot: FleetSnapshot, width: int) -> list[str]:

@@ -50,7 +50,7 @@ _COMMANDS: Mapping[str, _Command] = {
     "worker": _Command("worker:worker", "Drain, resume, restart, stop, start the named workers."),
     "queue": _Command("queue:queue", "Look into a queue, and act on it."),
     "task": _Command("task:task", "Where tasks are; revoke, terminate and retry them."),
-    "beat": _Command("beat:beat", "Stop and start the schedulers."),
+    "beat": _Command("beat:beat", "The schedulers on all hosts; stop and start them."),
     "config": _Command("config:config", "Find a fleet, and prove that it is as it is written."),
     "demo": _Command("demo:demo", "A real fleet on this machine, and the app on it."),
 }

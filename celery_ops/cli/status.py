@@ -48,6 +48,7 @@ _WORKERS = _View(fleet_json.workers, fleet_text.workers)
 _QUEUES = _View(fleet_json.queues, fleet_text.queues)
 _HOSTS = _View(fleet_json.hosts, fleet_text.hosts, HOSTS_PATIENCE)
 
+_BEATS = _View(fleet_json.schedulers, fleet_text.schedulers, HOSTS_PATIENCE)
 _RELEASES = _View(fleet_json.releases, fleet_text.releases, HOSTS_PATIENCE)
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -103,6 +104,11 @@ def hosts(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
 def releases(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
     """The releases of each host: the current one, what can be switched to, what its workers run."""
     _show(ctx, _RELEASES, as_json=as_json, watch=watch)
+
+
+def show_beats(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+    """The schedulers, as the other views show what they show."""
+    _show(ctx, _BEATS, as_json=as_json, watch=watch)
 
 
 def _show(ctx: click.Context, view: _View, *, as_json: bool, watch: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from celery_ops.model import HostReleases
+    from celery_ops.model import HostReleases, SeenProcesses
     from celery_ops.ports import HostReading, ProcessTree
 
 LATE_AFTER = 3.0
@@ -110,6 +110,25 @@ class Machines:
         """They could not be read."""
         machine = self._machine(name)
         machine.host = replace(machine.host, releases_unread=told(error))
+
+    def read_processes(self, name: str, reading: Reading[SeenProcesses]) -> None:
+        """Take note of the processes of Celery's that it has."""
+        machine = self._machine(name)
+        machine.host = replace(machine.host, processes=reading, processes_unread=None)
+
+    def processes_end(self, name: str, pid: int) -> None:
+        """A main process of a service is gone, and so is what it had started."""
+        machine = self._machine(name)
+        reading = machine.host.processes
+        if reading is not None:
+            left = tuple(one for one in reading.value.processes if pid not in one.line)
+            value = replace(reading.value, processes=left)
+            machine.host = replace(machine.host, processes=replace(reading, value=value))
+
+    def processes_not_read(self, name: str, error: OpsError) -> None:
+        """They could not be read."""
+        machine = self._machine(name)
+        machine.host = replace(machine.host, processes_unread=told(error))
 
     def _machine(self, name: str) -> _Machine:
         return self._machines.setdefault(name, _Machine(Host(name, name)))

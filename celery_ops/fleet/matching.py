@@ -17,7 +17,7 @@ from celery_ops.model import ServiceState, WorkerState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_ops.model import FleetSnapshot, Service, ServiceRef, Worker
+    from celery_ops.model import FleetSnapshot, SeenProcess, Service, ServiceRef, Worker
 
 _RUNNING = ServiceState.RUNNING
 _NOT_HEARD = frozenset({WorkerState.SILENT, WorkerState.STOPPED})
@@ -124,6 +124,15 @@ def pool_name(arguments: Sequence[str]) -> str | None:
         elif word.startswith("-P"):
             named = word[2:]
     return named
+
+
+def owner(process: SeenProcess, services: Iterable[Service]) -> Service | None:
+    """The service whose main process it is, or descends from."""
+    for service in services:
+        status = service.status.value if service.status is not None else None
+        if status is not None and status.pid is not None and status.pid in process.line:
+            return service
+    return None
 
 
 def _are_side_by_side(services: Sequence[Service]) -> bool:

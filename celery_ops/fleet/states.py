@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from celery_ops.fleet import orphans
+from celery_ops.fleet import beats, orphans
 from celery_ops.fleet.matching import match, rivals
-from celery_ops.fleet.verdicts import ALIVE, Known, is_busy_solo, judge
+from celery_ops.fleet.verdicts import Known, is_busy_solo, judge
 from celery_ops.model import (
     UNWATCHED,
-    Beat,
     FleetSnapshot,
     Queue,
     Service,
     ServiceRef,
-    ServiceState,
     TakenRecord,
     Worker,
     WorkerState,
@@ -60,7 +58,8 @@ def join(known: Known) -> FleetSnapshot:
         queues=_queues(known, workers, bound_but_silent, proved, unproven),
         services=tuple(known.services.values()),
         hosts=known.hosts,
-        beats=_beats(known),
+        beats=beats.found(known),
+        beat_lock=known.queues.beat_lock if known.queues is not None else None,
         taken=known.taken,
         holder=known.holder,
         forwarder=known.forwarder,
@@ -221,28 +220,6 @@ def _queues(
             )
         )
     return tuple(queues)
-
-
-def _beats(known: Known) -> tuple[Beat, ...]:
-    supervised = [
-        Beat(
-            name=service.ref.name,
-            service=service,
-            running=None
-            if service.error is not None
-            or service.status is None
-            or service.status.value.state is ServiceState.UNKNOWN
-            else service.status.value.state in ALIVE,
-        )
-        for service in known.services.values()
-        if service.ref.beat
-    ]
-    answering = [
-        Beat(name=node.name, service=None, running=True if node.is_answering else None)
-        for node in known.nodes.values()
-        if node.is_scheduler
-    ]
-    return (*supervised, *answering)
 
 
 def _notes(known: Known) -> tuple[str, ...]:

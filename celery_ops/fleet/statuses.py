@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.contexts import LOCAL
 from celery_ops.errors import CommandFailed, OpsError
 from celery_ops.fleet.machines import Machines, told
+from celery_ops.fleet.matching import owner
 from celery_ops.fleet.releases import ReleaseMemory
 from celery_ops.fleet.restarts import RestartMemory
 from celery_ops.model import Reading, Service, ServiceRef, ServiceState, ServiceStatus
@@ -34,6 +35,8 @@ POLL_INTERVAL = 2.0
 """Seconds between two routine polls of the same supervisor."""
 FACTS_INTERVAL = 5.0
 """Seconds between two readings of a host's facts."""
+PROCESSES_INTERVAL = 30.0
+"""Seconds between two looks at which processes of Celery's a host has."""
 RELEASES_INTERVAL = 1.0
 """Seconds between two questions which release a service runs that has just begun."""
 ROUTINE_PATIENCE = 0.2
@@ -75,6 +78,7 @@ class Statuses:
         """At hosts, for their facts."""
         self._looked_at: dict[str, float] = {}
         self._releases_at: dict[str, float] = {}
+        self._processes_at: dict[str, float] = {}
         self._arguments: dict[_Life, tuple[str, ...]] = {}
 
     @property
@@ -220,18 +224,24 @@ class Statuses:
     def _look(self, host: str) -> asyncio.Task[None]:
         """Begin to read a host's facts."""
         self._looked_at[host] = self._clock.monotonic()
-        look = self._looks[host] = asyncio.ensure_future(self._read_facts(host))
+        look = self._looks[host] = asyncio.ensure_future(self._read_host(host))
         return look
 
-    async def _read_facts(self, host: str) -> None:
-        """After its services: their processes are part of it, and of a lost host they tell when it
-        is back.
+    async def _read_host(self, host: str) -> None:
+        """Its facts, and which processes it has. After its services: their processes are part of
+        it, and of a lost host they tell when it is back.
         """
         polls = [poll.task for group, poll in self._polls.items() if group[0] == host]
         if polls:
             await asyncio.wait(polls)
         if self._machines.is_lost(host) and any(ref.host == host for ref in self.services):
             return
+        looked_at = self._processes_at.get(host)
+        is_worn = looked_at is None or self._clock.monotonic() - looked_at >= PROCESSES_INTERVAL
+        processes = [self._read_processes(host)] if is_worn else []
+        await asyncio.gather(self._read_facts(host), *processes)
+
+    async def _read_facts(self, host: str) -> None:
         with self._asking(host) as asked_at:
             try:
                 reading = await self._hosts.facts(host, self._pids(host))
@@ -251,6 +261,31 @@ class Statuses:
             if ref.host == host and status is not None and status.value.pid is not None:
                 self.services[ref] = replace(service, usage=usages.get(status.value.pid))
         await self._try_releases(host)
+
+    async def read_processes(self) -> None:
+        """Which processes of Celery's the hosts have; who does not tell is marked, and who is
+        known to be away is not asked.
+        """
+        names = [name for name in self._machines.names() if not self._machines.is_lost(name)]
+        await asyncio.gather(*map(self._read_processes, names))
+
+    async def _read_processes(self, host: str) -> None:
+        self._processes_at[host] = self._clock.monotonic()
+        with self._asking(host) as asked_at:
+            try:
+                seen = await self._hosts.processes(host)
+            except OpsError as error:
+                self._machines.failed(host, asked_at, error)
+                self._machines.processes_not_read(host, error)
+                return
+            at = self._clock.now()
+            self._machines.answered(host, asked_at, at)
+        self._machines.read_processes(host, Reading(seen, at))
+        here = [service for ref, service in self.services.items() if ref.host == host]
+        beats = [one for one in seen.processes if one.is_beat or one.has_beat]
+        if any(owner(one, here) is None for one in beats):
+            # It may have been started since the supervisors were asked.
+            await self.read([service.ref for service in here])
 
     async def _try_releases(self, host: str) -> None:
         with suppress(OpsError):  # told with the host
@@ -315,6 +350,8 @@ class Statuses:
                 ref, before.status, says, restarted=before.restarted, release=before.release
             )
             return
+        if before.status is not None and before.status.value.pid not in (None, status.pid):
+            self._machines.processes_end(ref.host, before.status.value.pid)
         usage = before.usage if before.usage and before.usage.value.pid == status.pid else None
         life = None if before.status is None else _life(ref, before.status.value)
         self.services[ref] = Service(

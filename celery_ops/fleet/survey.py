@@ -134,6 +134,10 @@ class Surveyor:
         """
         return await self._statuses.read_releases(host)
 
+    async def find_processes(self) -> None:
+        """Look on all hosts for processes of Celery's; the next snapshot knows them."""
+        await self._statuses.read_processes()
+
     def lost(self, error: BrokerUnreachable) -> FleetSnapshot:
         """The last known fleet while its broker cannot be read: everything in it ages, visibly."""
         self._lost_at = self._lost_at or self._clock.now()

@@ -26,6 +26,7 @@ _VALUED = {
 }
 """Options of `celery` itself that take the next word (celery.bin.celery)."""
 _SUBCOMMANDS = {"worker": Role.WORKER, "beat": Role.BEAT}
+_SCHEDULER = ("-S", "--scheduler")
 _DEFAULT_NAME = "celery"
 
 
@@ -35,7 +36,7 @@ class Invocation:
 
     `node` is None where it does not tell, as with a variable in it. `is_child`: a process of a
     worker's pool, by its title. `has_beat`: a worker that is a scheduler too (`-B`). `app` is its
-    `-A`, as written.
+    `-A` and `scheduler` its `-S`, as written.
     """
 
     role: Role
@@ -43,6 +44,7 @@ class Invocation:
     is_child: bool = False
     has_beat: bool = False
     app: str | None = None
+    scheduler: str | None = None
 
 
 def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
@@ -56,7 +58,7 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
         is_child = named["process"] != "MainProcess"
         return Invocation(Role.WORKER, named["node"], is_child, _has_beat(title.split()))
     if _BEAT_TITLE.match(title):
-        return Invocation(Role.BEAT)
+        return Invocation(Role.BEAT, scheduler=_option(title.split(), *_SCHEDULER))
     words = _after_celery(_unwrapped(arguments))
     position = _subcommand(words)
     if position is None:
@@ -64,9 +66,10 @@ def read(arguments: Sequence[str], hostname: str | None) -> Invocation | None:
     role, options = _SUBCOMMANDS[words[position]], words[position + 1 :]
     app = _option(words, "-A", "--app")
     if role is Role.BEAT:
-        return Invocation(role, app=app)
+        return Invocation(role, app=app, scheduler=_option(options, *_SCHEDULER) or None)
     name = node_name(_option(options, "-n", "--hostname"), hostname)
-    return Invocation(role, name, has_beat=_has_beat(options), app=app)
+    scheduler = _option(options, _SCHEDULER[1], _SCHEDULER[1]) or None  # its -S is --statedb
+    return Invocation(role, name, has_beat=_has_beat(options), app=app, scheduler=scheduler)
 
 
 def of_unit(arguments: Sequence[str], hostname: str | None) -> Invocation | None:

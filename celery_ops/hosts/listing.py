@@ -51,6 +51,7 @@ for pid in $seen; do
     case $folder in ''|*[!A-Za-z0-9_./@+-]*) ;; *) echo "/proc/$pid/cwd:$folder" ;; esac
 done
 echo services=
+[ -n "$unasked" ] && exit 0
 command -v systemctl >/dev/null 2>&1 || exit 0
 cd /
 names=
@@ -68,7 +69,9 @@ done
 systemctl show -p Id,LoadState,ActiveState,Type,MainPID,ExecStart -- '*.service' $names 2>/dev/null
 exit 0
 """
-"""Arguments: pids to look at whatever their command lines are."""
+"""Arguments: pids to look at whatever their command lines are. With `unasked` in its environment
+systemd is not asked.
+"""
 
 _LINE = re.compile(r"/proc/(?P<pid>\d+)/(?P<file>cmdline|stat|cgroup|status|cwd):(?P<text>.*)")
 _SOCKET = re.compile(r" (?P<path>/\S+)\.(?P<pid>\d+)$")
@@ -122,6 +125,15 @@ class Listing:
     processes: Mapping[int, Process] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)
     sockets: Mapping[int, str] = field(default_factory=dict)
+
+
+def processes_command() -> Command:
+    """The look at the processes alone."""
+    return Command(
+        argv=("sh", "-c", LIST, "sh"),
+        env=(("LC_ALL", "C"), ("TZ", "UTC"), ("unasked", "yes")),
+        shown="look at the Celery processes in /proc",
+    )
 
 
 def command(pids: Collection[int]) -> Command:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from celery_ops.hosts import cgroups, enclosed, invocations
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.supervisord import USUAL_SERVERS
-from celery_ops.model import CeleryProcess, Discovered, IdleService, Role, ServiceRef
+from celery_ops.model import (
+    CeleryProcess,
+    Discovered,
+    IdleService,
+    Role,
+    SeenProcess,
+    SeenProcesses,
+    ServiceRef,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,6 +94,31 @@ def discovered(found: Found) -> Discovered:
         processes=tuple(processes),
         idle=tuple(idle),
         notes=tuple(notes),
+    )
+
+
+def processes(seen: Listing) -> SeenProcesses:
+    """Every main process of Celery's; whose they are is not asked."""
+    found = []
+    servers = supervisords(seen)
+    for pid, invocation in sorted(_mains(Found(seen.hostname, seen))):
+        if invocation is not None:
+            line = tuple(_line(seen, pid))
+            found.append(
+                SeenProcess(
+                    line=line,
+                    supervisord=next((one for one in line if one in servers), None),
+                    is_beat=invocation.role is Role.BEAT,
+                    has_beat=invocation.has_beat,
+                    node=invocation.node,
+                    app=invocation.app,
+                    scheduler=invocation.scheduler,
+                    inner_pid=seen.processes[pid].inner_pid,
+                )
+            )
+    unseen = "it hides other users' processes (hidepid on /proc)" if seen.hides_processes else ""
+    return SeenProcesses(
+        seen.hostname, tuple(found), "the list was too long" if seen.truncated else unseen
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery_ops.hosts.ssh import SshHosts
     from celery_ops.hosts.ssh_keys import AskPassphrase
     from celery_ops.hosts.supervisord import Listed
-    from celery_ops.model import Discovered, Rights, ServiceRef
+    from celery_ops.model import Discovered, Rights, SeenProcesses, ServiceRef
     from celery_ops.ports import HostReading, ReleaseLayout, Shell, Supervisor
 
 PROCESSES_TIMEOUT = 10.0
@@ -102,6 +102,12 @@ class HostPool:
         """How a host is doing. Raise HostUnreachable, CommandFailed or UsageError."""
         completed = await self.shell(host).run(facts.ask(pids), timeout=FACTS_TIMEOUT)
         return facts.read(completed)
+
+    async def processes(self, host: str) -> SeenProcesses:
+        """What of Celery's runs there. Raise HostUnreachable, CommandFailed or UsageError."""
+        command = listing.processes_command()
+        completed = await self.shell(host).run(command, timeout=PROCESSES_TIMEOUT)
+        return owners.processes(listing.read(completed))
 
     async def discover(self, host: str, pids: Collection[int]) -> Discovered:
         """What of Celery's is on a host; processes of these pids are looked at in any case.

@@ -4,6 +4,7 @@ Unknown is `None`, never zero and never an empty tuple. What a worker told us is
 value together with the moment it was read, so that its age can always be shown.
 """
 
+from celery_ops.model.beats import Beat, SeenProcess, SeenProcesses
 from celery_ops.model.fleet import Finding, FleetSnapshot, Level, Targets
 from celery_ops.model.found import CeleryProcess, Discovered, IdleService, Rights, Role
 from celery_ops.model.machine import Disk, HostFacts, Restarts, Retry, Usage
@@ -13,7 +14,6 @@ from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Que
 from celery_ops.model.records import HELD, HOLD, PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.releases import HostReleases
 from celery_ops.model.services import (
-    Beat,
     Hazard,
     Host,
     Service,
@@ -79,6 +79,8 @@ __all__ = [
     "Rights",
     "Role",
     "RunRecord",
+    "SeenProcess",
+    "SeenProcesses",
     "SeenTask",
     "Service",
     "ServiceRef",

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from celery_ops.model.beats import Beat
 from celery_ops.model.holding import hold_of
 from celery_ops.model.queues import HeldMessage, Queue, Unproven
 from celery_ops.model.records import HELD, Holder, TakenRecord
-from celery_ops.model.services import Beat, Host, Service
+from celery_ops.model.services import Host, Service
 from celery_ops.model.workers import Worker
 
 
@@ -80,6 +81,8 @@ class FleetSnapshot:
     """
     delayed: int | None = None
     """Messages that wait in the broker for their time, of all queues together; None: not known."""
+    beat_lock: float | None = None
+    """Seconds for which RedBeat's lock in the broker is held still; None: none is seen there."""
     unproven: tuple[Unproven, ...] = ()
     """Messages that no worker shows, though it is not proved that nobody holds them."""
     _by_name: dict[str, Worker] = field(default_factory=dict, repr=False)

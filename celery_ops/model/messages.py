@@ -52,6 +52,10 @@ class StoredMessage:
     expires: datetime | None = None
     origin: str | None = None
     """Who sent it, `gen<pid>@<host>`."""
+    by_beat: bool = False
+    """It bears a scheduler's mark. Without it nothing follows: only Celery 5.7 and later, and
+    django-celery-beat, mark what they send, and a retry bears the mark of what it is a retry of.
+    """
     redelivered: bool | None = None
     sent_at: datetime | None = None
     """Only where its publisher or the broker stamps messages; Celery itself does not."""

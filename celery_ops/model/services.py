@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from celery_ops.model.told import Reading
 
 if TYPE_CHECKING:
+    from celery_ops.model.beats import SeenProcesses
     from celery_ops.model.machine import HostFacts, Restarts, Retry, Usage
     from celery_ops.model.releases import HostReleases
 
@@ -161,6 +162,9 @@ class Host:
     releases: Reading[HostReleases] | None = None
     """None: not configured, or never read; `releases_unread` says why."""
     releases_unread: str | None = None
+    processes: Reading[SeenProcesses] | None = None
+    """Of Celery's; None: never read. `processes_unread` says why not, or why not just now."""
+    processes_unread: str | None = None
 
     @property
     def reachable(self) -> bool | None:
@@ -168,12 +172,3 @@ class Host:
         if self.error is not None:
             return False
         return None if self.reached_at is None or self.silent_since is not None else True
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A scheduler as its supervisor, or its own answer to ping, shows it."""
-
-    name: str
-    service: Service | None
-    running: bool | None

@@ -123,6 +123,8 @@ class QueuesReading:
     """Messages in the broker's own queues for delayed delivery, of all queues together; None: not
     known.
     """
+    beat_lock: float | None = None
+    """Seconds for which RedBeat's lock is held still; None: none is seen there."""
 
 
 class Followed(Protocol):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from celery_ops.errors import CommandFailed, StreamFailed
-    from celery_ops.model import HostFacts, ServiceRef, ServiceStatus
+    from celery_ops.model import HostFacts, SeenProcesses, ServiceRef, ServiceStatus
     from celery_ops.ports.releases import ReleaseLayout
 
 
@@ -135,6 +135,13 @@ class Hosts(Protocol):
 
     async def facts(self, host: str, pids: Collection[int]) -> HostReading:
         """How a host is doing, and what these main processes use; a pid that is gone is left out.
+
+        Raise HostUnreachable, CommandFailed or UsageError.
+        """
+        ...
+
+    async def processes(self, host: str) -> SeenProcesses:
+        """The main processes of Celery's there, whoever runs them.
 
         Raise HostUnreachable, CommandFailed or UsageError.
         """

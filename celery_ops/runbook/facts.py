@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
+from celery_ops.fleet import beats
 from celery_ops.model import WorkerState, parked
 from celery_ops.runbook.targets import processes_of
 
@@ -59,6 +60,8 @@ class FleetFacts:
     unacked: int | None
     orphans: int | None
     """Messages that are proved to be held by nobody; unknown while of any that is not known."""
+    senders: int
+    """Schedulers that were seen to run and may send side by side; there may be more."""
     complete: bool
 
 
@@ -208,6 +211,7 @@ def of_fleet(snapshot: FleetSnapshot) -> FleetFacts:
         silent=sum(worker.state is WorkerState.SILENT for worker in workers),
         conflicts=sum(worker.state is WorkerState.CONFLICT for worker in workers),
         unsupervised=sum(worker.service is None for worker in workers),
+        senders=len(beats.senders(snapshot)),
         left_drained=_left_drained(snapshot),
         ready=_total(queue.ready for queue in snapshot.queues if parked(queue.name) is None),
         unacked=_total(queue.unacked for queue in snapshot.queues),

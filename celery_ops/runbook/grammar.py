@@ -34,6 +34,8 @@ from celery_ops.runbook.release_steps import ActivateStep
 from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
 from celery_ops.runbook.schema import (
     ANY_RUN,
+    DEFAULT_SILENCE,
+    OTHERS_REFUSED,
     BeatStep,
     CheckStep,
     ConfirmStep,
@@ -70,6 +72,7 @@ T = TypeVar("T")
 _HOST = "host"
 _BEAT = "beat"
 _OWED_BY = "owed_by"
+_OF_BEAT = ("silence", "others")
 _BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
@@ -83,7 +86,7 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
     is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
     if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
         return _beat_step(steps, spot, verb)
-    refuse_keys(steps, spot, spot.keys.keys() & {_OWED_BY})
+    refuse_keys(steps, spot, spot.keys.keys() & {_OWED_BY, *_OF_BEAT})
     target = worker_target(steps, spot)
     if target is None:
         return None
@@ -119,6 +122,8 @@ def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
         when=steps.when(spot),
         place=spot.place,
         owed_by=_optional(spot, _OWED_BY, steps.values.plain_text, ANY_RUN),
+        silence=_optional(spot, "silence", steps.values.duration, DEFAULT_SILENCE),
+        others=_optional(spot, "others", steps.values.plain_text, OTHERS_REFUSED),
     )
 
 
@@ -385,7 +390,7 @@ _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _REVOKED = ("ids", "task", "filter", "unseen", "timeout", "when")
 _RETRIES = ("retries", "retry_pause")
-_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "keep_available"))
+_WORKER_KEYS = ("timeout", "when", "keep_available")
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 VERBS: Mapping[str, Verb] = {
@@ -396,8 +401,8 @@ VERBS: Mapping[str, Verb] = {
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
-    "stop": _WORKER_VERB,
-    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
+    "stop": Verb(_read_worker_step, _ANYWHERE, (*_WORKER_KEYS, *_OF_BEAT)),
+    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY, *_OF_BEAT)),
     "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
         _read_wait,

@@ -169,6 +169,8 @@ _KEYS: Mapping[str, Schema] = {
     "rate": {"type": "string", "description": "how many in which time: 100/s, 30/m"},
     "older_than": _DURATION,
     "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},
+    "silence": _DURATION,
+    "others": {**_WORD, "description": "refuse or ignore schedulers that are not configured"},
     "vouched": _WORD,
     "for": _DURATION,
     "optional": {"type": "boolean", "description": "left out where no probe is configured"},

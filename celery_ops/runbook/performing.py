@@ -114,7 +114,7 @@ class Performer:
             case WaitStep():
                 await self._wait(step)
             case BeatStep():
-                await beats.perform(self._stage, step, planned)
+                self.came_to.append(await beats.perform(self._stage, step, planned))
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case WatchStep():

@@ -305,7 +305,8 @@ class _Draft:
             case BeatStep():
                 services = self.chosen_beats(step)
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
-                return beats.planned(step, services, self.snapshot, self.hosts)
+                self.hazards += beats.hazards(step, services, self.snapshot, self.scope)
+                return beats.planned(step, services, self.snapshot, self.hosts, self.scope)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())

@@ -14,7 +14,7 @@ from celery_ops.runbook.hazards import asks
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
 from celery_ops.runbook.planner import Request
-from celery_ops.runbook.schema import RestoreStep, Roll, WorkerStep
+from celery_ops.runbook.schema import BeatStep, CheckStep, RestoreStep, Roll, WorkerStep
 from celery_ops.runbook.scouting import Scout
 
 if TYPE_CHECKING:
@@ -122,7 +122,11 @@ class Planner:
         """One round; a second one where what is planned rests on two."""
         surely = any(isinstance(step, RestoreStep) for step in runbook.steps)
         survey = self._surveyor.refresh_surely if surely else self._surveyor.refresh
-        return await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        snapshot = await survey(questions=_EVERYTHING, timeout=SURVEY_TIMEOUT)
+        if _is_about_beat(runbook):
+            await self._surveyor.find_processes()
+            snapshot = await self._surveyor.refresh(questions=(), services=())
+        return snapshot
 
     async def selected(self, plan: Plan) -> frozenset[str]:
         """The workers that a plan's selectors mean now; nobody where they match nothing."""
@@ -142,3 +146,10 @@ def _asks_workers(runbook: Runbook) -> bool:
         if any(isinstance(one, WorkerStep) and asks(one) for one in inner):
             return True
     return False
+
+
+def _is_about_beat(runbook: Runbook) -> bool:
+    checks = (step for step in runbook.preflight if isinstance(step, CheckStep))
+    return any(isinstance(step, BeatStep) for step in runbook.steps) or any(
+        "fleet.senders" in check.that.source for check in checks
+    )

@@ -99,6 +99,8 @@ class Retries:
 
 NO_RETRIES = Retries(Constant(0), Constant(0.0))
 ANY_RUN = "*"
+DEFAULT_SILENCE = 5.0
+OTHERS_REFUSED, OTHERS_IGNORED = "refuse", "ignore"
 
 
 class OnFail(StrEnum):
@@ -271,7 +273,8 @@ class RestoreStep:
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
-    what these earlier runs have stopped.
+    what these earlier runs have stopped. For `silence` seconds it is watched who sends; `others`,
+    which are not configured or would be second senders, are refused or ignored.
     """
 
     id: str
@@ -280,6 +283,8 @@ class BeatStep:
     when: Condition | None
     place: Place
     owed_by: Slot[str] = Constant(ANY_RUN)
+    silence: Slot[float] = Constant(DEFAULT_SILENCE)
+    others: Slot[str] = Constant(OTHERS_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)

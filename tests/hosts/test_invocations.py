@@ -137,3 +137,21 @@ def test_the_node_that_a_unit_starts_is_told(line: str, node: str) -> None:
 )
 def test_a_unit_of_several_nodes_or_of_unknown_ones_tells_none(line: str) -> None:
     assert of_unit(shlex.split(line), HOSTNAME) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "scheduler"),
+    [
+        ("celery -A shop beat -S redbeat.RedBeatScheduler", "redbeat.RedBeatScheduler"),
+        ("celery -A shop beat --scheduler=a.b:C -s /tmp/file", "a.b:C"),
+        ("celery -A shop beat -s /tmp/file", None),
+        ("celery -A shop worker -B --scheduler a.b:C", "a.b:C"),
+        ("celery -A shop worker -B -S /var/lib/state.db", None),
+    ],
+)
+def test_the_scheduler_is_told_and_a_workers_state_file_is_none(
+    line: str, scheduler: str | None
+) -> None:
+    found = read(line.split(), HOSTNAME)
+    assert found is not None
+    assert found.scheduler == scheduler

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
+BRIEFLY = ("-p", "silence=1s")
 SENDS, STANDS_BY = beat_of("web1"), beat_of("web2")
 REBEAT = """
 name: rebeat
@@ -66,19 +67,26 @@ def taken(fleet: HostFleet) -> list[str]:
     return [json.loads(value)["service"]["name"] for value in entries.values()]
 
 
-def test_just_what_ran_is_stopped_and_started_again(fleet: HostFleet, ann: Operator) -> None:
+def test_all_that_send_are_stopped_and_one_is_started_again(
+    fleet: HostFleet, ann: Operator
+) -> None:
     before = life(fleet)
-    stopped = ann.do("beat", "stop", "--yes")
+    fleet.hosts["web2"].run("systemctl", "start", STANDS_BY.name)
+    seen = ann.do("beat", "--json").json
+    assert (seen["senders"], seen["problems"][0]["rule"]) == (2, "two-beats")
+    stopped = ann.do("beat", "stop", "--yes", *BRIEFLY)
     assert stopped.code == 0, stopped.all
-    assert fleet.show_unit(SENDS, "ActiveState", "Result") == {
-        "ActiveState": "inactive",
-        "Result": "success",
-    }
-    assert taken(fleet) == [SENDS.name]
+    for one in (SENDS, STANDS_BY):
+        stands = {"ActiveState": "inactive", "Result": "success"}
+        assert fleet.show_unit(one, *stands) == stands
+    assert len(taken(fleet)) == 2
     assert f"{SENDS} is stopped\n      celery-ops -c hosts beat start" in stopped.out
-    started = ann.do("beat", "start", "--yes")
+    assert "no process of one on web1, web2" in stopped.out
+    started = ann.do("beat", "start", "--yes", *BRIEFLY)
     assert started.code == 0, started.all
+    assert f"{STANDS_BY} stays stopped" in started.out
     assert life(fleet) not in {"", before}
+    assert ann.do("beat", "--json").json["senders"] == 1
 
 
 def test_a_restart_is_another_life(fleet: HostFleet, ann: Operator) -> None:
@@ -110,7 +118,7 @@ def test_one_that_does_not_come_back_is_owed_and_can_be_given_back_by_another(
 
 def test_an_undo_starts_it_again(fleet: HostFleet, ann: Operator) -> None:
     before = life(fleet)
-    stopped = ann.do("beat", "stop", "--yes")
+    stopped = ann.do("beat", "stop", "--yes", *BRIEFLY)
     assert stopped.code == 0, stopped.all
     undone = ann.do("runs", "undo", "--yes")
     assert undone.code == 0, undone.all

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
-ROLLBACK = ("runbook", "rollback", "-p", "release=previous", "-p", "watch=20s", "-p", "batch=3")
+ROLLBACK = (
+    "runbook",
+    "rollback",
+    "-p",
+    "release=previous",
+    "-p",
+    "watch=20s",
+    "-p",
+    "batch=3",
+    "-p",
+    "silence=2s",
+)
 TASKS_BEFORE = 20
 
 
@@ -67,6 +78,9 @@ def rolled_back(folder: Path, fleet: HostFleet, *options: str) -> RolledBack:
 def test_a_release_is_rolled_back_under_load(tmp_path: Path, strategy: str) -> None:
     with released_fleet(tmp_path / "fleet") as fleet:
         assert current(fleet) == dict.fromkeys(fleet.hosts, NEW)
+        if strategy == "rolling":  # beat runs twice
+            fleet.hosts["web2"].run("systemctl", "start", "celery-beat")
+            wait_until(lambda: len({one.origin for one in ticks(fleet)}) == 2, what="both send")
         seen = rolled_back(tmp_path, fleet, "-p", f"strategy={strategy}")
         assert seen.run.code == 0, seen.run.all
         assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
@@ -105,6 +119,7 @@ def _beat_was_away_all_the_while(seen: RolledBack) -> None:
     before, after = (sum(one.origin == sender for one in told) for sender in senders)
     assert all(one.release == OLD for one in told if one.origin == senders[1])
     assert min(one.at for one in told if one.origin == senders[1]) >= started
+    assert {one.origin for one in told if one.at >= started} == {senders[1]}, "one sends"
     assert after > 15, "it was watched for twenty seconds"
     assert before > 3
 

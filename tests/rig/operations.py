@@ -52,7 +52,9 @@ CONF = {
 
 @dataclass(frozen=True)
 class Program:
-    """A worker as supervisord runs it, or a scheduler. `node` is its own name unless given."""
+    """A worker as supervisord runs it, or a scheduler. `node` is its own name unless given;
+    `packages` is a folder with further ones.
+    """
 
     name: str
     pool: str = "threads"
@@ -61,6 +63,7 @@ class Program:
     node: str = ""
     autostart: bool = True
     beat: bool = False
+    packages: str = ""
 
     @property
     def node_name(self) -> str:
@@ -73,6 +76,8 @@ class Program:
     def settings(self, fleet: Fleet, folder: Path) -> dict[str, str]:
         """The keys of its section of supervisord.conf."""
         environment = fleet.environment() | {"RIG_PROGRAM": self.name}
+        if self.packages:
+            environment["PYTHONPATH"] = self.packages
         command = self._command()
         keys = {
             "command": shlex.join(command),
@@ -93,7 +98,7 @@ class Program:
 
     def _command(self) -> tuple[str, ...]:
         if self.beat:
-            return beat_command(self.name)
+            return (*beat_command(self.name), *self.arguments)
         return worker_command(
             self.node_name,
             *("--pool", self.pool, "--concurrency", "1", "--queues", ",".join(self.all_queues)),

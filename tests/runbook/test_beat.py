@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.standin.fleet import SimulatedService
 
+SECOND = "supervisord second on web2"
 BEAT, STANDBY = "supervisord beat on web1", "supervisord standby on web2"
 AROUND = """
 name: around
@@ -192,7 +193,9 @@ async def test_what_another_run_has_stopped_is_left_stopped_where_one_is_named(
     assert (beat.state, second.state) == (ServiceState.STOPPED, ServiceState.RUNNING)
     (record,) = await operation.broker.taken()
     assert (record.worker, record.run != run) == (BEAT, True)
-    assert (await operation.run("start-beat")).ending is Ending.DONE
+    plan = await operation.plan("start-beat")
+    assert any(f"{SECOND} (pid {second.pid}) sends already" in one for one in plan.refusals)
+    assert (await operation.run("start-beat", other_beats="ignore")).ending is Ending.DONE
     assert beat.state is ServiceState.RUNNING
 
 

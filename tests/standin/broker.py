@@ -224,6 +224,7 @@ class StandinBroker:
         """What a consumer held that is gone is given back by itself, as on RabbitMQ."""
         self.counts_consumers: dict[str, int] = {}
         self.delayed: int | None = None
+        self.beat_lock: float | None = None
         self.moves_messages = True
         self.puts_first = True
         self.marks = False
@@ -381,6 +382,7 @@ class StandinBroker:
             self.notes,
             keeps_held=not self.gives_back,
             delayed=self.delayed,
+            beat_lock=self.beat_lock,
         )
 
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:

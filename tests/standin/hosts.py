@@ -13,7 +13,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed, HostUnreachable
-from celery_ops.model import Disk, HostFacts, ServiceRef, ServiceState, ServiceStatus
+from celery_ops.model import (
+    Disk,
+    HostFacts,
+    SeenProcess,
+    SeenProcesses,
+    ServiceRef,
+    ServiceState,
+    ServiceStatus,
+)
 from celery_ops.ports import Command, Completed, HostReading, ProcessTree
 from tests.standin.fleet import SimulatedService, StandinFleet
 from tests.standin.releases import StandinReleases
@@ -190,8 +198,10 @@ class StandinHosts:
 
     `unreachable` and `hanging` are names of hosts with that fault; those in `refusing` do not tell
     their facts; `swallowing` ones answer questions, and lose the connection instead of doing
-    anything. `written` is what services write to their logs, by host and name: an error is raised,
-    None ends the log.
+    anything. `strays` are Celery's processes, by host, that no service of a scheduler stands for;
+    `schedulers` are the classes that such services name; `blind` hosts do not show their processes.
+    `written` is what services write to their
+    logs, by host and name: an error is raised, None ends the log.
     """
 
     def __init__(self, fleet: StandinFleet) -> None:
@@ -211,6 +221,9 @@ class StandinHosts:
         self.facts_of: dict[str, HostFacts] = {}
         self.facts_read: list[str] = []
         self.refusing: set[str] = set()
+        self.blind: set[str] = set()
+        self.strays: dict[str, tuple[SeenProcess, ...]] = {}
+        self.schedulers: dict[str, str] = {}
         self.layout: StandinReleases | None = None
         self._shells: dict[str, StandinShell] = {}
 
@@ -254,6 +267,21 @@ class StandinHosts:
 
     def _pids(self, host: str) -> set[int | None]:
         return {one.pid for ref, one in self.fleet.services.items() if ref.host == host}
+
+    async def processes(self, host: str) -> SeenProcesses:
+        """Those of its schedulers' services that run, and what else `strays` has for the host."""
+        if host in self.unreachable:
+            raise HostUnreachable(f"{host}: no route to host")
+        if host in self.blind:
+            raise CommandFailed(f"{host}: it has no /proc")
+        await self.fleet.clock.sleep(self.seconds)
+        self.fleet.settle()
+        beats = [
+            SeenProcess((one.pid,), is_beat=True, scheduler=self.schedulers.get(str(ref)))
+            for ref, one in self.fleet.services.items()
+            if ref.host == host and ref.beat and one.pid is not None
+        ]
+        return SeenProcesses(host, (*beats, *self.strays.get(host, ())))
 
     @property
     def releases(self) -> StandinReleases | None:

@@ -71,6 +71,9 @@ class Message:
     expires: float | None = None
     fails: str = ""
     """The exception that it ends with."""
+    origin: str | None = None
+    by_beat: bool = False
+    redelivered: bool = False
 
 
 @dataclass

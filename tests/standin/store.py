@@ -196,7 +196,9 @@ class StandinStore:
             retries=0,
             eta=None if message.eta is None else fleet.wall_time(message.eta),
             expires=None if message.expires is None else fleet.wall_time(message.expires),
-            redelivered=False,
+            origin=message.origin,
+            by_beat=message.by_beat,
+            redelivered=message.redelivered,
             body=Body(self._broker.bodies.get(message.id, b"[[], {}, {}]")),
             came_from=Address("", message.queue),
         )
