@@ -42,6 +42,7 @@ def encode_taken(record: TakenRecord) -> str:
             "run": record.run,
             "operator": record.operator,
             "at": record.at.isoformat(),
+            **({"at_boot": record.at_boot} if record.at_boot else {}),
         }
     )
 
@@ -58,6 +59,7 @@ def decode_taken(text: str | bytes) -> TakenRecord:
         run=fields.text("run"),
         operator=fields.text("operator"),
         at=fields.moment("at"),
+        at_boot=fields.text("at_boot", ""),
     )
     fields.end()
     if record.kind not in _KINDS:

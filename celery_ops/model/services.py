@@ -92,6 +92,12 @@ class ServiceStatus:
     """Set where it ended though it should run, by what its supervisor does about that."""
     hazards: tuple[Hazard, ...] = ()
     """Beyond what the fields above tell."""
+    at_boot: str | None = None
+    """How it is set to be started when its host boots, in its supervisor's word (`enabled`), as far
+    as a stop for good can unset that; empty: it is not. None: not known.
+    """
+    comes_back: str = ""
+    """What starts it again unasked, whatever is unset; empty: nothing that is known."""
 
     @property
     def stops_cold(self) -> bool:

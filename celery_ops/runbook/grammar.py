@@ -30,6 +30,7 @@ from celery_ops.runbook.queue_grammar import (
     refuse_queue_keys,
 )
 from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
+from celery_ops.runbook.roll_words import Offline, OnFail, Order
 from celery_ops.runbook.schema import (
     ANY_RUN,
     ActivateStep,
@@ -41,10 +42,7 @@ from celery_ops.runbook.schema import (
     DoctorStep,
     InnerStep,
     NotifyStep,
-    Offline,
-    OnFail,
     OnTimeout,
-    Order,
     QueueStep,
     QueueVerb,
     RestoreStep,
@@ -96,7 +94,17 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         place=spot.place,
         retries=steps.retries(spot),
         keep_available=_keep_available(steps, spot),
+        for_good=_for_good(steps, spot),
     )
+
+
+def _for_good(steps: StepReader, spot: Spot) -> bool:
+    node = spot.keys.get("for_good")
+    if node is None:
+        return False
+    if spot.where is not Where.ROLL:
+        steps.wrong(node.place, "`for_good` is only possible inside a roll: it guards what remains")
+    return steps.values.reader.boolean(node, f"for_good of {spot.what}") is True
 
 
 def _keep_available(steps: StepReader, spot: Spot) -> Slot[Count] | None:
@@ -109,6 +117,7 @@ def _keep_available(steps: StepReader, spot: Spot) -> Slot[Count] | None:
 
 
 def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
+    refuse_keys(steps, spot, spot.keys.keys() & {"for_good"})
     if "retries" in spot.keys:
         steps.wrong(spot.keys["retries"].place, f"`{verb}: beat` is not tried again")
     return BeatStep(
@@ -329,6 +338,9 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         verify=verify,
         place=spot.place,
         when=steps.when(spot),
+        running=None
+        if "running" not in keys
+        else values.integer(keys["running"], f"running of {spot.what}"),
     )
 
 
@@ -395,7 +407,7 @@ VERBS: Mapping[str, Verb] = {
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
-    "stop": _WORKER_VERB,
+    "stop": Verb(_read_worker_step, _ANYWHERE, (*_WORKER_VERB.keys, "for_good")),
     "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
     "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
@@ -468,6 +480,7 @@ VERBS: Mapping[str, Verb] = {
             "settle",
             "on_fail",
             "offline",
+            "running",
             "steps",
             "verify",
             "when",

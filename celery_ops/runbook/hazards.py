@@ -22,7 +22,7 @@ from celery_ops.runbook.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from celery_ops.model import FleetSnapshot, Worker
+    from celery_ops.model import FleetSnapshot, ServiceStatus, Worker
     from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.schema import InnerStep, Runbook, Step
 
@@ -162,6 +162,8 @@ def dangers(
                 f"{name}: a task runs for {as_duration(longest)} already and the stop grace is"
                 f" {as_duration(grace)}: it may be killed"
             )
+    if step.for_good and status is not None:
+        found += _why_it_comes_back(name, status)
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
         names = ", ".join(worker.paused)
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
@@ -175,6 +177,14 @@ def dangers(
     if verb is WorkerVerb.START and worker.queues is None:
         found.append(f"{name}: what it will consume is not known before it runs")
     return found
+
+
+def _why_it_comes_back(name: str, status: ServiceStatus) -> list[str]:
+    if status.comes_back:
+        return [f"{name} does not stay stopped for ever: {status.comes_back}"]
+    if status.at_boot is None:
+        return [f"{name}: its supervisor does not tell whether it is started when its host boots"]
+    return []
 
 
 def drains_before_it_stops(runbook: Runbook) -> bool:

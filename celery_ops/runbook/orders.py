@@ -7,10 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celery_ops.errors import CommandFailed
+from celery_ops.runbook.events import Result
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
 if TYPE_CHECKING:
-    from celery_ops.model import Incarnation
+    from celery_ops.model import Incarnation, ServiceRef
+    from celery_ops.runbook.events import Outcome
     from celery_ops.runbook.plan import PlannedWorker
 
 
@@ -24,6 +27,7 @@ class Order:
     on_timeout: OnTimeout = OnTimeout.FAIL
     retries: int = 0
     pause: float = 0.0
+    for_good: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Target:
 
     unseen: str = ""
     """Why it is not known whether its service runs; empty: its supervisor told it last."""
+    settled: bool = False
+    """It came through a roll that stopped it for good: it is owed what it is to be owed."""
     returned: bool = False
     """What it was owed was given back, or what was done to it taken back."""
 
@@ -74,3 +80,17 @@ class Target:
     @property
     def owed(self) -> bool:
         return self.queues_taken or self.down
+
+    @property
+    def service(self) -> ServiceRef:
+        """Raise CommandFailed if there is none."""
+        if self.planned.service is None:
+            raise CommandFailed(f"{self.name} has no supervisor that is known here")
+        return self.planned.service
+
+    def retell(self, outcome: Outcome) -> None:
+        """What the journal says came of an act."""
+        if outcome.result is Result.FAILED:
+            self.failed = outcome.says
+        if outcome.result is Result.DEFERRED:
+            self.put_off = outcome.says

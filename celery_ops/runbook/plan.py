@@ -53,6 +53,10 @@ class PlannedWorker:
     """
     release: str | None = None
     """What it ran then; None: not known."""
+    at_boot: str | None = None
+    """How its service was set to be started at boot: `ServiceStatus.at_boot`."""
+    unset_at_boot: str = ""
+    """The same, where an earlier run has stopped it for good and unset that."""
 
     @property
     def is_beat(self) -> bool:

@@ -355,7 +355,9 @@ def _prepare(
 def _write_unit(folder: Path, unit: str, keys: dict[str, str]) -> None:
     wanted_by = keys.pop("WantedBy", None)
     lines = "\n".join(f"{key}={value}" for key, value in keys.items())
-    (folder / f"{unit}.service").write_text(f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n")
+    install = "" if wanted_by is None else f"[Install]\nWantedBy={wanted_by.split()[0]}\n"
+    text = f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n{install}"
+    (folder / f"{unit}.service").write_text(text)
     if wanted_by is not None:
         target, *instances = wanted_by.split()
         wants = folder / f"{target}.wants"
