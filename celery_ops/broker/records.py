@@ -42,7 +42,7 @@ def encode_taken(record: TakenRecord) -> str:
             "run": record.run,
             "operator": record.operator,
             "at": record.at.isoformat(),
-            **({"at_boot": record.at_boot} if record.at_boot else {}),
+            "at_boot": record.at_boot,
         }
     )
 

@@ -81,9 +81,11 @@ async def test_the_plan_counts_what_went_before_and_refuses_the_last_consumer_of
     assert is_down(operation) == []
 
 
-async def test_nobody_left_is_refused(operation: Operation) -> None:
-    refusals = (await operation.plan("scale-down", to="0")).refusals
-    assert any(one.startswith("Nobody would be left") for one in refusals)
+async def test_a_queue_with_nobody_left_is_refused(operation: Operation) -> None:
+    (says,) = (await operation.plan("scale-down", to="0", workers="queue:mail", batch="1")).refusals
+    assert "queue mail would keep 0 consumers, and must keep 1 of 3" in says
+    plan = await operation.plan("scale-down", to="0", workers="w2@*")
+    assert plan.refusals == ()
 
 
 async def test_a_share_of_the_consumers_can_be_kept(operation: Operation) -> None:
