@@ -118,7 +118,7 @@ _VALUES: Mapping[str, Schema] = {
     "probe": {
         **_NAMES,
         "description": "queues that the context's probe task is sent to; configured: its own;"
-        " in a roll also worker",
+        " consumed: all that our workers consume; in a roll also worker",
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("revoke", "terminate", "retry"), _TASKS),

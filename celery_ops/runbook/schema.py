@@ -308,9 +308,9 @@ class ProbeStep:
     """The context's probe task is sent to each of these queues, and its end is proved; of the
     current worker, that it runs one.
 
-    A text may name several queues, separated by commas, and `configured` stands for the context's
-    own. `timeout` in seconds; None: the context's. An `optional` one is left out where the context
-    has no probe.
+    A text may name several queues, separated by commas; `configured` stands for the context's own,
+    `consumed` for all that our workers consume. `timeout` in seconds; None: the context's. An
+    `optional` one is left out where the context has no probe.
     """
 
     id: str
