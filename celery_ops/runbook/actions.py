@@ -102,6 +102,11 @@ def scale(worker: str, by: int) -> ControlAction:
     return ControlAction(worker, Control("pool_grow", {"n": by}))
 
 
+def autoscale(worker: str, most: int) -> ControlAction:
+    """Let a worker that scales itself have so many processes at most."""
+    return ControlAction(worker, Control("autoscale", {"max": most}))
+
+
 def turns(
     step: RunStep, chosen: Iterable[str], targets: Mapping[str, PlannedWorker]
 ) -> list[str | None]:

@@ -76,14 +76,12 @@ def scale_obstacles(worker: PlannedWorker, goal: int | None, snapshot: FleetSnap
     if refusals:
         return refusals
     name = worker.name
-    if worker.autoscale is not None:
-        least, most = worker.autoscale
-        return [
-            f"{name} scales itself between {least} and {most} processes, and then refuses to be"
-            " scaled: change its range (control: autoscale, args: {max: …, min: …})"
-        ]
-    if worker.processes is None or goal is None:
+    if worker.size is None or goal is None:
         return [f"{name} does not tell how many processes its pool has: only prefork pools do"]
+    if worker.autoscale is not None and goal < max(1, worker.autoscale[0]):
+        least, most = worker.autoscale
+        return [f"{name} scales itself between {least} and {most} processes: {goal} is less than"
+                " its least"]  # fmt: skip
     if goal < 1:
         return [f"{name} would be left with no process at all, and go on consuming"]
     return []

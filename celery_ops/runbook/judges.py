@@ -238,8 +238,10 @@ class Free:
         return Judgement(Seen.DONE, "has ended what it ran")
 
 
-def scaled(target: PlannedWorker, processes: int, since: datetime) -> Judge:
-    """Its pool has so many processes; only what they are tells, not what was asked for."""
+def scaled(target: PlannedWorker, size: int, since: datetime) -> Judge:
+    """Its pool has so many processes, or at most so many where it scales itself; only what they are
+    tells, not what was asked for.
+    """
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
         worker = snapshot.worker(target.name)
@@ -248,9 +250,11 @@ def scaled(target: PlannedWorker, processes: int, since: datetime) -> Judge:
             return gone
         if worker is None or worker.stats is None or not _fresh(worker.stats, since):
             return Judgement(Seen.NOT_YET, no_answer(worker))
-        has = processes_of(worker)
-        says = f"its pool has {'an unknown number of' if has is None else has} processes"
-        return Judgement(Seen.DONE if has == processes else Seen.NOT_YET, says)
+        autoscale = worker.stats.value.autoscale
+        has = processes_of(worker) if autoscale is None else autoscale[1]
+        at_most = "" if autoscale is None else "at most "
+        says = f"its pool has {at_most}{'an unknown number of' if has is None else has} processes"
+        return Judgement(Seen.DONE if has == size else Seen.NOT_YET, says)
 
     return judge
 

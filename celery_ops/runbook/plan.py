@@ -59,6 +59,11 @@ class PlannedWorker:
     """The same, where an earlier run has stopped it for good and unset that."""
 
     @property
+    def size(self) -> int | None:
+        """How many processes its pool has, or may have where it scales itself."""
+        return self.processes if self.autoscale is None else self.autoscale[1]
+
+    @property
     def is_beat(self) -> bool:
         """It is a scheduler and not a worker; its name is that of its service."""
         return self.service is not None and self.service.beat
