@@ -45,6 +45,7 @@ def encode_taken(record: TakenRecord) -> str:
             "operator": record.operator,
             "at": record.at.isoformat(),
             "tasks": list(record.tasks),
+            "at_boot": record.at_boot,
         }
     )
 
@@ -62,6 +63,7 @@ def decode_taken(text: str | bytes) -> TakenRecord:
         operator=fields.text("operator"),
         at=fields.moment("at"),
         tasks=fields.texts("tasks"),
+        at_boot=fields.text("at_boot", ""),
     )
     fields.end()
     if record.kind not in _KINDS:

@@ -91,7 +91,11 @@ def _service(
     if wrong is not None:
         says, fix = wrong
         return Check("service", subject, ok=False, says=says, fix=fix)
-    return Check("service", subject, ok=True, says=_right(service, worker, host, snapshot))
+    says = _right(service, worker, host, snapshot)
+    if host is None or service.ref not in host.refused_for_good:
+        return Check("service", subject, ok=True, says=says)
+    why, fix = host.refused_for_good[service.ref]
+    return Check("service", subject, ok=True, says=f"{says}, but not for good: {why}", fix=fix)
 
 
 def _wrong(

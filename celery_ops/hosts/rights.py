@@ -1,4 +1,4 @@
-"""Asks whether we may start and stop units on a host, without doing it.
+"""Asks whether we may start and stop units on a host, also for good, without doing it.
 
 `sudo -n -l COMMAND` alone is not enough: it also says yes of a command that would ask for a
 password, if any other of the user's rules asks for none (sudoers(5), listpw).
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts.systemd import sudoers_line
+from celery_ops.hosts.systemd import sudoers_lasting_line, sudoers_line
 from celery_ops.hosts.units import text_of
 from celery_ops.model import Rights
 from celery_ops.ports import Command
@@ -29,11 +29,13 @@ printf 'user=%s\n' "$(id -un)"
 [ "$(id -u)" = 0 ] && how=root
 printf 'how=%s\n' "$how"
 for unit in "$@"; do
-    for verb in start stop; do
+    for verb in start stop enable disable; do
+        now= act=manage-units
+        case $verb in *able) now=--now act=manage-unit-files ;; esac
         case $how in
         root) said= code=0 ;;
-        sudo) said=$(sudo -n -l systemctl "$verb" --no-block "$unit" 2>&1); code=$? ;;
-        *) said=$(pkcheck --action-id org.freedesktop.systemd1.manage-units --process $$ \
+        sudo) said=$(sudo -n -l systemctl "$verb" $now --no-block "$unit" 2>&1); code=$? ;;
+        *) said=$(pkcheck --action-id org.freedesktop.systemd1.$act --process $$ \
             --detail unit "$unit" --detail verb "$verb" 2>&1 < /dev/null); code=$? ;;
         esac
         printf 'answer=%s %s\n' "$code" "$(printf '%s' "$said" | tr '\n' ' ')"
@@ -44,6 +46,8 @@ exit 0
 """
 """Arguments: `sudo` or `direct`, and units."""
 
+_START_AND_STOP, _ALL = 2, 4
+"""So many answers a unit."""
 _RULE = re.compile(r"\s+\((?P<runas>[^)]*)\)\s*(?P<commands>.*)")
 _TAG = re.compile(r"(?P<tag>(?:NO)?[A-Z]+): ?")
 _TAGS = {"PASSWD": True, "NOPASSWD": False}
@@ -63,17 +67,19 @@ def read(services: Sequence[ServiceRef], completed: Completed) -> Rights:
     lines = [line.partition("=") for line in text_of(completed.out).split("\n")]
     answers = [value for key, _, value in lines if key == "answer"]
     facts = {key: value for key, _, value in lines if key in {"user", "how"}}
-    if completed.code or "how" not in facts or len(answers) != 2 * len(services):
+    if completed.code or "how" not in facts or len(answers) != _ALL * len(services):
         said = " ".join(text_of(completed.err).split())[:200]
         raise CommandFailed(f"It cannot be told what we may do there: {said or 'no answer'}.")
     rules = [value for key, _, value in lines if key == "rule"]
-    refused = {}
+    refused, for_good = {}, {}
     for position, service in enumerate(services):
-        mine = answers[2 * position : 2 * position + 2]
-        reason = next(filter(None, (_refusal(one, facts, rules) for one in mine)), None)
-        if reason is not None:
-            refused[service] = (reason, _fix(service, facts))
-    return Rights(facts.get("user", ""), refused)
+        mine = answers[_ALL * position : _ALL * position + _ALL]
+        reasons = [_refusal(one, facts, rules) for one in mine]
+        if (reason := next(filter(None, reasons[:_START_AND_STOP]), None)) is not None:
+            refused[service] = (reason, _fix(sudoers_line(service), facts))
+        elif (reason := next(filter(None, reasons[_START_AND_STOP:]), None)) is not None:
+            for_good[service] = (reason, _fix(sudoers_lasting_line(service), facts))
+    return Rights(facts.get("user", ""), refused, for_good)
 
 
 def asks_for_password(rules: Sequence[str], wanted: str) -> bool | None:
@@ -123,7 +129,7 @@ def _refusal(answer: str, facts: dict[str, str], rules: Sequence[str]) -> str | 
     return f"{user} is not root there, and nothing else allows it"
 
 
-def _fix(service: ServiceRef, facts: dict[str, str]) -> str:
-    line = sudoers_line(service).replace("USER", facts.get("user") or "USER", 1)
+def _fix(line: str, facts: dict[str, str]) -> str:
+    line = line.replace("USER", facts.get("user") or "USER", 1)
     set_sudo = "" if facts["how"] == "sudo" else "Set `sudo: true` for the host, and "
     return f"{set_sudo}{'allow' if set_sudo else 'Allow'} it there with visudo: {line}"

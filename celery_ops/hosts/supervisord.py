@@ -46,6 +46,8 @@ _STATES = {
     _EXITED: ServiceState.STOPPED,
     _FATAL: ServiceState.FAILED,
 }
+# That stands in its files, and nothing that it can be told changes it.
+_AUTOSTART = "supervisord starts it again when it is restarted itself (autostart=true)"
 _RETRIES = {_BACKOFF: Retry.AGAIN, _FATAL: Retry.GAVE_UP}
 
 
@@ -341,6 +343,8 @@ def _status(
         signals_children=signals_children,
         stop_signal=_signal_name(mine.get("stopsignal")),
         retry=_RETRIES.get(_integer(info, "state")),
+        at_boot="",
+        comes_back=_AUTOSTART if mine.get("autostart") else "",
     )
 
 

@@ -42,10 +42,17 @@ case $seen in
         exit
     fi ;;
 esac
+case " $* " in *" disable "*)
+    if ! systemctl cat -- "$unit" | grep -q '^[[:space:]]*\\[Install\\]'; then
+        echo Effect=fixed
+        exit
+    fi ;;
+esac
 if [ "$(id -u)" = 0 ] && [ "$1" = sudo ]; then shift 2; fi
 exec "$@"
 """
-"""Arguments: the unit, the life it is meant for (empty: any), and the argv that stops it."""
+"""Arguments: the unit, the life it is meant for (empty: any), and the argv that stops it. A unit
+without `[Install]` that is enabled all the same is left alone: it could not be enabled again."""
 
 START = """\
 unit=$1
@@ -88,6 +95,10 @@ gets an empty one from journalctl, and a hint on stderr: so it is looked at firs
 sudo."""
 NO_JOURNAL = 77
 """The exit code of LOG where the journal cannot be read; stderr is the user's name."""
+
+EFFECTS = ("start", "stop")
+LASTING_EFFECTS = ("enable --now", "disable --now")
+"""What systemctl is told so that a service starts, or stays down, at the next boot too."""
 
 # Names in every version's plain form: UTC, no translation.
 _PLAIN = (("LC_ALL", "C"), ("TZ", "UTC"))
@@ -141,17 +152,34 @@ class Systemd:
 
     def start(self, service: ServiceRef) -> Command:
         """Start it; already started is fine. Refused while it stops."""
-        return self._effect("start", service, START, [_name(service)])
+        return self._effect(("start",), service, START, [_name(service)])
 
     def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
         """Stop that life; already stopped, or already stopping, is fine."""
-        return self._effect("stop", service, STOP, [_name(service), expect or ""])
+        return self._effect(("stop",), service, STOP, [_name(service), expect or ""])
+
+    def stop_for_good(self, service: ServiceRef, *, expect: str | None) -> Command:
+        """It is disabled and not masked: a unit whose own file is in /etc cannot be masked."""
+        arguments = [_name(service), expect or ""]
+        return self._effect(("disable", "--now"), service, STOP, arguments)
+
+    def start_for_good(self, service: ServiceRef, *, at_boot: str) -> Command:
+        """Raise ValueError for any other word than `enabled`."""
+        if at_boot != units.ENABLED:
+            raise ValueError(f"{at_boot} is not told of any unit")
+        return self._effect(("enable", "--now"), service, START, [_name(service)])
 
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
         seen, others = _effect(completed.out)
         match seen.get("Effect"):
             case "unknown":
                 raise _not_found(service, others)
+            case "fixed":
+                raise CommandFailed(
+                    f"{service} was left alone: it is enabled and has no [Install] section, so it"
+                    " could be disabled and never be enabled again.",
+                    fix="Give its unit file one: [Install] WantedBy=multi-user.target",
+                )
             case "held" if seen.get("ActiveState") == "deactivating":
                 pid = seen.get("MainPID", "")
                 raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
@@ -194,14 +222,14 @@ class Systemd:
         return ended
 
     def _effect(
-        self, verb: str, service: ServiceRef, script: str, arguments: Sequence[str]
+        self, verb: Sequence[str], service: ServiceRef, script: str, arguments: Sequence[str]
     ) -> Command:
         sudo = ("sudo", "-n") if service.host in self.sudo else ()
-        act = (*sudo, "systemctl", verb, "--no-block", service.name)
+        act = (*sudo, "systemctl", *verb, "--no-block", service.name)
         return Command(
             argv=("sh", "-c", script, "celery-ops", *arguments, *act),
             env=_PLAIN,
-            shown=shlex.join([*sudo, "systemctl", verb, service.name]),
+            shown=shlex.join([*sudo, "systemctl", *verb, service.name]),
         )
 
 
@@ -212,9 +240,18 @@ def sudoers_log_line(service: ServiceRef, *, lines: int) -> str:
 
 
 def sudoers_line(service: ServiceRef) -> str:
-    """What lets a user start and stop just this service (man 5 sudoers)."""
+    """What lets a user start and stop just this service, also for good (man 5 sudoers)."""
+    return _sudoers(service, (*EFFECTS, *LASTING_EFFECTS))
+
+
+def sudoers_lasting_line(service: ServiceRef) -> str:
+    """The part of it that only a stop for good needs, and the start after that."""
+    return _sudoers(service, LASTING_EFFECTS)
+
+
+def _sudoers(service: ServiceRef, verbs: Sequence[str]) -> str:
     name = _escaped(service.name)
-    acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in ("start", "stop")]
+    acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in verbs]
     return f"USER ALL=(root) NOPASSWD: {', '.join(acts)}"
 
 

@@ -40,9 +40,13 @@ PROPERTIES = (
     "ExecStart",
     "RuntimeDirectory",
     "RuntimeDirectoryPreserve",
+    "UnitFileState",
+    "WantedBy",
+    "RequiredBy",
 )
 """What is asked of each unit. Older versions leave out what they do not know."""
 
+ENABLED = "enabled"
 _STATES = {
     "active": ServiceState.RUNNING,
     "reloading": ServiceState.RUNNING,
@@ -134,6 +138,8 @@ def status(name: str, unit: Mapping[str, str]) -> ServiceStatus:
         retry=_retry(unit),
         startable=_startable(unit),
         hazards=tuple(unit_hazards.of_one(unit)),
+        at_boot=_at_boot(unit),
+        comes_back=_comes_back(unit),
     )
 
 
@@ -217,6 +223,22 @@ def _startable(unit: Mapping[str, str]) -> bool | None:
     if unit_hazards.never_comes_up(unit):
         return False
     return unit["LoadState"] == "loaded" if unit.get("LoadState") else None
+
+
+def _at_boot(unit: Mapping[str, str]) -> str | None:
+    """man 1 systemctl, is-enabled: of all states only this one lasts and can be unset."""
+    state = unit.get("UnitFileState")
+    if state is None:
+        return None
+    return ENABLED if state == ENABLED else ""
+
+
+def _comes_back(unit: Mapping[str, str]) -> str:
+    """What is not enabled may still be wanted, by the file of another unit."""
+    others = f"{unit.get('WantedBy', '')} {unit.get('RequiredBy', '')}".split()
+    if not others or unit.get("UnitFileState") == ENABLED:
+        return ""
+    return f"systemd starts it with {', '.join(sorted(others))}"
 
 
 def _says(state: ServiceState, pid: int | None, unit: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from celery_ops.model.services import ServiceRef
@@ -69,8 +69,9 @@ class Discovered:
 @dataclass(frozen=True, slots=True)
 class Rights:
     """Who we are on a host. `refused`: services that we may not start and stop there, why not, and
-    what helps.
+    what helps; `refused_for_good`: those of the others that we may not enable and disable.
     """
 
     user: str
     refused: Mapping[ServiceRef, tuple[str, str]]
+    refused_for_good: Mapping[ServiceRef, tuple[str, str]] = field(default_factory=dict)

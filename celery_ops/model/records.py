@@ -39,6 +39,8 @@ class TakenRecord:
     operator: str
     at: datetime
     tasks: tuple[str, ...] = ()
+    at_boot: str = ""
+    """How the service was set to be started at boot, where that was unset with its stop."""
 
     @property
     def key(self) -> str:
@@ -62,7 +64,8 @@ class TakenRecord:
     def what(self) -> str:
         """What was taken, in words: `queues default, mail`, `stopped (supervisord w1 on web1)`."""
         if self.kind == "service":
-            return f"stopped ({self.service})"
+            for_good = ", and not started at boot any more" if self.at_boot else ""
+            return f"stopped ({self.service}){for_good}"
         if self.paused is not None:
             return f"the paused queue {self.paused}"
         if self.kind == HOLD:

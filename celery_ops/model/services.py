@@ -104,6 +104,12 @@ class ServiceStatus:
     """False: the stop signal does not get to the worker, which is killed when the grace is over or
     at once: PID 1 of its container is a shell that keeps it, or has no handler for it.
     """
+    at_boot: str | None = None
+    """How it is set to be started when its host boots, in its supervisor's word (`enabled`), as far
+    as a stop for good can unset that; empty: it is not. None: not known.
+    """
+    comes_back: str = ""
+    """What starts it again unasked, whatever is unset; empty: nothing that is known."""
 
     @property
     def told_pid(self) -> int | None:

@@ -20,6 +20,7 @@ from celery_ops.ports.broker import Broker, Lease
 from celery_ops.ports.changing import AddConsumer, CancelConsumer, Control, Fence, Order
 from celery_ops.ports.clock import Clock
 from celery_ops.ports.hosts import (
+    BootSupervisor,
     Command,
     Completed,
     HostReading,
@@ -45,6 +46,7 @@ from celery_ops.ports.releases import ReleaseLayout, ReleasesReading
 __all__ = [
     "SENT_KEPT",
     "AddConsumer",
+    "BootSupervisor",
     "Broker",
     "CancelConsumer",
     "Clock",

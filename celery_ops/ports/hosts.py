@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -99,6 +99,21 @@ class Supervisor(Protocol):
 
     def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
         """Why `log` ended: a sentence, and what helps."""
+        ...
+
+
+@runtime_checkable
+class BootSupervisor(Supervisor, Protocol):
+    """One that can be told whether it starts a service when its host boots, and that tells how that
+    is set (`ServiceStatus.at_boot`). Others just lack these two.
+    """
+
+    def stop_for_good(self, service: ServiceRef, *, expect: str | None) -> Command:
+        """As `stop`, in one command with unsetting that it is started at boot."""
+        ...
+
+    def start_for_good(self, service: ServiceRef, *, at_boot: str) -> Command:
+        """As `start`, in one command with setting how it is started at boot, by the word for it."""
         ...
 
 

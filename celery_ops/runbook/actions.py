@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.ports import AddConsumer, CancelConsumer, Command, Control, Order
+from celery_ops.ports import AddConsumer, BootSupervisor, CancelConsumer, Command, Control, Order
 from celery_ops.runbook.loader import as_argument
 from celery_ops.runbook.schema import WorkerVerb
 
@@ -62,14 +62,27 @@ def give_back(target: PlannedWorker) -> tuple[ControlAction, ...]:
     return tuple(ControlAction(target.name, AddConsumer(queue)) for queue in target.queues or ())
 
 
-def stop(service: ServiceRef, expect: str | None, hosts: Hosts) -> HostAction:
-    """Stop a service, if it still is the incarnation that was planned against."""
-    command = hosts.supervisor(service.supervisor).stop(service, expect=expect)
-    return HostAction(service, command, expect)
+def stop(service: ServiceRef, expect: str | None, hosts: Hosts, *, at_boot: str = "") -> HostAction:
+    """Stop a service, if it still is the incarnation that was planned against; with `at_boot`, how
+    it is set now, so that it is not started at boot either.
+    """
+    supervisor = hosts.supervisor(service.supervisor)
+    if at_boot and isinstance(supervisor, BootSupervisor):
+        return HostAction(service, supervisor.stop_for_good(service, expect=expect), expect)
+    return HostAction(service, supervisor.stop(service, expect=expect), expect)
 
 
-def start(service: ServiceRef, hosts: Hosts) -> HostAction:
-    return HostAction(service, hosts.supervisor(service.supervisor).start(service))
+def start(service: ServiceRef, hosts: Hosts, *, at_boot: str = "") -> HostAction:
+    """Start a service; with `at_boot`, as it was, also when its host boots."""
+    supervisor = hosts.supervisor(service.supervisor)
+    if at_boot and isinstance(supervisor, BootSupervisor):
+        return HostAction(service, supervisor.start_for_good(service, at_boot=at_boot))
+    return HostAction(service, supervisor.start(service))
+
+
+def unset_by(target: PlannedWorker, *, for_good: bool) -> str:
+    """How a service is set to be started at boot before its stop unsets that."""
+    return (target.at_boot or "") if for_good else ""
 
 
 def control(step: ControlStep, worker: str, scope: Mapping[str, object]) -> ControlAction:
@@ -89,6 +102,11 @@ def scale(worker: str, by: int) -> ControlAction:
     return ControlAction(worker, Control("pool_grow", {"n": by}))
 
 
+def autoscale(worker: str, most: int) -> ControlAction:
+    """Let a worker that scales itself have so many processes at most."""
+    return ControlAction(worker, Control("autoscale", {"max": most}))
+
+
 def turns(
     step: RunStep, chosen: Iterable[str], targets: Mapping[str, PlannedWorker]
 ) -> list[str | None]:
@@ -102,7 +120,9 @@ def turns(
     return list(first.values())
 
 
-def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Action, ...]:
+def of_verb(
+    verb: WorkerVerb, target: PlannedWorker, hosts: Hosts, *, for_good: bool = False
+) -> tuple[Action, ...]:
     """Everything the verb would send for this target, in order."""
     match verb:
         case WorkerVerb.DRAIN:
@@ -110,15 +130,19 @@ def of_verb(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> tuple[Acti
         case WorkerVerb.RESUME:
             return give_back(target)
         case WorkerVerb.STOP:
-            return (stop(_service(target), target.identity, hosts),)
+            at_boot = unset_by(target, for_good=for_good)
+            return (stop(_service(target), target.identity, hosts, at_boot=at_boot),)
         case WorkerVerb.START:
-            return (start(_service(target), hosts),)
+            return (start(_service(target), hosts, at_boot=target.unset_at_boot),)
         case WorkerVerb.RESTART:
             service = _service(target)
-            return (stop(service, target.identity, hosts), start(service, hosts))
+            again = start(service, hosts, at_boot=target.unset_at_boot)
+            return (stop(service, target.identity, hosts), again)
 
 
-def undo_of(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> str | None:
+def undo_of(
+    verb: WorkerVerb, target: PlannedWorker, hosts: Hosts, *, for_good: bool = False
+) -> str | None:
     """How the verb is taken back, in words; None where there is nothing to take back."""
     match verb:
         case WorkerVerb.DRAIN:
@@ -126,7 +150,8 @@ def undo_of(verb: WorkerVerb, target: PlannedWorker, hosts: Hosts) -> str | None
         case WorkerVerb.RESUME:
             return f"cancel_consumer {_queues(target)} to {target.name}"
         case WorkerVerb.STOP | WorkerVerb.RESTART:
-            return str(start(_service(target), hosts))
+            at_boot = target.unset_at_boot or unset_by(target, for_good=for_good)
+            return str(start(_service(target), hosts, at_boot=at_boot))
         case WorkerVerb.START:
             return str(stop(_service(target), None, hosts))
 

@@ -44,6 +44,7 @@ class Cleanup:
 
     async def put_right(self, *, failed_only: bool = False) -> None:
         """All of it, as far as it can be done; the rest stays owed, and its failure is concluded.
+        Who was stopped for good, and came through, is left so.
 
         `failed_only`: the run came through without some; the others are left as they are.
         Nothing once somebody else has the lease: then the report says what is owed. Raise Aborted
@@ -75,7 +76,8 @@ class Cleanup:
             if why:
                 away.append((target.name, why))
 
-        await all_of([attempt(one) for one in whom if one.owed and not one.given_up])
+        open_ = [one for one in whom if one.owed and not (one.given_up or one.settled)]
+        await all_of([attempt(one) for one in open_])
         for queue in self._pauses.queues if queues else ():
             if queue not in self._pauses.given_up:
                 why = await self._broker_away() or await self._resume(queue)

@@ -29,6 +29,7 @@ from celery_ops.runbook.schema import (
     NotifyStep,
     OnTimeout,
     QueueStep,
+    Roll,
     WorkerStep,
     WorkerVerb,
 )
@@ -400,6 +401,9 @@ class Conclusion:
         queues = left_paused(self._runbook, {"params": self._stage.params})
         meant = {record.key for record in taken if record.paused in queues}
         for step, planned in zip(self._runbook.steps, self._stage.plan.steps, strict=True):
+            if isinstance(step, Roll) and step.for_good:
+                settled = {one.name for one in self._stage.targets.values() if one.settled}
+                meant |= {f"service:{name}" for name in settled.intersection(planned.targets)}
             if not isinstance(step, WorkerStep):
                 continue
             for name in planned.targets:

@@ -358,9 +358,17 @@ class Effects:
         """Nothing more will be moved under it, and nobody will ask how much was."""
         await self._fenced(lambda fence: self.store.forget(ticket, fence=fence))
 
-    async def take(self, kind: str, target: PlannedWorker) -> None:
-        """Record what is about to be taken, where every operator can see it."""
-        await self.take_down(self.record(kind, target))
+    async def take(self, kind: str, target: PlannedWorker, *, at_boot: str = "") -> None:
+        """Record what is about to be taken, where every operator can see it; `at_boot` is what a
+        service loses beside its life.
+        """
+        record = self.record(kind, target)
+        await self.take_down(replace(record, at_boot=at_boot or record.at_boot))
+
+    def unset_at_boot(self, target: PlannedWorker) -> str:
+        """How a service is to be set to start at boot when it is started again; empty: as it is."""
+        own = self._recorded.get(self.record("service", target).key)
+        return target.unset_at_boot if own is None else own.at_boot
 
     async def take_down(self, record: TakenRecord) -> None:
         """Record that, in place of what was recorded under its key."""
@@ -414,6 +422,7 @@ class Effects:
             run=self._plan.run,
             operator=self._plan.operator,
             at=self._clock.now(),
+            at_boot=target.unset_at_boot if kind == "service" else "",
         )
 
     def paused(self, worker: Worker, queue: ConsumedQueue) -> TakenRecord:

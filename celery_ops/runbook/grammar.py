@@ -16,27 +16,21 @@ from celery_ops.runbook.control_grammar import (
     read_scale,
     read_watch,
     takes_worker,
-    worker_target,
 )
 from celery_ops.runbook.dangers import danger
 from celery_ops.runbook.hold_grammar import read_hold, read_release
 from celery_ops.runbook.queue_grammar import (
     BACKUP,
     OF_THE_ORIGINAL,
-    is_of_a_queue,
     read_probe,
     read_queue_step,
     read_shared_step,
-    refuse_keys,
     refuse_queue_keys,
 )
 from celery_ops.runbook.release_steps import ActivateStep
 from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
+from celery_ops.runbook.roll_words import Offline, OnFail, Order
 from celery_ops.runbook.schema import (
-    ANY_RUN,
-    DEFAULT_SILENCE,
-    OTHERS_REFUSED,
-    BeatStep,
     CheckStep,
     ConfirmStep,
     Constant,
@@ -44,12 +38,7 @@ from celery_ops.runbook.schema import (
     DoctorStep,
     InnerStep,
     NotifyStep,
-    Offline,
-    OnFail,
-    OnTimeout,
-    Order,
     QueueStep,
-    QueueVerb,
     RestoreStep,
     Roll,
     RunStep,
@@ -57,85 +46,20 @@ from celery_ops.runbook.schema import (
     Text,
     Verify,
     WaitStep,
-    WorkerStep,
-    WorkerVerb,
 )
 from celery_ops.runbook.steps import Spot, StepReader, Verb, Where
+from celery_ops.runbook.worker_grammar import OF_BEAT, OWED_BY, optional, read_worker_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from celery_ops.config.document import Node
 
 T = TypeVar("T")
 
 _HOST = "host"
-_BEAT = "beat"
-_OWED_BY = "owed_by"
-_OF_BEAT = ("silence", "others")
-_BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
-
-
-def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | QueueStep | None:
-    if is_of_a_queue(spot) and spot.verb in set(QueueVerb):
-        return read_shared_step(steps, spot)
-    refuse_queue_keys(steps, spot)
-    verb = WorkerVerb(spot.verb)
-    is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
-    if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
-        return _beat_step(steps, spot, verb)
-    refuse_keys(steps, spot, spot.keys.keys() & {_OWED_BY, *_OF_BEAT})
-    target = worker_target(steps, spot)
-    if target is None:
-        return None
-    return WorkerStep(
-        id=spot.id,
-        verb=WorkerVerb(spot.verb),
-        target=target,
-        timeout=steps.timeout(spot),
-        on_timeout=_on_timeout(steps, spot),
-        when=steps.when(spot),
-        place=spot.place,
-        retries=steps.retries(spot),
-        keep_available=_keep_available(steps, spot),
-    )
-
-
-def _keep_available(steps: StepReader, spot: Spot) -> Slot[Count] | None:
-    node = spot.keys.get("keep_available")
-    if node is None:
-        return None
-    if spot.where is Where.ROLL:
-        steps.wrong(node.place, "inside a roll the guard is the roll's own `keep_available`")
-    return steps.values.count(node, f"keep_available of {spot.what}")
-
-
-def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
-    if "retries" in spot.keys:
-        steps.wrong(spot.keys["retries"].place, f"`{verb}: beat` is not tried again")
-    return BeatStep(
-        id=spot.id,
-        verb=verb,
-        timeout=steps.timeout(spot),
-        when=steps.when(spot),
-        place=spot.place,
-        owed_by=_optional(spot, _OWED_BY, steps.values.plain_text, ANY_RUN),
-        silence=_optional(spot, "silence", steps.values.duration, DEFAULT_SILENCE),
-        others=_optional(spot, "others", steps.values.plain_text, OTHERS_REFUSED),
-    )
-
-
-def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
-    node = spot.keys.get("on_timeout")
-    if node is None:
-        return OnTimeout.FAIL
-    chosen = steps.values.reader.choice(node, f"on_timeout of {spot.what}", OnTimeout)
-    if chosen == OnTimeout.DEFER and spot.where is not Where.ROLL:
-        says = "`on_timeout: defer` is for a roll: here there are no others to go on with"
-        steps.wrong(node.place, says)
-    return OnTimeout(chosen or OnTimeout.FAIL)
 
 
 def _read_wait(steps: StepReader, spot: Spot) -> WaitStep | None:
@@ -289,9 +213,9 @@ def _read_restore(steps: StepReader, spot: Spot) -> RestoreStep | QueueStep | No
     values = steps.values
     return RestoreStep(
         id=spot.id,
-        queue=_optional(spot, "queue", values.plain_text, "*"),
-        older_than=_optional(spot, "older_than", values.duration, 0.0),
-        vouched=_optional(spot, "vouched", values.plain_text, ""),
+        queue=optional(spot, "queue", values.plain_text, "*"),
+        older_than=optional(spot, "older_than", values.duration, 0.0),
+        vouched=optional(spot, "vouched", values.plain_text, ""),
         when=steps.when(spot),
         place=spot.place,
     )
@@ -324,17 +248,20 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         id=spot.id,
         workers=workers,
         order=Order(order or Order.FEWEST_ACTIVE_FIRST),
-        canary=_optional(spot, "canary", values.integer, 1),
-        batch=_optional(spot, "batch", values.at_least_one, Count(1)),
-        keep_available=_optional(spot, "keep_available", values.count, Count(75, percent=True)),
-        max_failed=_optional(spot, "max_failed", values.integer, 0),
-        settle=_optional(spot, "settle", values.duration, 5.0),
+        canary=optional(spot, "canary", values.integer, 1),
+        batch=optional(spot, "batch", values.at_least_one, Count(1)),
+        keep_available=optional(spot, "keep_available", values.count, Count(75, percent=True)),
+        max_failed=optional(spot, "max_failed", values.integer, 0),
+        settle=optional(spot, "settle", values.duration, 5.0),
         on_fail=OnFail(on_fail or OnFail.ASK),
         offline=Offline(offline or Offline.FAIL),
         steps=inner,
         verify=verify,
         place=spot.place,
         when=steps.when(spot),
+        running=None
+        if "running" not in keys
+        else values.integer(keys["running"], f"running of {spot.what}"),
     )
 
 
@@ -370,11 +297,6 @@ def _read_verify(steps: StepReader, spot: Spot, node: Node) -> Verify:
     )
 
 
-def _optional(spot: Spot, key: str, read: Callable[[Node, str], Slot[T]], default: T) -> Slot[T]:
-    node = spot.keys.get(key)
-    return Constant(default) if node is None else read(node, f"{key} of {spot.what}")
-
-
 def _choice(steps: StepReader, spot: Spot, key: str, choices: Iterable[str]) -> str | None:
     node = spot.keys.get(key)
     return (
@@ -391,19 +313,19 @@ _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _REVOKED = ("ids", "task", "filter", "unseen", "timeout", "when")
 _RETRIES = ("retries", "retry_pause")
 _WORKER_KEYS = ("timeout", "when", "keep_available")
-_STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
+_STARTING_VERB = Verb(read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 VERBS: Mapping[str, Verb] = {
     "drain": Verb(
-        _read_worker_step,
+        read_worker_step,
         _ANYWHERE,
         ("timeout", "on_timeout", "when", "queue", "keep_available"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
-    "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
-    "stop": Verb(_read_worker_step, _ANYWHERE, (*_WORKER_KEYS, *_OF_BEAT)),
-    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY, *_OF_BEAT)),
-    "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
+    "resume": Verb(read_worker_step, _ANYWHERE, ("timeout", "when", "queue", OWED_BY)),
+    "stop": Verb(read_worker_step, _ANYWHERE, (*_WORKER_KEYS, *OF_BEAT, "for_good")),
+    "start": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, OWED_BY, *OF_BEAT)),
+    "restart": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
         _read_wait,
         _ANYWHERE,
@@ -481,6 +403,7 @@ VERBS: Mapping[str, Verb] = {
             "settle",
             "on_fail",
             "offline",
+            "running",
             "steps",
             "verify",
             "when",

@@ -2,6 +2,7 @@
 
 With n consumers when the run begins, a run may take at most max(1, n - ceil(keep * n)) at a time
 while n >= 2, and never the last one; unless `keep_available` is 0 or the queue is in `allow_gap`.
+Of what it takes for good nothing comes back: then `keep_available` is what must remain.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ class Guard:
 
     keep: Count
     allow_gap: frozenset[str] = frozenset()
+    for_good: bool = False
 
     def least(self, queue: str, healthy: int) -> int:
         """Consumers the queue keeps at least, of the `healthy` ones it had when the run began."""
         if queue in self.allow_gap or self.keep.number == 0:
             return 0
+        if self.for_good:
+            return max(1, self.keep.up(healthy))
         if healthy < 2:
             return healthy
         return healthy - max(1, healthy - self.keep.up(healthy))
@@ -85,7 +89,8 @@ class Guard:
         """Targets in order, cut into batches of at most `size` that break no queue's allowance.
 
         The first batch has at most `canary` workers (0: no canary). `queues` are each target's own.
-        A target that cannot be taken even alone stands alone: `shortfalls` will say why.
+        A target that cannot be taken even alone stands alone: `shortfalls` will say why. What is
+        taken for good is away from all batches after its own.
         """
         found: list[tuple[str, ...]] = []
         batch: list[str] = []
@@ -99,7 +104,8 @@ class Guard:
             )
             if batch and (len(batch) >= limit or not fits or is_closed):
                 found.append(tuple(batch))
-                batch, away, is_closed = [], Counter(), False
+                batch, is_closed = [], False
+                away = away if self.for_good else Counter()
             is_closed = is_closed or (not batch and not self._fits_alone(queues[target], healthy))
             batch.append(target)
             away.update(queues[target])

@@ -84,14 +84,12 @@ def scale_obstacles(worker: PlannedWorker, goal: int | None, snapshot: FleetSnap
     if refusals:
         return refusals
     name = worker.name
-    if worker.autoscale is not None:
-        least, most = worker.autoscale
-        return [
-            f"{name} scales itself between {least} and {most} processes, and then refuses to be"
-            " scaled: change its range (control: autoscale, args: {max: …, min: …})"
-        ]
-    if worker.processes is None or goal is None:
+    if worker.size is None or goal is None:
         return [f"{name} does not tell how many processes its pool has: only prefork pools do"]
+    if worker.autoscale is not None and goal < max(1, worker.autoscale[0]):
+        least, most = worker.autoscale
+        return [f"{name} scales itself between {least} and {most} processes: {goal} is less than"
+                " its least"]  # fmt: skip
     if goal < 1:
         return [f"{name} would be left with no process at all, and go on consuming"]
     return []
@@ -155,6 +153,8 @@ def dangers(
     its_own = any(behind(queue.name) is None for queue in worker.queues or ())
     if verb in {WorkerVerb.START, WorkerVerb.RESTART} or (verb is WorkerVerb.RESUME and its_own):
         found += held_queues.restarted(name, snapshot)
+    if step.for_good and status is not None:
+        found += _why_it_comes_back(name, status)
     if verb in {WorkerVerb.STOP, WorkerVerb.RESTART} and worker.paused:
         names = ", ".join(worker.paused)
         found.append(f"{name}: {names} is paused, and its next life consumes it again by itself")
@@ -204,6 +204,14 @@ def _of_a_stop(worker: PlannedWorker, status: ServiceStatus, *, drained: bool) -
             f" {as_duration(grace)}: it may be killed"
         )
     return found
+
+
+def _why_it_comes_back(name: str, status: ServiceStatus) -> list[str]:
+    if status.comes_back:
+        return [f"{name} does not stay stopped for ever: {status.comes_back}"]
+    if status.at_boot is None:
+        return [f"{name}: its supervisor does not tell whether it is started when its host boots"]
+    return []
 
 
 def drains_before_it_stops(runbook: Runbook) -> bool:

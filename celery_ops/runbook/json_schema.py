@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook.grammar import VERBS
 from celery_ops.runbook.loader import KEYS, REQUIRED
 from celery_ops.runbook.queue_grammar import OF_THE_ORIGINAL
-from celery_ops.runbook.schema import Offline, OnFail, OnTimeout, Order, ParamType, Risk
+from celery_ops.runbook.roll_words import Offline, OnFail, Order
+from celery_ops.runbook.schema import OnTimeout, ParamType, Risk
 from celery_ops.runbook.steps import MAX_STEPS, Where
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ _VALUES: Mapping[str, Schema] = {
     "probe": {
         **_NAMES,
         "description": "queues that the context's probe task is sent to; configured: its own;"
-        " in a roll also worker",
+        " consumed: all that our workers consume; in a roll also worker",
     },
     "restore": {"enum": ["orphans", "backup"]},
     **dict.fromkeys(("revoke", "terminate", "retry"), _TASKS),
@@ -183,6 +184,8 @@ _KEYS: Mapping[str, Schema] = {
     "settle": _DURATION,
     "on_fail": _one_of(OnFail),
     "offline": _one_of(Offline),
+    "running": {**_NUMBER, "description": "so many of them are to run afterwards"},
+    "for_good": {"type": "boolean", "description": "it stays down when its host boots again"},
     "steps": {"$ref": f"#/$defs/{Where.ROLL.name.lower()}"},
     "verify": _VERIFY,
 }

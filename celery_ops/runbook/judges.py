@@ -11,13 +11,12 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-from celery_ops.config.units import as_duration, counted
+from celery_ops.config.units import counted
 from celery_ops.model import ServiceState, WorkerState
-from celery_ops.runbook import facts
 from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from celery_ops.model import (
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
         Worker,
     )
     from celery_ops.runbook.plan import PlannedWorker
-    from celery_ops.runbook.schema import Verify
 
 T = TypeVar("T")
 
@@ -98,7 +96,7 @@ def drained(target: PlannedWorker, since: datetime) -> Judge:
             or not _fresh(worker.active, since)
             or not _fresh(worker.consuming, since)
         ):
-            return Judgement(Seen.NOT_YET, _no_answer(worker))
+            return Judgement(Seen.NOT_YET, no_answer(worker))
         if worker.state is WorkerState.DRAINED:
             return Judgement(Seen.DONE, worker.says or "holds nothing")
         if worker.queues and has_left:
@@ -187,7 +185,7 @@ def left_its_queues(target: PlannedWorker) -> Judge:
     def judge(snapshot: FleetSnapshot) -> Judgement:
         worker = snapshot.worker(target.name)
         if worker is None or worker.queues is None:
-            return Judgement(Seen.NOT_YET, _no_answer(worker))
+            return Judgement(Seen.NOT_YET, no_answer(worker))
         still = taken & set(worker.queues)
         if still:
             return Judgement(Seen.NOT_YET, f"still consumes {', '.join(sorted(still))}")
@@ -206,7 +204,7 @@ def resumed(target: PlannedWorker, since: datetime) -> Judge:
         if gone is not None:
             return gone
         if worker is None or worker.consuming is None or not _fresh(worker.consuming, since):
-            return Judgement(Seen.NOT_YET, _no_answer(worker))
+            return Judgement(Seen.NOT_YET, no_answer(worker))
         missing = owed - set(worker.queues or ())
         if missing:
             return Judgement(Seen.NOT_YET, f"does not consume {', '.join(sorted(missing))} yet")
@@ -231,7 +229,7 @@ class Free:
         if _gone(self._target, worker) is not None:
             return Judgement(Seen.DONE, "is not the process any more that ran them")
         if worker is None or worker.active is None or not _fresh(worker.active, self._since):
-            return Judgement(Seen.NOT_YET, _no_answer(worker))
+            return Judgement(Seen.NOT_YET, no_answer(worker))
         runs = frozenset(task.id for task in worker.active.value)
         if self._running is None:
             self._running = runs
@@ -241,8 +239,10 @@ class Free:
         return Judgement(Seen.DONE, "has ended what it ran")
 
 
-def scaled(target: PlannedWorker, processes: int, since: datetime) -> Judge:
-    """Its pool has so many processes; only what they are tells, not what was asked for."""
+def scaled(target: PlannedWorker, size: int, since: datetime) -> Judge:
+    """Its pool has so many processes, or at most so many where it scales itself; only what they are
+    tells, not what was asked for.
+    """
 
     def judge(snapshot: FleetSnapshot) -> Judgement:
         worker = snapshot.worker(target.name)
@@ -250,10 +250,12 @@ def scaled(target: PlannedWorker, processes: int, since: datetime) -> Judge:
         if gone is not None:
             return gone
         if worker is None or worker.stats is None or not _fresh(worker.stats, since):
-            return Judgement(Seen.NOT_YET, _no_answer(worker))
-        has = processes_of(worker)
-        says = f"its pool has {'an unknown number of' if has is None else has} processes"
-        return Judgement(Seen.DONE if has == processes else Seen.NOT_YET, says)
+            return Judgement(Seen.NOT_YET, no_answer(worker))
+        autoscale = worker.stats.value.autoscale
+        has = processes_of(worker) if autoscale is None else autoscale[1]
+        at_most = "" if autoscale is None else "at most "
+        says = f"its pool has {at_most}{'an unknown number of' if has is None else has} processes"
+        return Judgement(Seen.DONE if has == size else Seen.NOT_YET, says)
 
     return judge
 
@@ -283,6 +285,33 @@ def _what_is_left(snapshot: FleetSnapshot) -> str:
     if snapshot.gives_back:
         return "is back in its queue: the broker has given it back by itself"
     return "lies unacknowledged: celery-ops runbook restore-orphans"
+
+
+def stays_down(target: PlannedWorker, since: datetime) -> Judge:
+    """Its supervisor says that it is down, and will not be started when its host boots."""
+    is_down = stopped(target, since)
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        seen = is_down(snapshot)
+        status, _ = _status(target, snapshot, since)
+        if seen.seen is not Seen.DONE or status is None or not status.at_boot:
+            return seen
+        return Judgement(Seen.NOT_YET, f"it is stopped, and its supervisor says {status.at_boot}")
+
+    return judge
+
+
+def is_set_at_boot(target: PlannedWorker, since: datetime, at_boot: str) -> Judge:
+    """Its supervisor will start it when its host boots, by that word for it."""
+
+    def judge(snapshot: FleetSnapshot) -> Judgement:
+        status, missing = _status(target, snapshot, since)
+        if status is None:
+            return missing
+        is_set = status.at_boot == at_boot
+        return Judgement(Seen.DONE if is_set else Seen.NOT_YET, status.at_boot or "not known")
+
+    return judge
 
 
 def was_started(target: PlannedWorker, since: datetime, *, stopped_cleanly: bool) -> Judge:
@@ -360,60 +389,6 @@ def keeps_running(target: PlannedWorker, since: datetime, *, anew: bool) -> Judg
     return judge
 
 
-class Verification:
-    """All conditions of a `verify`, held without a break for `hold` seconds.
-
-    A solo pool that has begun a task since they were seen to hold is no break: its supervisor says
-    that it lives, and nobody could say more.
-    """
-
-    def __init__(
-        self,
-        verify: Verify,
-        target: str,
-        scope: Mapping[str, object],
-        hold: float,
-        since: datetime,
-    ) -> None:
-        self._verify = verify
-        self._target = target
-        self._scope = scope
-        self._hold = hold
-        self._since = since
-        self._good_from: datetime | None = None
-
-    def __call__(self, snapshot: FleetSnapshot) -> Judgement:
-        worker = snapshot.worker(self._target)
-        if worker is not None and worker.busy_solo and self._good_from is not None:
-            return self._held(self._good_from, snapshot.at)
-        if worker is None or worker.replied_at is None or worker.replied_at < self._since:
-            return self._bad(_no_answer(worker))
-        scope = {
-            **self._scope,
-            "worker": facts.of_worker(worker),
-            "fleet": facts.of_fleet(snapshot),
-        }
-        for condition in self._verify.that:
-            verdict = condition.evaluate(scope)
-            if not verdict.holds:
-                return self._bad(f"{condition.source} does not hold: {verdict.says}")
-        self._since = worker.replied_at
-        if self._good_from is None:
-            self._good_from = snapshot.at
-        return self._held(self._good_from, snapshot.at)
-
-    def _held(self, good_from: datetime, now: datetime) -> Judgement:
-        held = (now - good_from).total_seconds()
-        if held < self._hold:
-            hold = as_duration(self._hold)
-            return Judgement(Seen.NOT_YET, f"all conditions hold; watched for {hold}")
-        return Judgement(Seen.DONE, f"all conditions held for {as_duration(held)}")
-
-    def _bad(self, says: str) -> Judgement:
-        self._good_from = None
-        return Judgement(Seen.NOT_YET, says)
-
-
 def _is_planned(target: PlannedWorker, life: Incarnation) -> bool:
     return target.incarnation is not None and life.same_life_as(target.incarnation)
 
@@ -482,7 +457,7 @@ def _fresh(reading: Reading[T] | None, since: datetime) -> bool:
     return reading is not None and reading.at >= since
 
 
-def _no_answer(worker: Worker | None) -> str:
+def no_answer(worker: Worker | None) -> str:
     if worker is None:
         return "was not seen yet"
     return f"does not answer ({worker.state}{': ' + worker.says if worker.says else ''})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from celery_ops.errors import CommandFailed
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
 
@@ -26,6 +27,7 @@ class Order:
     on_timeout: OnTimeout = OnTimeout.FAIL
     retries: int = 0
     pause: float = 0.0
+    for_good: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Target:
 
     unseen: str = ""
     """Why it is not known whether its service runs; empty: its supervisor told it last."""
+    settled: bool = False
+    """It came through a roll that stopped it for good: it is owed what it is to be owed."""
     returned: bool = False
     """What it was owed was given back, or what was done to it taken back."""
 
@@ -83,6 +87,13 @@ class Target:
     @property
     def owed(self) -> bool:
         return self.queues_taken or self.down
+
+    @property
+    def service(self) -> ServiceRef:
+        """Raise CommandFailed if there is none."""
+        if self.planned.service is None:
+            raise CommandFailed(f"{self.name} has no supervisor that is known here")
+        return self.planned.service
 
     def retell(self, outcome: Outcome) -> None:
         """Take note of what the journal says came of an act."""

@@ -57,6 +57,15 @@ class PlannedWorker:
     """A solo pool that runs a task: it obeys when that has ended."""
     pool: str | None = None
     """The kind of its pool; None: not known."""
+    at_boot: str | None = None
+    """How its service was set to be started at boot: `ServiceStatus.at_boot`."""
+    unset_at_boot: str = ""
+    """The same, where an earlier run has stopped it for good and unset that."""
+
+    @property
+    def size(self) -> int | None:
+        """How many processes its pool has, or may have where it scales itself."""
+        return self.processes if self.autoscale is None else self.autoscale[1]
 
     @property
     def is_beat(self) -> bool:

@@ -16,11 +16,11 @@ from celery_ops.model import Level
 from celery_ops.runbook import (
     actions,
     beats,
+    choosing,
     facts,
     orphans,
     probes,
     queue_plans,
-    revocation,
     switching,
     task_plans,
 )
@@ -47,6 +47,7 @@ from celery_ops.runbook.plan import (
 )
 from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
+from celery_ops.runbook.roll_words import Offline
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import planned_scale
 from celery_ops.runbook.schema import (
@@ -54,11 +55,8 @@ from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
     ControlStep,
-    CurrentWorker,
     DoctorStep,
     NotifyStep,
-    Offline,
-    Order,
     ProbeStep,
     QueueStep,
     RestoreStep,
@@ -69,8 +67,7 @@ from celery_ops.runbook.schema import (
     WorkerStep,
     WorkerVerb,
 )
-from celery_ops.runbook.selectors import Selector, select
-from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
+from celery_ops.runbook.targets import plan_beat, plan_worker
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
 if TYPE_CHECKING:
@@ -186,8 +183,7 @@ class _Draft:
                     beat = plan_beat(service, self.snapshot)
                     self.targets[beat.name] = beat
         if not self.targets and any(isinstance(step, _ON_WORKERS) for step in self.steps):
-            why = "none of these workers can be reached" if self.left_out else _NOTHING_OWED
-            self.refusals.append(f"there is nothing to do: {why}")
+            self.refusals.append(f"there is nothing to do: {self.why_nobody()}")
         names = frozenset(one.name for one in self.targets.values() if not one.is_beat)
         chosen = orphans.choose_all(self.steps, self.snapshot, self.scope)
         self.messages |= dict.fromkeys(chosen.messages)
@@ -202,6 +198,14 @@ class _Draft:
         for queue in self.request.allow_gap:
             if queue not in known:
                 raise UsageError(f"allow_gap names {queue!r}, and there is no such queue")
+
+    def why_nobody(self) -> str:
+        """Why there is no worker at all for any step."""
+        if self.left_out:
+            return "none of these workers can be reached"
+        rolls = [step for step in self.steps if isinstance(step, Roll)]
+        whys = (choosing.nothing_to_take(one, self.snapshot, self.scope) for one in rolls)
+        return next((why for why in whys if why), _NOTHING_OWED)
 
     @property
     def moves(self) -> tuple[PlannedMove, ...]:
@@ -219,33 +223,13 @@ class _Draft:
 
     def selected(self, step: Step) -> list[Worker]:
         """The workers a step is meant for, in its order."""
-        match step:
-            case Roll():
-                chosen = select(Selector.parse(resolve(step.workers, self.scope)), self.snapshot)
-                ordered = in_order(chosen, step.order)
-                if step.offline is Offline.FAIL:
-                    return ordered
-                for worker in ordered:
-                    absent = self.absence(step, worker)
-                    self.left_out |= {} if absent is None else {worker.name: absent}
-                return [worker for worker in ordered if worker.name not in self.left_out]
-            case (
-                ControlStep(target=target) | ScaleStep(target=target) | WatchStep(target=target)
-            ) if not isinstance(target, CurrentWorker):
-                chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
-                return in_order(chosen, Order.BY_NAME)
-            case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
-                chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
-                if step.verb is WorkerVerb.RESUME:
-                    recorded = {record.worker for record in self.snapshot.taken}
-                    chosen = tuple(
-                        one for one in chosen if is_owed(one) or one.name in recorded
-                    )  # what a dead incarnation was owed is cleared by this, too
-                return in_order(chosen, Order.BY_NAME)
-            case RevokeStep():
-                return in_order(revocation.addressed(self.snapshot), Order.BY_NAME)
-            case _:
-                return []
+        found = choosing.chosen(step, self.snapshot, self.scope)
+        if not isinstance(step, Roll) or step.offline is Offline.FAIL:
+            return found
+        for worker in found:
+            absent = self.absence(step, worker)
+            self.left_out |= {} if absent is None else {worker.name: absent}
+        return [worker for worker in found if worker.name not in self.left_out]
 
     def chosen_beats(self, step: BeatStep) -> tuple[Service, ...]:
         return beats.chosen(step, self.request.runbook, self.snapshot, self.scope)
@@ -353,7 +337,10 @@ class _Draft:
 
     def plan_roll(self, roll: Roll) -> PlannedStep:
         chosen = [worker.name for worker in self.selected(roll)]
-        guard = Guard(resolve(roll.keep_available, self.scope), frozenset(self.request.allow_gap))
+        too_few = choosing.too_few(roll, self.snapshot, self.scope)
+        self.refusals += () if too_few is None else (too_few,)
+        keep, gap = resolve(roll.keep_available, self.scope), frozenset(self.request.allow_gap)
+        guard = Guard(keep, gap, for_good=roll.for_good)
         size = max(1, resolve(roll.batch, self.scope).down(len(chosen)))
         canary = resolve(roll.canary, self.scope)
         takes = any(
@@ -364,9 +351,12 @@ class _Draft:
         queues = {name: self.queues_of(name) for name in chosen}
         cut = guard.batches(chosen, queues, self.healthy, size=size, canary=canary)
         batches = tuple(
-            self.batch(guard, number, names, canary=number == 1 and canary > 0, takes=takes)
+            self.batch(
+                guard, number, names, canary=number == 1 and canary > 0, takes=takes,
+                gone=[one for before in cut[: number - 1] if roll.for_good for one in before],
+            )
             for number, names in enumerate(cut, start=1)
-        )
+        )  # fmt: skip
         lost = self.counted_as_failed(roll, chosen)
         done: list[PlannedAction] = []
         drained: set[str] = set()
@@ -399,10 +389,12 @@ class _Draft:
         return (self.batch(guard, 1, tuple(chosen), canary=False, takes=True),)
 
     def batch(
-        self, guard: Guard, number: int, names: tuple[str, ...], *, canary: bool, takes: bool
-    ) -> PlannedBatch:
+        self, guard: Guard, number: int, names: tuple[str, ...], *, canary: bool, takes: bool,
+        gone: Collection[str] = (),
+    ) -> PlannedBatch:  # fmt: skip
         taking = set(names) if takes else set()
-        now = consumers(self.snapshot, taking=taking)
+        found = consumers(self.snapshot, taking=taking)
+        now = {queue: there - set(gone) for queue, there in found.items()}
         for shortfall in guard.shortfalls(taking, now, self.healthy):
             fix = f"allow it with -p {ALLOW_GAP.name}={shortfall.queue}"
             self.refusals.append(f"without {', '.join(names)}, {shortfall}: {fix}")
@@ -464,8 +456,8 @@ class _Draft:
         self.hazards += dangers(step, worker, self.snapshot, drained=drained)
         if refusals:
             return ()
-        undo = actions.undo_of(step.verb, worker, self.hosts)
-        does = actions.of_verb(step.verb, worker, self.hosts)
+        undo = actions.undo_of(step.verb, worker, self.hosts, for_good=step.for_good)
+        does = actions.of_verb(step.verb, worker, self.hosts, for_good=step.for_good)
         return [PlannedAction(step.id, name, str(action), undo) for action in does]
 
     def control_actions(self, step: ControlStep, name: str) -> Iterable[PlannedAction]:

@@ -81,7 +81,7 @@ class Prober:
         self.step = step
         self.task = probe.task
         scope = {"params": stage.params}
-        self.queues = probes.queues_of(step, probe, scope)
+        self.queues = probes.queues_of(step, probe, scope, probes.planned_queues(step, stage.plan))
         self.timeout = probes.timeout_of(step, probe, scope)
         self.untold: dict[str, str] = {}
         """Why task events of a worker may be off, by worker."""

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from celery_ops.config.contexts import Probe
     from celery_ops.model import FleetSnapshot, RegisteredTask, Worker
-    from celery_ops.runbook.plan import Where
+    from celery_ops.runbook.plan import Plan, Where
     from celery_ops.runbook.schema import ProbeStep
 
 CONFIGURED = "configured"
 """The word for the queues of the context's own `probe`."""
+CONSUMED = "consumed"
+"""The word for every queue that one of our workers consumes when the plan is made."""
 UNCONFIGURED = (
     "no probe is configured for this context: name a task that does no harm, and the queues it is"
     " for, in celery-ops.yaml: probe: {task: myproject.ping, queues: [default]}"
@@ -69,17 +71,31 @@ def only_consumer(name: str, snapshot: FleetSnapshot) -> str:
     return consumers[0].name if is_known else ""
 
 
-def queues_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> tuple[str, ...]:
-    """The queues that are probed, each once; for `probe: worker` none is named."""
+def consumed(snapshot: FleetSnapshot) -> tuple[str, ...]:
+    """What the workers within the scope consume, as far as they tell."""
+    ours = [worker for worker in snapshot.workers if worker.mine and worker.answers]
+    return tuple(sorted({queue for worker in ours for queue in worker.queues or ()}))
+
+
+def planned_queues(step: ProbeStep, plan: Plan) -> tuple[str, ...]:
+    """What a step of its own was planned for."""
+    actions = [one.actions for one in plan.steps if one.id == step.id]
+    return tuple(one.target for several in actions for one in several if one.target is not None)
+
+
+def queues_of(
+    step: ProbeStep, probe: Probe, scope: Mapping[str, object], consumed: Sequence[str]
+) -> tuple[str, ...]:
+    """The queues that are probed, each once; for `probe: worker` none is named.
+
+    `consumed` are those that this word stands for.
+    """
     if isinstance(step.queues, CurrentWorker):
         return ()
     written = ",".join(resolve(slot, scope) for slot in step.queues)
     named = [name for name in map(str.strip, written.split(",")) if name]
-    return tuple(
-        dict.fromkeys(
-            queue for name in named for queue in (probe.queues if name == CONFIGURED else (name,))
-        )
-    )
+    words = {CONFIGURED: probe.queues, CONSUMED: consumed}
+    return tuple(dict.fromkeys(queue for name in named for queue in words.get(name, (name,))))
 
 
 def timeout_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> float:
@@ -87,13 +103,15 @@ def timeout_of(step: ProbeStep, probe: Probe, scope: Mapping[str, object]) -> fl
     return probe.timeout if step.timeout is None else resolve(step.timeout, scope)
 
 
-def in_words(step: ProbeStep, probe: Probe | None, scope: Mapping[str, object]) -> str:
+def in_words(
+    step: ProbeStep, probe: Probe | None, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> str:
     """What the step is about, in one line."""
     if probe is None:
         return "probe"
     if isinstance(step.queues, CurrentWorker):
         return f"probe worker (at most {as_duration(timeout_of(step, probe, scope))} each)"
-    queues = ", ".join(queues_of(step, probe, scope)) or "no queue"
+    queues = ", ".join(queues_of(step, probe, scope, consumed(snapshot))) or "no queue"
     return f"probe {queues} (at most {as_duration(timeout_of(step, probe, scope))} each)"
 
 
@@ -105,7 +123,7 @@ def obstacles(
         return [] if step.optional else [UNCONFIGURED]
     if isinstance(step.queues, CurrentWorker):
         return []  # who it is, and what it consumes, is seen when it is its turn
-    queues = queues_of(step, probe, scope)
+    queues = queues_of(step, probe, scope, consumed(snapshot))
     found = [] if queues else [no_queue(step)]
     for queue in queues:
         consumers = snapshot.consumers_of(queue)
@@ -126,7 +144,7 @@ def planned(
     if step.optional and where.probe is None:
         return PlannedStep(step.id, LEFT_OUT)
     done = actions(step, where, snapshot, scope)
-    return PlannedStep(step.id, in_words(step, where.probe, scope), actions=done)
+    return PlannedStep(step.id, in_words(step, where.probe, snapshot, scope), actions=done)
 
 
 def actions(
@@ -144,7 +162,7 @@ def actions(
         timeout = as_duration(timeout_of(step, probe, scope))
         return _to_worker(step, target or "", probe.task, timeout, where, snapshot)
     found: list[PlannedAction] = []
-    for queue in queues_of(step, probe, scope):
+    for queue in queues_of(step, probe, scope, consumed(snapshot)):
         consumers = snapshot.consumers_of(queue)
         ready = next((one.ready for one in snapshot.queues if one.name == queue), None)
         behind = "messages that cannot be counted" if ready is None else counted(ready, "message")

@@ -99,12 +99,15 @@ def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
     left = [name for name in named if name not in beats]
     if not left or not report.done + report.failed:
         return ""
-    choosing = {_choosing(step) for step in runbook.steps} - {""}
-    param = choosing.pop() if len(choosing) == 1 else None
-    if param is None:
-        return ""
-    others = {name: value for name, value in plan.params.items() if name != param}
-    given = {param: ",".join(left), **others}
+    if any(isinstance(step, Roll) and step.running is not None for step in runbook.steps):
+        given = dict(plan.params)  # how many are to run counts those that are done
+    else:
+        choosing = {_choosing(step) for step in runbook.steps} - {""}
+        param = choosing.pop() if len(choosing) == 1 else None
+        if param is None:
+            return ""
+        others = {name: value for name, value in plan.params.items() if name != param}
+        given = {param: ",".join(left), **others}
     words = ["celery-ops", "runbook", plan.runbook]
     for name, value in (*given.items(), *(("allow_gap", queue) for queue in plan.allow_gap)):
         if name != "allow_gap" or value in plan.allow_gap:

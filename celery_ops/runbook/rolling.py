@@ -14,24 +14,24 @@ from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.hazards import absence
-from celery_ops.runbook.judges import Judgement, Seen, Verification
+from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
+from celery_ops.runbook.roll_words import Offline, OnFail
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
     CheckStep,
     ControlStep,
-    Offline,
-    OnFail,
     ProbeStep,
     RunStep,
     ScaleStep,
     WaitStep,
     WorkerStep,
 )
+from celery_ops.runbook.verification import Verification
 from celery_ops.runbook.watching import watch_targets
 from celery_ops.runbook.worker_probing import probe_targets
 from celery_ops.runbook.worker_verbs import all_of
@@ -123,7 +123,7 @@ class Rolling:
         over = {self._verify_step, *inner}
         for target in targets:
             recall.forget(target.name, over)
-            target.done = True
+            target.done, target.settled = True, self._roll.for_good
         return True
 
     async def _batch(self, batch: PlannedBatch) -> None:
@@ -185,14 +185,14 @@ class Rolling:
                 await self._worker_step(step, [one for one in chosen if not one.failed])
             case RunStep():
                 if step.takes_worker:
-                    await stage.guard(self._keep, stage.not_begun(step.id, chosen))
+                    await self._guard(step, chosen)
                 for target in chosen:
                     await self._run(step, target, self._scope(target, snapshot, began))
             case ScaleStep():
                 await all_of([scale(stage, step, one) for one in chosen])
             case ControlStep():
                 if step.takes_worker:
-                    await stage.guard(self._keep, stage.not_begun(step.id, chosen))
+                    await self._guard(step, chosen)
                 await all_of([self._send(step, one, snapshot, began) for one in chosen])
             case ActivateStep():
                 await activate_for(stage, step, chosen)
@@ -256,14 +256,19 @@ class Rolling:
         if not chosen:
             return
         if step.verb.takes_capacity:
-            await self._stage.guard(self._keep, self._stage.not_begun(step.id, chosen))
+            await self._guard(step, chosen)
         timeout = self._stage.value(step.timeout)
         order = Order(
             step.id, step.verb, timeout, step.on_timeout,
             retries=self._stage.value(step.retries.times),
             pause=self._stage.value(step.retries.pause),
+            for_good=step.for_good,
         )  # fmt: skip
         await self._stage.verbs.perform(order, chosen)
+
+    async def _guard(self, step: InnerStep, chosen: list[Target]) -> None:
+        taking = self._stage.not_begun(step.id, chosen)
+        await self._stage.guard(self._keep, taking, for_good=self._roll.for_good)
 
     async def _run(self, step: RunStep, target: Target, scope: Mapping[str, object]) -> None:
         if step.takes_worker and not await self._may_be_taken(step, target):
@@ -325,6 +330,7 @@ class Rolling:
         stage, verify, step = self._stage, self._roll.verify, self._verify_step
         if _told(stage, step, target):
             target.done = not target.failed
+            target.settled = target.done and self._roll.for_good
             return
         before = facts.next_life(before, target.planned) if target.renewed else before
         scope = {
@@ -334,17 +340,17 @@ class Rolling:
             "step": facts.StepFacts(began, target.name in self._canaries),
         }
         hold = stage.value(verify.hold)
-        judge = Verification(verify, target.name, scope, hold, stage.clock.now())
+        now, down = stage.clock.now(), target.down
         seen = await stage.watch.until(
-            judge,
+            Verification(verify, target.name, scope, hold, now, down=down),
             worker=target.name,
-            service=target.vouching,
+            service=target.planned.service if down else target.vouching,
             timeout=stage.value(verify.timeout),
             safe=True,
             progress=lambda says: stage.say(target.name, says, step),
         )
         if seen.seen is Seen.DONE:
-            target.done = True
+            target.done, target.settled = True, self._roll.for_good
         else:
             target.failed = f"was not verified {seen.says}"
         _conclude(stage, step, target, seen.says)

@@ -1,4 +1,5 @@
-"""The verb `scale`: a pool grows at once, and shrinks by one idle process after the other.
+"""The verb `scale`: a pool grows at once, and shrinks by one idle process after the other. Of a
+worker that scales itself (`--autoscale`) it is the most that changes.
 
 Proved by the processes that the pool has. What was begun is settled by looking, and gone on with.
 """
@@ -35,12 +36,18 @@ REPLY_TIMEOUT = 2.0
 
 
 def goal_of(step: ScaleStep, worker: PlannedWorker, scope: Mapping[str, object]) -> int | None:
-    """How many processes it is to have; None where it is not known how many there are."""
+    """The size it is to have; None where it is not known which it has."""
     if step.to is not None:
         return resolve(step.to, scope)
-    if worker.processes is None or step.by is None:
+    if worker.size is None or step.by is None:
         return None
-    return worker.processes + resolve(step.by, scope)
+    return worker.size + resolve(step.by, scope)
+
+
+def _does(worker: PlannedWorker, goal: int | None) -> str:
+    if worker.autoscale is None:
+        return f"scale its pool from {worker.size} to {goal} processes"
+    return f"let it scale itself to at most {goal} processes instead of {worker.size}"
 
 
 def planned_scale(
@@ -48,8 +55,8 @@ def planned_scale(
 ) -> tuple[PlannedAction, list[str]]:
     """What is done to a worker's pool, and why it cannot be."""
     goal = goal_of(step, worker, scope)
-    does = f"scale its pool from {worker.processes} to {goal} processes"
-    action = PlannedAction(step.id, worker.name, does, f"scale it back to {worker.processes}")
+    undo = f"scale it back to {worker.size}"
+    action = PlannedAction(step.id, worker.name, _does(worker, goal), undo)
     return action, scale_obstacles(worker, goal, snapshot)
 
 
@@ -82,6 +89,9 @@ async def scale_back(
     snapshot = await stage.look()
     now = _met(target, snapshot)
     obstacles = scale_obstacles(now, processes, snapshot)
+    if now.autoscale is not None and target.planned.autoscale is None:
+        least, most = now.autoscale
+        obstacles = [f"{now.name} scales itself between {least} and {most} processes since then"]
     if obstacles:
         raise StepFailed("; ".join(obstacles))
     kept = target.failed
@@ -101,11 +111,10 @@ async def _resize(
     *, timeout: float, intended: bool = False,
 ) -> None:  # fmt: skip
     """Let a pool have so many processes. `intended`: the journal says already what is meant."""
-    has = before.processes
     if not intended:
         stage.effects.intend(
-            step, target.name, f"scale its pool from {has} to {goal} processes",
-            expect=f"its pool has {goal} processes", undo=f"scale it back to {has}",
+            step, target.name, _does(before, goal),
+            expect=f"its pool has {goal} processes", undo=f"scale it back to {before.size}",
             verb="scale", worker=before,
         )  # fmt: skip
     until = stage.clock.monotonic() + timeout
@@ -115,7 +124,7 @@ async def _resize(
     target.failed = says
     stage.effects.conclude(
         step, target.name, Result.FAILED if says else Result.DONE,
-        says or f"its pool has {goal} processes",
+        says or f"its pool has {'' if before.autoscale is None else 'at most '}{goal} processes",
     )  # fmt: skip
 
 
@@ -125,7 +134,7 @@ async def _approach(
     """Order by order, each seen before the next; why it was given up, or nothing."""
     refused = ""
     while True:
-        has = await _processes(stage, before)
+        has = await _size(stage, before)
         if has == goal:
             return ""
         left = until - stage.clock.monotonic()
@@ -136,11 +145,14 @@ async def _approach(
             await stage.brake.sleep(BETWEEN_TRIES)
             continue
         by = goal - has
-        refusals = await stage.effects.control([actions.scale(target.name, by)])
+        is_range = before.autoscale is not None
+        action = actions.autoscale if is_range else actions.scale
+        sent = action(target.name, goal if is_range else by)
+        refusals = await stage.effects.control([sent])
         refused = refusals.get(target.name, "")
         if refused and stage.effects.away:  # it may be done all the same: it is looked for
             stage.say(target.name, refused, step)
-        elif refused and by > 0:
+        elif refused and (by > 0 or is_range):
             return f"it replied: {refused}"
         elif refused:  # all of its processes are busy: one of them will be free
             pause = as_duration(BETWEEN_TRIES)
@@ -149,7 +161,8 @@ async def _approach(
             continue
         left = max(0.0, until - stage.clock.monotonic())
         left = min(left, LATE) if refused else left
-        seen = await _seen(stage, step, target, before, goal if by > 0 else has - 1, left)
+        next_size = goal if by > 0 or is_range else has - 1
+        seen = await _seen(stage, step, target, before, next_size, left)
         if seen.seen is not Seen.DONE and not (refused and seen.too_late):
             return seen.says
 
@@ -166,8 +179,8 @@ async def _seen(
     )
 
 
-async def _processes(stage: Stage, before: PlannedWorker) -> int | None:
-    """How many its pool has now, if it is still the process that was met."""
+async def _size(stage: Stage, before: PlannedWorker) -> int | None:
+    """The size its pool has now, if it is still the process that was met."""
     try:
         snapshot = await stage.surveyor.refresh(
             questions=(Question.PING, Question.STATS),
@@ -181,4 +194,4 @@ async def _processes(stage: Stage, before: PlannedWorker) -> int | None:
     if worker is None:
         return None
     now = plan_worker(worker, snapshot)
-    return now.processes
+    return now.size

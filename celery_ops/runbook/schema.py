@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_ops.config.units import Count
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
+from celery_ops.runbook.roll_words import Offline, OnFail, Order
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
 if TYPE_CHECKING:
@@ -103,14 +104,6 @@ DEFAULT_SILENCE = 5.0
 OTHERS_REFUSED, OTHERS_IGNORED = "refuse", "ignore"
 
 
-class OnFail(StrEnum):
-    """What a roll does when too many targets failed."""
-
-    ASK = "ask"
-    STOP = "stop"
-    UNDO = "undo"
-
-
 class OnTimeout(StrEnum):
     """What a drain does whose tasks do not end in time."""
 
@@ -123,24 +116,6 @@ class OnTimeout(StrEnum):
     def never_cuts_off(self) -> bool:
         """Whatever the drain is followed by, no running task is cut off."""
         return self is not OnTimeout.PROCEED
-
-
-class Order(StrEnum):
-    """In which order a roll takes its targets."""
-
-    FEWEST_ACTIVE_FIRST = "fewest_active_first"
-    UNHEALTHY_FIRST = "unhealthy_first"
-    BY_HOST = "by_host"
-    BY_NAME = "by_name"
-
-
-class Offline(StrEnum):
-    """What a roll does about a target that is silent, or whose host cannot be reached."""
-
-    FAIL = "fail"
-    """It counts as failed."""
-    SKIP = "skip"
-    """It is left out, by name and with the reason."""
 
 
 class WorkerVerb(StrEnum):
@@ -167,7 +142,8 @@ class CurrentWorker:
 class WorkerStep:
     """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
 
-    `keep_available` is for a step outside of a roll; None: the parameter of that name.
+    `keep_available` is for a step outside of a roll; None: the parameter of that name. A stop
+    `for_good` lasts when the host boots again.
     """
 
     id: str
@@ -179,6 +155,7 @@ class WorkerStep:
     place: Place
     retries: Retries = NO_RETRIES
     keep_available: Slot[Count] | None = None
+    for_good: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +314,9 @@ class ProbeStep:
     """The context's probe task is sent to each of these queues, and its end is proved; of the
     current worker, that it runs one.
 
-    A text may name several queues, separated by commas, and `configured` stands for the context's
-    own. `timeout` in seconds; None: the context's. An `optional` one is left out where the context
-    has no probe.
+    A text may name several queues, separated by commas; `configured` stands for the context's own,
+    `consumed` for all that our workers consume. `timeout` in seconds; None: the context's. An
+    `optional` one is left out where the context has no probe.
     """
 
     id: str
@@ -408,7 +385,11 @@ InnerStep = (
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """Takes workers through its steps in batches."""
+    """Takes workers through its steps in batches.
+
+    `running` is how many of them are to run afterwards: where it starts some, as many of the
+    stopped ones as that takes; else as many of the running ones as are too many.
+    """
 
     id: str
     workers: Slot[str]
@@ -424,6 +405,18 @@ class Roll:
     verify: Verify
     place: Place
     when: Condition | None = None
+    running: Slot[int] | None = None
+
+    @property
+    def for_good(self) -> bool:
+        """What it takes does not come back."""
+        return any(isinstance(step, WorkerStep) and step.for_good for step in self.steps)
+
+    @property
+    def starts(self) -> bool:
+        """Its first effect on a worker is to start it."""
+        verbs = [step.verb for step in self.steps if isinstance(step, WorkerStep)]
+        return verbs[:1] == [WorkerVerb.START]
 
 
 Step = (

@@ -102,12 +102,14 @@ class Stage:
         """A slot's value; only parameters can be referred to once a run goes on."""
         return resolve(slot, {"params": self.params})
 
-    async def guard(self, keep: Count, taking: Collection[str]) -> FleetSnapshot:
+    async def guard(
+        self, keep: Count, taking: Collection[str], *, for_good: bool = False
+    ) -> FleetSnapshot:
         """Look at the whole fleet and refuse to take these workers if a queue would go short.
 
         Raise PreconditionFailed; return what was seen.
         """
-        guard = Guard(keep, frozenset(self.plan.allow_gap))
+        guard = Guard(keep, frozenset(self.plan.allow_gap), for_good=for_good)
         planned = {
             name: [queue.name for queue in target.planned.queues or ()]
             for name, target in self.targets.items()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.model import ServiceState, WorkerState
 from celery_ops.runbook.plan import PlannedWorker
-from celery_ops.runbook.schema import Order
+from celery_ops.runbook.roll_words import Order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,10 @@ def plan_worker(worker: Worker, snapshot: FleetSnapshot) -> PlannedWorker:
         release=worker.release,
         busy_solo=worker.busy_solo,
         pool="solo" if worker.busy_solo else worker.stats.value.pool if worker.stats else None,
+        at_boot=status.at_boot if status else None,
+        unset_at_boot=next(
+            (one.at_boot for one in snapshot.taken if one.worker == worker.name and one.at_boot), ""
+        ),
     )
 
 
@@ -87,7 +91,8 @@ def processes_of(worker: Worker) -> int | None:
 
 
 def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
-    """The order in which a roll takes its targets; names decide between equals.
+    """The order in which a roll takes its targets; names decide between equals. Who is missed least
+    depends on who went before: `choosing` tells it.
 
     Of whom it is not known what they run is not taken for idle: they come last.
     """
@@ -98,9 +103,12 @@ def in_order(workers: Sequence[Worker], order: Order) -> list[Worker]:
                 return (worker.name,)
             case Order.BY_HOST:
                 return (worker.service.ref.host if worker.service else "", worker.name)
+            case Order.OWED_FIRST:
+                taken = worker.taken
+                return (taken is None or taken.kind != "service", worker.name)
             case Order.UNHEALTHY_FIRST:
                 return (worker.state is WorkerState.ONLINE, worker.name)
-            case Order.FEWEST_ACTIVE_FIRST:
+            case Order.FEWEST_ACTIVE_FIRST | Order.LEAST_MISSED:
                 unknown = worker.active is None
                 return (unknown, len(worker.active.value) if worker.active else 0, worker.name)
 

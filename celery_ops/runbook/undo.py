@@ -119,8 +119,8 @@ def _reversal(
     target = act.target or ""
     if act.verb == "run" and act.undo:
         return (_run_back(act, runbook, plan, verified),)
-    if act.verb == "scale" and act.worker is not None and act.worker.processes is not None:
-        return (Reversal(act.step, target, processes=act.worker.processes),)
+    if act.verb == "scale" and act.worker is not None and act.worker.size is not None:
+        return (Reversal(act.step, target, processes=act.worker.size),)
     if act.verb in {"run", "control", "revoke", "terminate"}:
         return (Irreversible(act.step, target),)
     if act.verb == ACTIVATE:

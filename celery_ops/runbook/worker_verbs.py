@@ -89,7 +89,7 @@ class WorkerVerbs:
             case WorkerVerb.RESUME:
                 await self._together(self._resume, order, targets)
             case WorkerVerb.STOP:
-                await self._together(self._stop, order, targets)
+                await self._together(self._bring_down, order, targets)
             case WorkerVerb.START:
                 await self._together(self._bring_up, order, targets)
             case WorkerVerb.RESTART:
@@ -123,7 +123,7 @@ class WorkerVerbs:
         judge = judges.StaysDrained(
             target.planned, drained.incarnation, self._clock.now(), timeout=order.timeout
         )
-        service = _service(target) if begun else None
+        service = target.service if begun else None
         seen = await self._until(judge, order, target, ask=True, service=service, safe=True)
         if seen.seen is Seen.DONE or (seen.too_late and order.on_timeout is OnTimeout.PROCEED):
             return True
@@ -140,10 +140,10 @@ class WorkerVerbs:
             judges.stopped(target.planned, since),
             order,
             target,
-            service=_service(target),
+            service=target.service,
             safe=False,
         )
-        if stop.runs_on:
+        if stop.runs_on and await self._is_set(target, self._effects.unset_at_boot(target.planned)):
             await self._effects.give_back("service", target.planned)
             target.down = False
             return
@@ -151,7 +151,7 @@ class WorkerVerbs:
 
     async def _together(
         self,
-        perform: Callable[[Order, Target], Coroutine[Any, Any, None]],
+        perform: Callable[[Order, Target], Coroutine[Any, Any, object]],
         order: Order,
         targets: Sequence[Target],
     ) -> None:
@@ -256,9 +256,6 @@ class WorkerVerbs:
         target.failed = f"queues not given back: {seen.says}" + (f" ({reply})" if reply else "")
         self._effects.conclude(order.step, target.name, Result.FAILED, target.failed)
 
-    async def _stop(self, order: Order, target: Target) -> None:
-        await self._bring_down(order, target)
-
     async def _bring_down(self, order: Order, target: Target) -> bool:
         """Stop it; True once it is seen to be down, cleanly or not (then `failed` says so)."""
         act = self._recall.next(order.step, target.name)
@@ -266,14 +263,17 @@ class WorkerVerbs:
             if not await self.stays_drained(order.step, target, begun=act is not None):
                 return False
             if not target.down:
-                await self._effects.take("service", target.planned)
+                await self._effects.take(
+                    "service", target.planned,
+                    at_boot=actions.unset_by(target.planned, for_good=order.for_good),
+                )  # fmt: skip
                 target.down = True
             if not await self._send_stop(order, target, act):
                 return False
         elif act.outcome.result is Result.FAILED:
             target.failed = act.outcome.says
             judge = judges.stopped(target.planned, self._clock.now())
-            if not target.down or not await self._seen(judge, target, _service(target)):
+            if not target.down or not await self._seen(judge, target, target.service):
                 return False
         target.queues_taken = False
         target.drained = None
@@ -281,16 +281,18 @@ class WorkerVerbs:
         return True
 
     async def _send_stop(self, order: Order, target: Target, act: Act | None) -> bool:
-        service, since = _service(target), self._clock.now()
-        action = actions.stop(service, target.planned.identity, self._hosts)
-        undo = str(actions.start(service, self._hosts))
-        judge = judges.stopped(target.planned, since)
+        service, since = target.service, self._clock.now()
+        at_boot = actions.unset_by(target.planned, for_good=order.for_good)
+        action = actions.stop(service, target.planned.identity, self._hosts, at_boot=at_boot)
+        undo = str(actions.start(service, self._hosts, at_boot=at_boot))
+        judge = (judges.stays_down if at_boot else judges.stopped)(target.planned, since)
         if act is None or not await self._seen(judge, target, service):
             expect = "its supervisor says stopped"
             how = _Sending(WorkerVerb.STOP, expect, undo)
             if not await self._on_host(order, target, action, act, how):
-                target.down = False
-                await self._effects.give_back("service", target.planned)
+                if await self._is_set(target, at_boot):
+                    target.down = False
+                    await self._effects.give_back("service", target.planned)
                 return False
         seen = await self._until(judge, order, target, service=service, safe=False)
         is_down = seen.seen is Seen.DONE or (act is not None and seen.new_life)
@@ -302,7 +304,7 @@ class WorkerVerbs:
                 f"begun {seen.unclean}"
             )
         self._conclude(order, target, f"stopped: {seen.says}")
-        if seen.runs_on:
+        if seen.runs_on and await self._is_set(target, at_boot):
             target.down = False
             await self._effects.give_back("service", target.planned)
         return is_down
@@ -359,7 +361,7 @@ class WorkerVerbs:
         judge = judges.was_started(
             target.planned, self._clock.now(), stopped_cleanly=stopped_cleanly
         )
-        begun = act is not None and await self._seen(judge, target, _service(target))
+        begun = act is not None and await self._seen(judge, target, target.service)
         if not begun and not await self._send_start(order, target, act, patient=patient):
             return ""
         return await self._until_started(order, target, anew=anew)
@@ -367,23 +369,27 @@ class WorkerVerbs:
     async def _send_start(
         self, order: Order, target: Target, act: Act | None, *, patient: bool
     ) -> bool:
-        service = _service(target)
-        action = actions.start(service, self._hosts)
+        service = target.service
+        at_boot = self._effects.unset_at_boot(target.planned)
+        action = actions.start(service, self._hosts, at_boot=at_boot)
         undo = str(actions.stop(service, None, self._hosts))
         how = _Sending(WorkerVerb.START, "a new incarnation answers", undo, patient)
         return await self._on_host(order, target, action, act, how)
 
     async def _until_started(self, order: Order, target: Target, *, anew: bool) -> str:
         """Until it is seen, or not; what was concluded."""
-        service, since = _service(target), self._clock.now()
+        service, since = target.service, self._clock.now()
         judged = judges.keeps_running if service.beat else self._started
         judge = judged(target.planned, since, anew=anew)
         runs = judges.runs(target.planned, since, anew=anew)
         seen = await self._until(
             judge, order, target, ask=not service.beat, service=service, safe=False, first=runs
         )
+        at_boot = self._effects.unset_at_boot(target.planned)
         if seen.seen is not Seen.DONE:
             target.failed = f"did not come back: {seen.says}"
+        elif not await self._is_set(target, at_boot):
+            target.failed = f"it runs, and it is not seen to be {at_boot} again, as it was"
         says = f"{RUNS_ON}: {seen.says}" if seen.runs_on else f"started: {seen.says}"
         self._conclude(order, target, says)
         return says
@@ -439,6 +445,13 @@ class WorkerVerbs:
         snapshot = await self._watch.look(target.name, service)
         return snapshot is not None and judge(snapshot).seen is Seen.DONE
 
+    async def _is_set(self, target: Target, at_boot: str) -> bool:
+        """One look: whether it will be started at boot by that word for it; empty: nothing asked
+        for that.
+        """
+        judge = judges.is_set_at_boot(target.planned, self._clock.now(), at_boot)
+        return not at_boot or await self._seen(judge, target, target.service)
+
     def _conclude(self, order: Order, target: Target, says: str) -> None:
         result = Result.FAILED if target.failed else Result.DONE
         self._effects.conclude(order.step, target.name, result, target.failed or says)
@@ -474,7 +487,7 @@ class WorkerVerbs:
         )
 
 
-async def all_of(performed: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def all_of(performed: Sequence[Coroutine[Any, Any, object]]) -> None:
     """Let all end, then raise the first error: no target is left in the middle by another's."""
     for result in await asyncio.gather(*performed, return_exceptions=True):
         if isinstance(result, BaseException):
@@ -484,9 +497,3 @@ async def all_of(performed: Sequence[Coroutine[Any, Any, None]]) -> None:
 def _told(error: OpsError) -> str:
     """What happened and the way out: a journal has one text for both."""
     return " ".join(part for part in (error.says, error.fix) if part)
-
-
-def _service(target: Target) -> ServiceRef:
-    if target.planned.service is None:
-        raise CommandFailed(f"{target.name} has no supervisor that is known here")
-    return target.planned.service

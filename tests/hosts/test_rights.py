@@ -46,19 +46,31 @@ def _said(text: str, code: int = 0) -> Completed:
 
 
 def test_root_may_everything() -> None:
-    rights = read([SERVICE], _said("user=root\nhow=root\nanswer=0 \nanswer=0 \n"))
-    assert (rights.user, rights.refused) == ("root", {})
+    rights = read([SERVICE], _said("user=root\nhow=root\n" + "answer=0 \n" * 4))
+    assert (rights.user, rights.refused, rights.refused_for_good) == ("root", {}, {})
 
 
 def test_a_refusal_comes_with_the_line_that_mends_it() -> None:
-    out = f"user=ops\nhow=sudo\nanswer=0 {START}\nanswer=1 \nrule=    (root) NOPASSWD: {START}\n"
+    out = f"user=ops\nhow=sudo\nanswer=0 {START}\nanswer=1 \nanswer=1 \nanswer=1 \n"
+    out += f"rule=    (root) NOPASSWD: {START}\n"
     says, fix = read([SERVICE], _said(out)).refused[SERVICE]
     assert says == "sudo does not allow it to ops"
     assert "ops ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block celery@w1.service" in fix
 
 
+def test_where_only_a_stop_for_good_is_missing_just_that_is_told() -> None:
+    stop = START.replace("start", "stop")
+    out = f"user=ops\nhow=sudo\nanswer=0 {START}\nanswer=0 {stop}\nanswer=1 \nanswer=1 \n"
+    rights = read([SERVICE], _said(f"{out}rule=    (root) NOPASSWD: {START}, {stop}\n"))
+    assert rights.refused == {}
+    says, fix = rights.refused_for_good[SERVICE]
+    assert says == "sudo does not allow it to ops"
+    assert "systemctl disable --now --no-block celery@w1.service" in fix
+    assert "systemctl start --no-block" not in fix
+
+
 def test_without_sudo_it_is_said_that_sudo_is_not_set() -> None:
-    out = "user=ops\nhow=direct\nanswer=127 sh: pkcheck: not found\nanswer=127 x\n"
+    out = "user=ops\nhow=direct\nanswer=127 sh: pkcheck: not found\n" + "answer=127 x\n" * 3
     says, fix = read([SERVICE], _said(out)).refused[SERVICE]
     assert says == "ops is not root there, and nothing else allows it"
     assert fix.startswith("Set `sudo: true` for the host, and allow it there with visudo: ops ALL")

@@ -396,8 +396,40 @@ def test_an_unknown_unit_is_compared_with_those_there_are() -> None:
 def test_a_sudoers_line_names_nothing_but_this_service() -> None:
     assert sudoers_line(replace(WORKER, name=r"a:b\x20c")) == (
         r"USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block a\:b\\x20c,"
-        r" /usr/bin/systemctl stop --no-block a\:b\\x20c"
+        r" /usr/bin/systemctl stop --no-block a\:b\\x20c,"
+        r" /usr/bin/systemctl enable --now --no-block a\:b\\x20c,"
+        r" /usr/bin/systemctl disable --now --no-block a\:b\\x20c"
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "at_boot", "comes_back"),
+    [
+        ({"UnitFileState": "enabled", "WantedBy": "multi-user.target"}, "enabled", ""),
+        ({"UnitFileState": "disabled", "WantedBy": ""}, "", ""),
+        ({"UnitFileState": "enabled-runtime", "WantedBy": "a.target"}, "", "a.target"),
+        ({"UnitFileState": "static", "RequiredBy": "celery.target"}, "", "celery.target"),
+        ({}, None, ""),
+    ],
+)
+def test_how_a_unit_starts_at_boot(
+    told: dict[str, str], at_boot: str | None, comes_back: str
+) -> None:
+    status = Systemd().read_status([WORKER], completed(printed(RUNNING | told)))[WORKER]
+    assert status.at_boot == at_boot
+    assert status.comes_back == (f"systemd starts it with {comes_back}" if comes_back else "")
+
+
+def test_a_stop_for_good_and_the_start_after_it_are_one_command_each() -> None:
+    stop = Systemd().stop_for_good(WORKER, expect=LIFE)
+    disable = ("systemctl", "disable", "--now", "--no-block", WORKER.name)
+    assert stop.argv == ("sh", "-c", STOP, "celery-ops", WORKER.name, LIFE, *disable)
+    start = Systemd(frozenset({HOST})).start_for_good(WORKER, at_boot="enabled")
+    enable = ("sudo", "-n", "systemctl", "enable", "--now", "--no-block", WORKER.name)
+    assert start.argv == ("sh", "-c", START, "celery-ops", WORKER.name, *enable)
+    assert str(start) == f"sudo -n systemctl enable --now {WORKER.name}"
+    with pytest.raises(ValueError, match="masked"):
+        Systemd().start_for_good(WORKER, at_boot="masked")
 
 
 GIVEN_UP = FAILED | {

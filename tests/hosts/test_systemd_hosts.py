@@ -254,3 +254,32 @@ async def test_without_rights_it_is_seen_and_not_changed(host: SystemdHost) -> N
     [polite] = await statuses(rig, "polite")
     assert polite.state is ServiceState.RUNNING
     assert "Set `sudo: true`" in str(caught.value.fix)
+
+
+async def test_a_stop_for_good_is_taken_back_as_it_was(host: SystemdHost) -> None:
+    rig, one = on(host), service("always")
+    first = await until(rig, "always", ServiceState.RUNNING)
+    assert (first.at_boot, first.comes_back) == ("enabled", "")
+    command = Systemd().stop_for_good(one, expect=first.identity)
+    rig.supervisor.read_effect(one, await rig.shell.run(command, timeout=TIMEOUT))
+    assert (await until(rig, "always", ServiceState.STOPPED)).at_boot == ""
+    command = Systemd().start_for_good(one, at_boot="enabled")
+    rig.supervisor.read_effect(one, await rig.shell.run(command, timeout=TIMEOUT))
+    assert (await until(rig, "always", ServiceState.RUNNING)).at_boot == "enabled"
+
+
+async def test_what_could_not_be_enabled_again_is_left_alone(host: SystemdHost) -> None:
+    rig, one = on(host), service("forgotten")
+    units = "/etc/systemd/system"
+    link = f"{units}/multi-user.target.wants/forgotten.service"
+    host.run("ln", "-s", f"{units}/forgotten.service", link)
+    host.run("systemctl", "daemon-reload")
+    [status] = await statuses(rig, "forgotten")
+    assert status.at_boot == "enabled"
+    done = await rig.shell.run(Systemd().stop_for_good(one, expect=None), timeout=TIMEOUT)
+    with pytest.raises(CommandFailed, match=r"no \[Install\] section"):
+        rig.supervisor.read_effect(one, done)
+    [status] = await statuses(rig, "forgotten")
+    assert status.at_boot == "enabled"
+    host.run("rm", link)
+    host.run("systemctl", "daemon-reload")

@@ -170,6 +170,10 @@ class HostFleet:
         with self.known_hosts.open("a") as file:
             file.write(f"{address} {public}")
 
+    def power_cycle(self, name: str) -> None:
+        """A host loses its power, and boots."""
+        self.hosts[name] = self.hosts[name].power_cycle()
+
     def wait_until_ready(self) -> None:
         """Until all workers consume; raise TimeoutError with the last words of those who do not."""
         try:

@@ -15,8 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -74,6 +73,11 @@ class SystemdHost:
     init: int
     namespace: str
     groups: tuple[Path, ...]
+    power: Callable[[], SystemdHost] = field(compare=False, repr=False)
+
+    def power_cycle(self) -> SystemdHost:
+        """It loses its power and boots again, from the same disks: the host as it is then."""
+        return self.power()
 
     def shell(self, user: str = "root") -> HostShell:
         return HostShell(self, user)
@@ -184,13 +188,11 @@ def systemd_hosts(
             _make_links(root, links or {})
             namespace = stack.enter_context(_namespace(network, number))
             groups = stack.enter_context(_control_groups(f"{network.bridge}-{number}"))
-            console = folder / f"{name}.console"
-            process = stack.enter_context(_booting(root, name, namespace, groups, console))
-            make = partial(
-                SystemdHost, name, address, root, namespace=namespace.name, groups=tuple(groups)
-            )
-            booting.append((make, process, console))
-        yield [_booted(*one) for one in booting]
+            machine = _Machine(root, name, address, namespace, groups, folder / f"{name}.console")
+            stack.callback(machine.cut_power)
+            machine.boot()
+            booting.append(machine)
+        yield [machine.wait() for machine in booting]
 
 
 def _require() -> None:
@@ -355,7 +357,9 @@ def _prepare(
 def _write_unit(folder: Path, unit: str, keys: dict[str, str]) -> None:
     wanted_by = keys.pop("WantedBy", None)
     lines = "\n".join(f"{key}={value}" for key, value in keys.items())
-    (folder / f"{unit}.service").write_text(f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n")
+    install = "" if wanted_by is None else f"[Install]\nWantedBy={wanted_by.split()[0]}\n"
+    text = f"[Unit]\nDescription={unit}\n[Service]\n{lines}\n{install}"
+    (folder / f"{unit}.service").write_text(text)
     if wanted_by is not None:
         target, *instances = wanted_by.split()
         wants = folder / f"{target}.wants"
@@ -433,48 +437,70 @@ def _remove_group(group: Path) -> None:
         time.sleep(0.02)
 
 
-@contextlib.contextmanager
-def _booting(
-    root: Path, name: str, namespace: Path, groups: Sequence[Path], console: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    command = [
-        *("sh", "-c", ENTER_GROUPS, "sh", *map(str, groups), "--"),
-        *ENDS_WITH_US,
-        *("unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--"),
-        *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"),
-        *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off"),
-        *("--timezone=off", "--console=passive", f"--network-namespace-path={namespace}"),
-    ]
-    with console.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
+@dataclass(slots=True)
+class _Machine:
+    """What a host is without its power: disks, an address, a control group."""
+
+    root: Path
+    name: str
+    address: str
+    namespace: Path
+    groups: Sequence[Path]
+    console: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def boot(self) -> None:
+        command = [
+            *("sh", "-c", ENTER_GROUPS, "sh", *map(str, self.groups), "--"),
+            *ENDS_WITH_US,
+            *("unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--"),
+            *("systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"),
+            *(f"--machine={self.name}", "--register=no", "--keep-unit", "--link-journal=no"),
+            *("--resolv-conf=off", "--timezone=off", "--console=passive"),
+            f"--network-namespace-path={self.namespace}",
+        ]
+        with self.console.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def cut_power(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
         # The kernel ends all of a process namespace with its first process, here nspawn.
         for pid in _children(process.pid) or [process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(END_DEADLINE)
 
+    def power_cycle(self) -> SystemdHost:
+        self.cut_power()
+        self.boot()
+        return self.wait()
 
-def _booted(
-    make: Callable[[int], SystemdHost], process: subprocess.Popen[bytes], console: Path
-) -> SystemdHost:
-    deadline = time.monotonic() + BOOT_DEADLINE
-    while time.monotonic() < deadline and process.poll() is None:
-        init = _init(process.pid)
-        if init is not None:
-            host = make(init)
-            if host.run("systemctl", "is-active", "multi-user.target", check=False) == "active\n":
-                return host
-        time.sleep(0.05)
-    pytest.fail(f"a host does not boot: {console.read_text(errors='replace')[-2000:]}")
+    def wait(self) -> SystemdHost:
+        """Until it has booted."""
+        process, deadline = self.process, time.monotonic() + BOOT_DEADLINE
+        while process and time.monotonic() < deadline and process.poll() is None:
+            init = _init(process.pid)
+            if init is not None:
+                host = self._host(init)
+                active = host.run("systemctl", "is-active", "multi-user.target", check=False)
+                if active == "active\n":
+                    return host
+            time.sleep(0.05)
+        pytest.fail(f"a host does not boot: {self.console.read_text(errors='replace')[-2000:]}")
+
+    def _host(self, init: int) -> SystemdHost:
+        return SystemdHost(
+            self.name, self.address, self.root, init,
+            namespace=self.namespace.name, groups=tuple(self.groups), power=self.power_cycle,
+        )  # fmt: skip
 
 
 def _init(started: int) -> int | None:

@@ -25,15 +25,14 @@ from celery_ops.runbook.loader import (
     render_argument,
     resolve,
 )
+from celery_ops.runbook.roll_words import OnFail, Order
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
     Constant,
     CurrentWorker,
     DoctorStep,
-    OnFail,
     OnTimeout,
-    Order,
     ParamType,
     Reference,
     RestoreStep,

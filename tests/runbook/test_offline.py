@@ -9,7 +9,7 @@ import pytest
 
 from celery_ops.model import WorkerState
 from celery_ops.runbook.events import Ending, Result
-from celery_ops.runbook.schema import Order
+from celery_ops.runbook.roll_words import Order
 from celery_ops.runbook.targets import in_order
 from tests.runbook.operation import Operation
 

@@ -408,3 +408,25 @@ async def test_events_are_off_again_where_a_resumed_run_probes_no_more(tmp_path:
     ran = await operation.take_up(path)
     assert ran.ending is Ending.DONE, ran.told()
     assert not any(one.sends_task_events for one in operation.fleet.workers)
+
+
+async def test_the_shipped_smoke_goes_through_every_queue_that_ours_consume(
+    tmp_path: Path,
+) -> None:
+    operation = probed(tmp_path)
+    (tmp_path / "runbooks/smoke.yaml").unlink()
+    ran = await operation.run("smoke")
+    assert ran.ending is Ending.DONE, ran.told()
+    sent = [name for name, intent in ran.effects if str(intent).startswith("send ")]
+    assert sent == ["default", "mail"]
+    ran = await operation.run("smoke", queues="consumed,configured,mail")
+    assert ran.ending is Ending.DONE, ran.told()
+    operation.fleet.workers[0].registered = ("app.work",)
+    (refusal, _) = (await operation.plan("smoke")).refusals
+    assert "w1@web1 does not know the task app.ping" in refusal
+
+
+async def test_with_nobody_who_consumes_there_is_nothing_to_probe(tmp_path: Path) -> None:
+    operation = Operation(tmp_path)
+    operation.fleet.add_worker("w1@web1", up=False)
+    assert (await operation.plan("smoke")).refusals == ("step 1 names no queue to probe",)

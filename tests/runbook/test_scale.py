@@ -111,7 +111,7 @@ async def test_a_shrink_that_comes_to_nothing_fails_and_leaves_the_rest(
 async def test_what_cannot_be_scaled_is_refused_when_it_is_planned(operation: Operation) -> None:
     operation.fleet.add_worker("auto@web1").autoscale = (2, 8)
     operation.fleet.add_worker("green@web1", pool="gevent")
-    write(operation, "by: -3")
+    write(operation, "by: -7")
     refusals = (await operation.plan("scale")).refusals
     assert [refusal.split(" ")[0] for refusal in refusals] == [
         "auto@web1",
@@ -121,6 +121,25 @@ async def test_what_cannot_be_scaled_is_refused_when_it_is_planned(operation: Op
     assert "scales itself between 2 and 8 processes" in refusals[0]
     assert "does not tell how many processes" in refusals[1]
     assert "would be left with no process at all" in refusals[2]
+
+
+async def test_of_a_worker_that_scales_itself_the_most_is_changed(tmp_path: Path) -> None:
+    operation = Operation(tmp_path)
+    auto = operation.fleet.add_worker("auto@web1")
+    auto.autoscale = (2, 8)
+    plan = await operation.plan("scale-up", processes="2")
+    (does,) = [one.does for step in plan.steps for one in step.actions]
+    assert does == "let it scale itself to at most 10 processes instead of 8"
+    ran = await operation.execute(plan)
+    assert ran.ending is Ending.DONE, ran.told()
+    assert auto.autoscale == (2, 10)
+    write(operation, "to: 4")
+    path = operation.write_down(await operation.plan("scale"))
+    assert (await operation.take_up(path)).ending is Ending.DONE
+    assert auto.autoscale == (2, 4)
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert auto.autoscale == (2, 10)
 
 
 async def test_it_is_taken_back_to_the_size_it_had(operation: Operation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import (
     BrokerFull,
@@ -589,8 +589,8 @@ class StandinBroker:
             case Control("revoke" | "rate_limit" as method, arguments):
                 says = {"ok": f"new rate limit set: {arguments.get('rate_limit')}"}
                 says = self.fleet.revoke(worker, arguments) if method == "revoke" else says
-            case Control("pool_grow" | "pool_shrink" as method, {"n": int(by)}):
-                says = _resized(worker, method, by)
+            case Control("pool_grow" | "pool_shrink" | "autoscale" as method, told):
+                says = _resized(worker, method, dict(told))
             case Control(method, _):
                 says = {"error": f"KeyError('{method}')"}
         if faults.never_replies or faults.acknowledges_nothing or worker.is_busy_solo:
@@ -609,11 +609,15 @@ def _switch_events(worker: SimulatedWorker, *, on: bool) -> dict[str, object]:
     return {"ok": f"task events {again}{'enabled' if on else 'disabled'}"}
 
 
-def _resized(worker: SimulatedWorker, method: str, by: int) -> dict[str, object]:
+def _resized(worker: SimulatedWorker, method: str, told: dict[str, Any]) -> dict[str, object]:
     """As Celery does."""
+    if method == "autoscale" and worker.autoscale is not None:
+        worker.autoscale = (worker.autoscale[0], told["max"])
+        return {"ok": f"autoscale now max={told['max']}"}
     if worker.autoscale is not None:
         error = f"{method} is not supported with autoscale. Adjust autoscale range instead."
         return {"error": error}
+    by = int(told["n"])
     if method == "pool_grow":
         worker.processes = _processes(worker) + by
         return {"ok": "pool will grow"}

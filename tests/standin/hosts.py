@@ -70,6 +70,12 @@ class StandinSupervisor:
     def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
         return Command(("standin", "stop", self._kind, service.name, expect or ""))
 
+    def stop_for_good(self, service: ServiceRef, *, expect: str | None) -> Command:
+        return Command(("standin", "disable", self._kind, service.name, expect or ""))
+
+    def start_for_good(self, service: ServiceRef, *, at_boot: str) -> Command:
+        return Command(("standin", "enable", self._kind, service.name, at_boot))
+
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
         if completed.code != 0:
             raise CommandFailed(f"{service}: {completed.err.decode()}")
@@ -98,6 +104,8 @@ class StandinSupervisor:
             retry=service.retry,
             startable=service.startable,
             hazards=service.hazards,
+            at_boot=service.at_boot,
+            comes_back=service.comes_back,
         )
 
 
@@ -114,7 +122,7 @@ class StandinShell:
         clock = hosts.fleet.clock
         if self._name in hosts.unreachable:
             raise HostUnreachable(f"{self._name}: no route to host")
-        is_effect = command.argv[1:2] in {("start",), ("stop",)}
+        is_effect = command.argv[1:2] in {("start",), ("stop",), ("enable",), ("disable",)}
         if hosts.refuses is not None and is_effect:
             raise hosts.refuses
         if self._name in hosts.swallowing and is_effect:
@@ -133,6 +141,10 @@ class StandinShell:
             program = hosts.programs.get(command.argv[0])
             return program(command) if program is not None else _completed()
         match command.argv[1:]:
+            case ("enable", kind, name, at_boot):
+                return self._enable(self._service(kind, name), at_boot)
+            case ("disable", kind, name, expect):
+                return self._disable(self._service(kind, name), expect)
             case ("status", kind, *names):
                 return _completed(json.dumps(self._statuses(kind, names)))
             case ("start", kind, name):
@@ -181,6 +193,17 @@ class StandinShell:
             return _completed(err=f"another life runs: {service.identity}, not {expect}", code=3)
         self._hosts.fleet.stop_service(service)
         return _completed()
+
+    def _enable(self, service: SimulatedService | None, at_boot: str) -> Completed:
+        if service is not None:
+            service.at_boot = at_boot
+        return self._start(service)
+
+    def _disable(self, service: SimulatedService | None, expect: str) -> Completed:
+        done = self._stop(service, expect)
+        if service is not None and not done.code:
+            service.at_boot = ""
+        return done
 
     def _service(self, kind: str, name: str) -> SimulatedService | None:
         return next(

@@ -117,6 +117,8 @@ class SimulatedService:
     retry: Retry | None = None
     hazards: tuple[Hazard, ...] = ()
     tells_identity: bool = True
+    at_boot: str | None = "enabled"
+    comes_back: str = ""
 
 
 @dataclass
