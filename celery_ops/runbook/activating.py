@@ -17,15 +17,23 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
 
 
+TOLD_APART = 2.0
+"""Seconds from a switch to what is started with it. Links tell their time in whole seconds: of what
+begins within one of them nobody could say which release it runs."""
+
+
 async def activate_for(stage: Stage, step: ActivateStep, targets: list[Target]) -> None:
     """The hosts of these workers, or the one that the step names; what it fails of, they say."""
-    timeout = stage.value(step.timeout)
+    timeout, switched = stage.value(step.timeout), False
     for target in targets:
         try:
             planned = _planned(stage, step, _host(stage, step, target))
+            switched |= planned.before != planned.release
             await _activate(stage, planned, target.name, timeout)
         except StepFailed as failed:
             target.failed = failed.says
+    if switched:
+        await stage.brake.sleep(TOLD_APART)
 
 
 async def activate_on(stage: Stage, step: ActivateStep) -> str:
