@@ -175,7 +175,26 @@ async def _all(
 
 
 async def _silence(stage: Stage, step: BeatStep) -> str:
-    """That nobody sends any more: no process does, and no message comes. Raise StepFailed."""
+    """That nobody sends any more, proved once: a later step may have started one again since.
+
+    Raise StepFailed.
+    """
+    past = stage.recall.next(step.id, None)
+    if past is not None and past.outcome is not None:
+        if past.outcome.result is Result.FAILED:
+            raise StepFailed(past.outcome.says)
+        return past.outcome.says
+    try:
+        says = await _nobody_sends(stage, step)
+    except StepFailed as failed:
+        stage.effects.conclude(step.id, None, Result.FAILED, failed.says)
+        raise
+    stage.effects.conclude(step.id, None, Result.DONE, says)
+    return says
+
+
+async def _nobody_sends(stage: Stage, step: BeatStep) -> str:
+    """No process does, and no message comes. Raise StepFailed."""
     marks = Marks(stage, await stage.look())
     async with marks.watching():
         await stage.brake.sleep(stage.value(step.silence))
