@@ -44,6 +44,7 @@ def redis(redis_server: RedisServer) -> Any:
 
 
 async def test_all_that_is_stored_is_read_in_portions(redis: Any, results: RedisResults) -> None:
+    redis.config_resetstat()
     found: dict[str, int | None] = {}
     portions = 0
     async with aclosing(results.all_stored()) as all_stored:

@@ -241,7 +241,7 @@ def test_drain_shows_what_is_taken_and_resume_gives_it_back(fleet: Fleet) -> Non
     assert status["taken"][0]["queues"] == ["default", "reports"]
     shown = fleet("status").out
     assert "taken: prefork1@demo: queues default, reports by" in shown, shown
-    assert "celery-ops worker resume prefork1@demo" in shown
+    assert "give it back: celery-ops -c demo worker resume prefork1@demo" in shown
     assert fleet("worker", "resume", "prefork1@demo", "--yes").code == 0
 
 

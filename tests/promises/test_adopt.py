@@ -41,5 +41,9 @@ def test_a_scheduler_that_another_run_has_stopped_stays_stopped(
     assert fleet.pid("first") == 0
     assert fleet.pid("second") > 0
     assert [one["worker"] for one in bob.status()["taken"]] == ["supervisord first on local"]
-    assert ann.do("beat", "start", "--yes").code == 0
+    refused = ann.do("beat", "start", "--yes")
+    assert refused.code == 7, refused.all
+    assert "supervisord second on local" in refused.all
+    assert fleet.pid("first") == 0
+    assert ann.do("beat", "start", "-p", "other_beats=ignore", "--yes").code == 0
     assert fleet.nothing_is_taken()
