@@ -25,7 +25,7 @@ from celery_ops.broker import messages
 from celery_ops.broker.amqp_ledger import CLASSIC
 from celery_ops.broker.amqp_link import body_of, delivered, posted
 from celery_ops.broker.amqp_names import reply_queue
-from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round
+from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from celery_ops.model import Targets
     from celery_ops.ports import Clock, Fence
 
-_LAST = {ROLL_CALL: 1, "reserved": 2, "scheduled": 3}
-"""As in `mailbox`: what a worker may be unable to serialise comes last."""
 _EXPIRES = 60_000
 _MOST_REPLIES = 100_000
 """In our queue: a client that stands still must not fill the broker's memory."""
@@ -92,7 +90,7 @@ class RabbitMailbox:
 
         Raise LeaseLost, and send nothing, if there is a fence and it is not valid.
         """
-        ordered = sorted(calls, key=lambda call: _LAST.get(call[0], 0))
+        ordered = in_order(calls)
         tickets = {str(uuid.uuid4()): call for call in ordered}
         bound = await self._bound() if to is None else None
         current = Round(

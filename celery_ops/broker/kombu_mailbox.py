@@ -14,7 +14,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
-from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round
+from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from celery_ops.model import Targets
     from celery_ops.ports import Clock, Reply
 
-_LAST = {ROLL_CALL: 1, "reserved": 2, "scheduled": 3}
-"""As in `mailbox`: what a worker may be unable to serialise comes last."""
 _BESIDES_POLLING = 0.5
 _PAUSE = 0.02
 """Seconds between two looks for replies."""
@@ -60,7 +58,7 @@ class KombuMailbox:
         known: Collection[str] = (),
     ) -> Round:
         """Send (method, arguments) pairs at once; return when `rounds` says that it is over."""
-        ordered = sorted(calls, key=lambda call: _LAST.get(call[0], 0))
+        ordered = in_order(calls)
         tickets = {str(uuid.uuid4()): call for call in ordered}
         timeout += self._patience
         bound = await self.nodes()

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from celery_ops.broker import messages, scripts
 from celery_ops.broker.names import REPLY_EXCHANGE
 from celery_ops.broker.refusals import Lost
-from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round
+from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round, in_order
 from celery_ops.errors import BrokerUnreachable, LeaseLost
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
 Call = tuple[str, "Mapping[str, object]"]
 """A control method and its arguments."""
 
-_LAST = {ROLL_CALL: 1, "reserved": 2, "scheduled": 3}
-"""A ping is the roll call for what was sent before it. After it comes what a worker may be unable
-to serialise, since tasks' arguments are part of the answer: then it throws away all control
-messages that it has received and not yet handled (celery.worker.pidbox, `reset`).
-"""
 _SENTINEL = "celery-ops"
 _SHORTEST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.025
@@ -93,7 +88,7 @@ class Mailbox:
 
         Raise LeaseLost, and send nothing, if there is a fence and it is not valid.
         """
-        ordered = sorted(calls, key=lambda call: _LAST.get(call[0], 0))
+        ordered = in_order(calls)
         try:
             current = await self._begin(ordered, to=to, timeout=timeout, known=known, fence=fence)
         except Lost:

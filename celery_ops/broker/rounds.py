@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,6 +44,20 @@ _SHORTEST_GRACE = 0.02
 _LONGEST_GRACE = 0.2
 _REMEMBERED = 30.0
 """After so many seconds a round looks closer again: another listener may have taken a place."""
+
+
+_Arguments = TypeVar("_Arguments")
+_LAST = {ROLL_CALL: 1, "reserved": 2, "scheduled": 3}
+
+
+def in_order(calls: Iterable[tuple[str, _Arguments]]) -> list[tuple[str, _Arguments]]:
+    """The order in which the (method, arguments) of one round are to be sent.
+
+    A ping is the roll call for what was sent before it. After it comes what a worker may be unable
+    to serialise, since tasks' arguments are part of the answer: then it throws away all control
+    messages that it has received and not yet handled (celery.worker.pidbox, `reset`).
+    """
+    return sorted(calls, key=lambda call: _LAST.get(call[0], 0))
 
 
 class Next(Enum):

@@ -25,6 +25,7 @@ from tests.hosts.contract import Program, Supervised, SupervisorContract
 from tests.hosts.streaming import logged, why_none
 from tests.rig import wait_until
 from tests.rig.detached import end_all, is_gone, node
+from tests.rig.missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -165,7 +166,7 @@ def open_folder() -> Iterator[Path]:
 async def test_a_node_of_another_user_is_not_signalled_in_vain(open_folder: Path) -> None:
     """Told when its status is read, so before a plan; `sudo: true` becomes its user."""
     if os.getuid() != 0:
-        pytest.skip("only root can act as somebody else")
+        missing("root, who alone can act as somebody else")
     known = {("local", "polite"): node(open_folder, "polite")}
     adapter, one = Multi(known, folder=str(open_folder)), service("polite")
     await LocalShell().run(adapter.start(one), timeout=10)
