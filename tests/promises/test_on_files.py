@@ -78,7 +78,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesUnderSuperv
         "command": shlex.join(worker_command(NODE, *queues)),
         "directory": str(files.folder),
         "environment": environment,
-        "startsecs": "1",
+        "startsecs": "0",  # running from the first look on
         "stopwaitsecs": "30",
     }
     keys = {key: value.replace("%", "%%") for key, value in program.items()}
