@@ -16,6 +16,7 @@ from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
 from celery_ops.runbook.schema import ANY_RUN, BeatStep, WorkerVerb
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.targets import UP, plan_beat
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def chosen(
 ) -> tuple[Service, ...]:
     """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
     beats = tuple(service for service in snapshot.services if service.ref.beat)
+    left = unanswering(_stop_of(step, runbook), snapshot, scope)
+    beats = tuple(one for one in beats if one not in left)
     running = tuple(one for one in beats if one.state in UP or one.status is None)
     if step.verb in _STOPS:
         return running
@@ -46,6 +49,36 @@ def chosen(
     return tuple(one for one in beats if str(one.ref) in owed or (stops and one in running))
 
 
+def unanswering(
+    step: BeatStep, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> tuple[Service, ...]:
+    """Those that are left out, for their supervisors do not answer."""
+    if not skips(step.offline, scope):
+        return ()
+    return tuple(one for one in snapshot.services if one.ref.beat and one.status is None)
+
+
+def warnings(step: BeatStep, snapshot: FleetSnapshot, scope: Mapping[str, object]) -> list[str]:
+    """What an operator must know of those that are left out, and of there being none."""
+    left = [
+        f"{one.ref} is left out, so it is not proved that it sends nothing:"
+        f" {one.error or 'its supervisor did not answer'}"
+        for one in unanswering(step, snapshot, scope)
+    ]
+    beats = [one for one in snapshot.services if one.ref.beat]
+    if step.verb is WorkerVerb.STOP and not beats:
+        left.append("no scheduler is configured: one that runs somewhere goes on sending tasks")
+    elif step.verb is WorkerVerb.STOP and not any(one.state in UP for one in beats):
+        left.append("no scheduler runs: none is stopped, and only what is owed is started")
+    return left
+
+
+def _stop_of(step: BeatStep, runbook: Runbook) -> BeatStep:
+    """What is started is what was stopped before; which that is, the stop tells."""
+    stops = (one for one in runbook.steps if isinstance(one, BeatStep) and one.verb in _STOPS)
+    return next(stops, step) if step.verb is WorkerVerb.START else step
+
+
 def obstacles(
     step: BeatStep,
     services: tuple[Service, ...],
@@ -53,6 +86,8 @@ def obstacles(
     scope: Mapping[str, object],
 ) -> list[str]:
     """Why it cannot be done, in words with what to do instead."""
+    if not services and step.optional:
+        return []
     if not any(service.ref.beat for service in snapshot.services):
         return ["no scheduler is configured: name its service with `beat: true`"]
     if not services and step.verb is WorkerVerb.START:
@@ -89,6 +124,16 @@ def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
             keys = {f"service:{name}" for name in one.targets}
             left = left | keys if step.verb is WorkerVerb.STOP else left - keys
     return left
+
+
+def kept_stopped(runbook: Runbook, plan: Plan) -> frozenset[str]:
+    """The schedulers that a run which ends in between leaves stopped, for a human to start."""
+    return frozenset(
+        name
+        for step, one in zip(runbook.steps, plan.steps, strict=True)
+        if isinstance(step, BeatStep) and not step.gives_back
+        for name in one.targets
+    )
 
 
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> None:

@@ -28,19 +28,21 @@ from celery_ops.runbook.activating import activate_on
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.conclusion import Conclusion, Course
+from celery_ops.runbook.cutting_off import losses
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.inbox import Inbox
 from celery_ops.runbook.journal import read, state_of
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.lasting import Lasting
 from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.loader import loads, render
+from celery_ops.runbook.meeting import meet, order_of
 from celery_ops.runbook.moving import Moving, park_again
 from celery_ops.runbook.notice import Notice
 from celery_ops.runbook.notices import notify
-from celery_ops.runbook.orders import Order
 from celery_ops.runbook.params import parse_params
 from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.queue_consumers import Pauses
@@ -74,7 +76,7 @@ from celery_ops.runbook.task_events import TaskEvents
 from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 from celery_ops.runbook.watch import Watch
 from celery_ops.runbook.watching import watch_workers
-from celery_ops.runbook.worker_verbs import WorkerVerbs, all_of
+from celery_ops.runbook.worker_verbs import WorkerVerbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -318,7 +320,8 @@ class Executor:
             ):  # fmt: skip
                 self._came_to.append(await self._of_messages(step))
             case WatchStep():
-                self._came_to.append(await watch_workers(self._stage, step, planned.targets))
+                there = [one for one in planned.targets if not self._stage.targets[one].left_out]
+                self._came_to.append(await watch_workers(self._stage, step, there))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():
@@ -378,16 +381,8 @@ class Executor:
             snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
         else:
             snapshot = await self._stage.look()
-        for target in targets:
-            self._stage.refresh_target(step.id, target, step.verb, snapshot)
-        ready = [target for target in targets if not target.failed]
-        timeout = self._stage.value(step.timeout)
-        order = Order(
-            step.id, step.verb, timeout, step.on_timeout,
-            retries=self._stage.value(step.retries.times),
-            pause=self._stage.value(step.retries.pause),
-        )  # fmt: skip
-        await self._stage.verbs.perform(order, ready)
+        ready = meet(self._stage, step, targets, snapshot)
+        await self._stage.verbs.perform(order_of(self._stage, step), ready)
         failed = [target for target in targets if target.failed]
         for target in ready:
             target.done = not target.failed
@@ -492,7 +487,8 @@ class Executor:
             names = ", ".join((*report.returned, *self._pauses.returned))
             parts = [f"taken back: {names}"] if names else []
             return "; ".join(parts + self._conclusion.gave_back) or "nothing was left to take back"
-        return "; ".join(self._came_to) or f"{len(report.done)} of {len(targets)} done"
+        came = self._came_to or [f"{len(report.done)} of {len(targets)} done"]
+        return "; ".join((*came, *losses(targets)))
 
     @property
     def _failure(self) -> RunState:

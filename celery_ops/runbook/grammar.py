@@ -68,6 +68,10 @@ T = TypeVar("T")
 _HOST = "host"
 _BEAT = "beat"
 _OWED_BY = "owed_by"
+_OPTIONAL = "optional"
+_GIVE_BACK = "give_back"
+_OFFLINE = "offline"
+_OF_BEAT = frozenset({_OWED_BY, _OPTIONAL, _GIVE_BACK})
 _BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
 _ORPHANS = "orphans"
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
@@ -81,7 +85,8 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
     is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
     if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
         return _beat_step(steps, spot, verb)
-    refuse_keys(steps, spot, spot.keys.keys() & {_OWED_BY})
+    foreign = _OF_BEAT if verb is WorkerVerb.DRAIN else _OF_BEAT | {_OFFLINE}
+    refuse_keys(steps, spot, spot.keys.keys() & foreign)
     target = worker_target(steps, spot)
     if target is None:
         return None
@@ -95,6 +100,9 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         place=spot.place,
         retries=steps.retries(spot),
         keep_available=_keep_available(steps, spot),
+        offline=Offline(_choice(steps, spot, _OFFLINE, Offline) or Offline.FAIL)
+        if verb is WorkerVerb.DRAIN
+        else Offline.FAIL,
     )
 
 
@@ -117,7 +125,24 @@ def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
         when=steps.when(spot),
         place=spot.place,
         owed_by=_optional(spot, _OWED_BY, steps.values.plain_text, ANY_RUN),
+        offline=_offline(steps, spot),
+        optional=_flag(steps, spot, _OPTIONAL, default=False),
+        gives_back=_flag(steps, spot, _GIVE_BACK, default=True),
     )
+
+
+def _flag(steps: StepReader, spot: Spot, key: str, *, default: bool) -> bool:
+    chosen = _choice(steps, spot, key, ("true", "false"))
+    return default if chosen is None else chosen == "true"
+
+
+def _offline(steps: StepReader, spot: Spot) -> Slot[str]:
+    """Written out, or a parameter, which is judged when it has a value."""
+    slot = _optional(spot, _OFFLINE, steps.values.plain_text, Offline.FAIL.value)
+    if isinstance(slot, Constant):
+        chosen = _choice(steps, spot, _OFFLINE, Offline)
+        return Constant(Offline(chosen or Offline.FAIL))
+    return slot
 
 
 def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
@@ -307,7 +332,6 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
     verify = _read_verify(steps, spot, keys["verify"]) if "verify" in keys else None
     order = _choice(steps, spot, "order", Order)
     on_fail = _choice(steps, spot, "on_fail", OnFail)
-    offline = _choice(steps, spot, "offline", Offline)
     workers = values.workers(spot.value, spot.what)
     if verify is None:
         verify = Verify(
@@ -323,7 +347,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         max_failed=_optional(spot, "max_failed", values.integer, 0),
         settle=_optional(spot, "settle", values.duration, 5.0),
         on_fail=OnFail(on_fail or OnFail.ASK),
-        offline=Offline(offline or Offline.FAIL),
+        offline=_offline(steps, spot),
         steps=inner,
         verify=verify,
         place=spot.place,
@@ -383,19 +407,22 @@ _ANYWHERE = frozenset({Where.STEPS, Where.ROLL})
 _TIMEOUT = {"timeout": _NOTHING_WAITS_FOR_EVER}
 _REVOKED = ("ids", "task", "filter", "unseen", "timeout", "when")
 _RETRIES = ("retries", "retry_pause")
-_WORKER_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "keep_available"))
 _STARTING_VERB = Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", *_RETRIES))
 
 VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         _read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when", "queue", "keep_available"),
+        ("timeout", "on_timeout", "offline", "when", "queue", "keep_available"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(_read_worker_step, _ANYWHERE, ("timeout", "when", "queue", _OWED_BY)),
-    "stop": _WORKER_VERB,
-    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY)),
+    "stop": Verb(
+        _read_worker_step,
+        _ANYWHERE,
+        ("timeout", "when", "keep_available", _OFFLINE, _OPTIONAL, _GIVE_BACK),
+    ),
+    "start": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, _OWED_BY, _OPTIONAL)),
     "restart": Verb(_read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(
         _read_wait,

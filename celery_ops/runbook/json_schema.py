@@ -160,8 +160,12 @@ _KEYS: Mapping[str, Schema] = {
     "owed_by": {**_WORD, "description": "the run that has taken it: its id, or a pattern"},
     "vouched": _WORD,
     "for": _DURATION,
-    "optional": {"type": "boolean", "description": "left out where no probe is configured"},
+    "optional": {"type": "boolean", "description": "left out where there is none of it"},
     "max_failures": {**_NUMBER, "description": "so many tasks may fail, or a share of all: 5%"},
+    "give_back": {
+        "type": "boolean",
+        "description": "false: a run that ends in between leaves it stopped, and says so",
+    },
     "order": _one_of(Order),
     "canary": _NUMBER,
     "batch": _NUMBER,
@@ -169,7 +173,10 @@ _KEYS: Mapping[str, Schema] = {
     "max_failed": _NUMBER,
     "settle": _DURATION,
     "on_fail": _one_of(OnFail),
-    "offline": _one_of(Offline),
+    "offline": {
+        **_WORD,
+        "description": f"{' or '.join(Offline)}: what cannot be reached is a failure, or left out",
+    },
     "steps": {"$ref": f"#/$defs/{Where.ROLL.name.lower()}"},
     "verify": _VERIFY,
 }

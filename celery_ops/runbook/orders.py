@@ -24,6 +24,8 @@ class Order:
     on_timeout: OnTimeout = OnTimeout.FAIL
     retries: int = 0
     pause: float = 0.0
+    passes_over: bool = False
+    """Who is gone in the midst of it is not waited for, and has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class Target:
     queues_taken: bool = False
     drained: Drained | None = None
     """It must hold still when the worker is stopped."""
+    cut_off: str = ""
+    """Why its stop may cut off what it runs, as was agreed; empty: that would be a failure."""
+    unasked: bool = False
+    """It could not be asked: whatever life of it runs is stopped."""
+    lost: str = ""
+    """What was cut off."""
     down: bool = False
     done: bool = False
     renewed: bool = False

@@ -7,12 +7,12 @@ exception: the operator sees all of them at once, with the rest of the plan.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
 from celery_ops.fleet.tracing import Sightings
-from celery_ops.model import Level
+from celery_ops.model import Level, WorkerState
 from celery_ops.runbook import (
     actions,
     beats,
@@ -57,10 +57,10 @@ from celery_ops.runbook.schema import (
     CurrentWorker,
     DoctorStep,
     NotifyStep,
-    Offline,
     Order,
     ProbeStep,
     QueueStep,
+    Reference,
     RestoreStep,
     Roll,
     RunStep,
@@ -71,6 +71,7 @@ from celery_ops.runbook.schema import (
     WorkerVerb,
 )
 from celery_ops.runbook.selectors import Selector, select
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.targets import in_order, is_owed, plan_beat, plan_worker
 from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 
@@ -176,6 +177,8 @@ class _Draft:
     scope: dict[str, object] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     activations: dict[PlannedActivation, None] = field(default_factory=dict)
+    unasked: set[str] = field(default_factory=set)
+    """Those whom a drain passes over: whatever life of them runs is stopped."""
 
     def choose_targets(self) -> None:
         """Resolve every selector of the runbook, and fix what the guard is measured by."""
@@ -225,7 +228,7 @@ class _Draft:
             case Roll():
                 chosen = select(Selector.parse(resolve(step.workers, self.scope)), self.snapshot)
                 ordered = in_order(chosen, step.order)
-                if step.offline is Offline.FAIL:
+                if not skips(step.offline, self.scope):
                     return ordered
                 for worker in ordered:
                     absent = self.absence(step, worker)
@@ -235,7 +238,9 @@ class _Draft:
                 ControlStep(target=target) | ScaleStep(target=target) | WatchStep(target=target)
             ) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
-                return in_order(chosen, Order.BY_NAME)
+                there = in_order(chosen, Order.BY_NAME)
+                is_watch = isinstance(step, WatchStep)
+                return [one for one in there if not is_watch or one.name not in self.left_out]
             case WorkerStep(target=target) if not isinstance(target, CurrentWorker):
                 chosen = select(Selector.parse(resolve(target, self.scope)), self.snapshot)
                 if step.verb is WorkerVerb.RESUME:
@@ -309,6 +314,7 @@ class _Draft:
             case BeatStep():
                 services = self.chosen_beats(step)
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
+                self.hazards += beats.warnings(step, self.snapshot, self.scope)
                 return beats.planned(step, services, self.snapshot, self.hosts)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
@@ -391,6 +397,11 @@ class _Draft:
         }
         most = resolve(roll.max_failed, self.scope)
         if len(absent) > most:
+            if isinstance(roll.offline, Reference):
+                self.refusals.append(
+                    f"{', '.join(absent)} cannot be reached: the others are gone on with by"
+                    f" -p {roll.offline.path[-1]}=skip"
+                )
             return set()
         self.hazards += [
             f"{name} counts as failed, of at most {most}: {why}" for name, why in absent.items()
@@ -464,10 +475,15 @@ class _Draft:
     ) -> Iterable[PlannedAction]:
         worker = self.targets[name]
         refusals = obstacles(step.verb, worker, self.snapshot)
+        if refusals and step.passes_over and worker.state is not WorkerState.CONFLICT:
+            self.unasked.add(name)
+            self.hazards.append(f"{name} is {worker.state}: it is not asked to drain")
+            return ()
         self.refusals += refusals
         self.hazards += dangers(step, worker, self.snapshot, drained=drained)
         if refusals:
             return ()
+        worker = replace(worker, identity=None) if name in self.unasked else worker
         undo = actions.undo_of(step.verb, worker, self.hosts)
         does = actions.of_verb(step.verb, worker, self.hosts)
         return [PlannedAction(step.id, name, str(action), undo) for action in does]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook import controls, facts
 from celery_ops.runbook.activating import activate_for
 from celery_ops.runbook.commands import host_of, run_on_host
+from celery_ops.runbook.cutting_off import recollect
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.judges import Judgement, Seen, Verification
-from celery_ops.runbook.orders import Order
+from celery_ops.runbook.meeting import meet, order_of
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
@@ -24,7 +26,6 @@ from celery_ops.runbook.schema import (
     ActivateStep,
     CheckStep,
     ControlStep,
-    Offline,
     OnFail,
     ProbeStep,
     RunStep,
@@ -33,9 +34,9 @@ from celery_ops.runbook.schema import (
     WatchStep,
     WorkerStep,
 )
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.watching import watch_targets
 from celery_ops.runbook.worker_probing import probe_targets
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,7 +143,7 @@ class Rolling:
         for target in stage.targets.values():
             target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
-        if self._roll.offline is Offline.SKIP:
+        if skips(self._roll.offline, {"params": stage.params}):
             alive = await self._present(alive, began)
         before = {target.name: facts.of_planned(target.planned) for target in alive}
         for step in self._roll.steps:
@@ -181,9 +182,7 @@ class Rolling:
         chosen = self._applying(step, alive, snapshot, began)
         match step:
             case WorkerStep():
-                for target in chosen:
-                    stage.refresh_target(step.id, target, step.verb, snapshot)
-                await self._worker_step(step, [one for one in chosen if not one.failed])
+                await self._worker_step(step, meet(stage, step, chosen, snapshot))
             case RunStep():
                 if step.takes_worker:
                     await stage.guard(self._keep, stage.not_begun(step.id, chosen))
@@ -240,6 +239,7 @@ class Rolling:
             if past is not None:
                 if past.outcome is not None and past.outcome.result is Result.SKIPPED:
                     self._stage.recall.next(step.id, target.name)
+                    recollect(target, past.outcome)
                 else:
                     applying.append(target)
                 continue
@@ -258,13 +258,7 @@ class Rolling:
             return
         if step.verb.takes_capacity:
             await self._stage.guard(self._keep, self._stage.not_begun(step.id, chosen))
-        timeout = self._stage.value(step.timeout)
-        order = Order(
-            step.id, step.verb, timeout, step.on_timeout,
-            retries=self._stage.value(step.retries.times),
-            pause=self._stage.value(step.retries.pause),
-        )  # fmt: skip
-        await self._stage.verbs.perform(order, chosen)
+        await self._stage.verbs.perform(order_of(self._stage, step), chosen)
 
     async def _run(self, step: RunStep, target: Target, scope: Mapping[str, object]) -> None:
         if step.takes_worker and not await self._may_be_taken(step, target):

@@ -132,12 +132,14 @@ class Order(StrEnum):
 
 
 class Offline(StrEnum):
-    """What a roll does about a target that is silent, or whose host cannot be reached."""
+    """What is done about a target that is silent, or whose host cannot be reached."""
 
     FAIL = "fail"
     """It counts as failed."""
     SKIP = "skip"
-    """It is left out, by name and with the reason."""
+    """A roll leaves it out, by name and with the reason. A drain passes it over: who cannot be
+    asked is not waited for, and what its stop cuts off then is told and is no failure.
+    """
 
 
 class WorkerVerb(StrEnum):
@@ -164,7 +166,8 @@ class CurrentWorker:
 class WorkerStep:
     """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
 
-    `keep_available` is for a step outside of a roll; None: the parameter of that name.
+    `keep_available` is for a step outside of a roll; None: the parameter of that name. `offline` is
+    that of a drain.
     """
 
     id: str
@@ -176,6 +179,12 @@ class WorkerStep:
     place: Place
     retries: Retries = NO_RETRIES
     keep_available: Slot[Count] | None = None
+    offline: Offline = Offline.FAIL
+
+    @property
+    def passes_over(self) -> bool:
+        """A drain that does not wait for who cannot be asked."""
+        return self.verb is WorkerVerb.DRAIN and self.offline is Offline.SKIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +280,10 @@ class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
     what these earlier runs have stopped.
+
+    `offline` says what is done about one whose supervisor does not answer, and `optional` that
+    there may be none to be stopped or started. One that is not to be given back (`gives_back`) is
+    left stopped by a run that ends in between.
     """
 
     id: str
@@ -279,6 +292,9 @@ class BeatStep:
     when: Condition | None
     place: Place
     owed_by: Slot[str] = Constant(ANY_RUN)
+    offline: Slot[str] = Constant(Offline.FAIL)
+    optional: bool = False
+    gives_back: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +451,8 @@ class Roll:
     max_failed: Slot[int]
     settle: Slot[float]
     on_fail: OnFail
-    offline: Offline
+    offline: Slot[str]
+    """An `Offline`, by its name."""
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place
