@@ -143,6 +143,8 @@ class Rolling:
         for target in stage.targets.values():
             target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
+        for target in alive:
+            target.done = False  # An earlier step may be done with it; its roll is not.
         if skips(self._roll.offline, {"params": stage.params}):
             alive = await self._present(alive, began)
         before = {target.name: facts.of_planned(target.planned) for target in alive}

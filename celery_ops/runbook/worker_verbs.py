@@ -109,6 +109,7 @@ class WorkerVerbs:
             await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
         target.given_up = target.owed and not target.away
         target.returned = was_owed and not target.owed
+        target.done = target.done and not target.returned
         target.failed = kept or target.failed
 
     async def stays_drained(self, step: str, target: Target, *, begun: bool = False) -> bool:

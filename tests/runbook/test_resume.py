@@ -20,6 +20,7 @@ from celery_ops.runbook.events import Ending, EventKind, RunState
 from celery_ops.runbook.journal import Journal, has_ended
 from tests.runbook.operation import Operation, Ran
 from tests.standin.broker import StandinResults
+from tests.standin.releases import StandinReleases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -361,6 +362,28 @@ def three_workers_and_one_that_joins(operation: Operation) -> None:
     operation.beside.append(asyncio.ensure_future(join()))
 
 
+def a_bad_release(operation: Operation) -> None:
+    """One worker dies at each start, one never ends what it runs, one is well; with beat."""
+    fleet = operation.fleet
+    for number in (1, 2, 3):
+        worker = fleet.add_worker(f"w{number}@web{number}", host=f"web{number}")
+        assert worker.service is not None
+        worker.service.stop_grace = 20.0
+    fleet.send("default", 7200.0, task="app.stuck")
+    operation.hosts.layout = StandinReleases(fleet, ("web1", "web2", "web3"), "v1", "v2")
+    fleet.add_beat()
+    fleet.worker("w3@web3").faults.crash_loops = True
+    fleet.kill(fleet.worker("w3@web3"))
+
+    async def load() -> None:
+        while True:
+            await operation.clock.sleep(1)
+            fleet.send("default", 0.2)
+
+    operation.beside.append(asyncio.ensure_future(load()))
+
+
+BACK = {"release": "v1", "drain_timeout": "5s", "watch": "3s", "batch": "2", "allow_gap": "default"}
 W1 = {"workers": "w1@web1"}
 MAIL = {"queue": "mail"}
 CASES = {
@@ -381,6 +404,8 @@ CASES = {
     "does-not-drain": Case(
         one_never_drains, "rolling-restart", {"hold": "2s", "drain_timeout": "20s"}
     ),
+    "rollback": Case(a_bad_release, "rollback", BACK),
+    "rollback-rolling": Case(a_bad_release, "rollback", {**BACK, "strategy": "rolling"}),
     "put-off": Case(one_is_free_later, "patient", {}),
     "put-off-for-good": Case(one_never_drains, "patient", {}),
     "once-a-host": Case(deploys_at_the_third_attempt, "once", {}, asks=True),

@@ -332,6 +332,9 @@ class StandinFleet:
                 self._kill(worker, now)
 
     def _come_up(self, worker: SimulatedWorker) -> None:
+        if worker.faults.crash_loops:
+            self._launch(worker)
+            return
         if worker.faults.dies_at_start:
             if worker.service is not None:
                 worker.service.state = ServiceState.STOPPING
