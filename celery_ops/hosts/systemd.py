@@ -48,10 +48,11 @@ exec "$@"
 """Arguments: the unit, the life it is meant for (empty: any), and the argv that stops it."""
 
 START = """\
-unit=$1
+unit=$1 failed=
 shift
-seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID -- "$unit") || exit
+seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID,NRestarts -- "$unit") || exit
 printf '%s\\n' "$seen"
+case $seen in *ActiveState=failed* | *NRestarts=[1-9]*) failed=yes ;; esac
 case $seen in
 *ActiveState=deactivating*) echo Effect=held; exit ;;
 *ActiveState=inactive*)
@@ -61,10 +62,15 @@ case $seen in
     esac ;;
 esac
 if [ "$(id -u)" = 0 ] && [ "$1" = sudo ]; then shift 2; fi
+if [ "$failed" ] && [ "$1" = sudo ]; then sudo -n systemctl reset-failed "$unit"
+elif [ "$failed" ]; then systemctl reset-failed "$unit"
+fi 2>/dev/null
 exec "$@"
 """
 """Arguments: the unit, and the argv that starts it. A unit that still stops is left alone: systemd
-would take it for a restart, and how the stop ended could not be seen any more."""
+would take it for a restart, and how the stop ended could not be seen any more. One that died again
+and again is told that this is forgotten, or systemd would refuse the start for a while; who may not
+do that starts it all the same."""
 
 LOG = """\
 unit=$1 may=
@@ -215,6 +221,7 @@ def sudoers_line(service: ServiceRef) -> str:
     """What lets a user start and stop just this service (man 5 sudoers)."""
     name = _escaped(service.name)
     acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in ("start", "stop")]
+    acts.append(f"/usr/bin/systemctl reset-failed {name}")
     return f"USER ALL=(root) NOPASSWD: {', '.join(acts)}"
 
 

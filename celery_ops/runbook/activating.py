@@ -10,6 +10,11 @@ from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.recall import ACTIVATE
 from celery_ops.runbook.schema import CurrentWorker
 
+TOLD_APART = 2.0
+"""Seconds: hosts tell in whole ones when they were switched and when a process began, and one that
+begins too soon could not be told from one of before.
+"""
+
 if TYPE_CHECKING:
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import PlannedActivation
@@ -26,6 +31,8 @@ async def activate_for(stage: Stage, step: ActivateStep, targets: list[Target]) 
             await _activate(stage, planned, target.name, timeout)
         except StepFailed as failed:
             target.failed = failed.says
+    if targets:
+        await stage.brake.sleep(TOLD_APART)
 
 
 async def activate_on(stage: Stage, step: ActivateStep) -> str:

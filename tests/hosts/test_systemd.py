@@ -354,7 +354,8 @@ REFUSALS = {
         "sudo: a password is required",
         "sudo was refused on web1: sudo: a password is required",
         "USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block celery-worker@1.service,"
-        " /usr/bin/systemctl stop --no-block celery-worker@1.service",
+        " /usr/bin/systemctl stop --no-block celery-worker@1.service,"
+        " /usr/bin/systemctl reset-failed celery-worker@1.service",
     ),
     "not-this-command": (
         1,
@@ -396,7 +397,8 @@ def test_an_unknown_unit_is_compared_with_those_there_are() -> None:
 def test_a_sudoers_line_names_nothing_but_this_service() -> None:
     assert sudoers_line(replace(WORKER, name=r"a:b\x20c")) == (
         r"USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block a\:b\\x20c,"
-        r" /usr/bin/systemctl stop --no-block a\:b\\x20c"
+        r" /usr/bin/systemctl stop --no-block a\:b\\x20c,"
+        r" /usr/bin/systemctl reset-failed a\:b\\x20c"
     )
 
 

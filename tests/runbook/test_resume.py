@@ -105,13 +105,16 @@ async def came_of(operation: Operation, ran: Ran) -> Came:
     fleet = operation.fleet
     await operation.clock.sleep(5)
     fleet.settle()
+    for one in operation.beside:
+        one.cancel()  # or its clock would go on beside that of the next fleet
+    await asyncio.gather(*operation.beside, return_exceptions=True)
     return Came(
         state=ran.end.state,
         ending=ran.end.ending,
         incarnations={
             one.name: one.service.starts
             for one in fleet.workers
-            if one.service and not one.faults.dies_at_start
+            if one.service and not one.faults.dies_at_start and one.name not in fleet.looped
         }
         | {str(ref): one.starts for ref, one in fleet.services.items() if ref.beat},
         taken=tuple(sorted(one.key for one in await operation.broker.taken())),
@@ -225,6 +228,8 @@ class Case:
     params: dict[str, str]
     asks: bool = False
     """Some deaths cannot be settled by observing: then it is asked, and nobody is there."""
+    acts_only: bool = False
+    """It does not die at each line of progress: there are many, and nothing is done there."""
     first: str = ""
     """A runbook for the same workers that is run before."""
 
@@ -404,8 +409,10 @@ CASES = {
     "does-not-drain": Case(
         one_never_drains, "rolling-restart", {"hold": "2s", "drain_timeout": "20s"}
     ),
-    "rollback": Case(a_bad_release, "rollback", BACK),
-    "rollback-rolling": Case(a_bad_release, "rollback", {**BACK, "strategy": "rolling"}),
+    "rollback": Case(a_bad_release, "rollback", BACK, acts_only=True),
+    "rollback-rolling": Case(
+        a_bad_release, "rollback", {**BACK, "strategy": "rolling"}, acts_only=True
+    ),
     "put-off": Case(one_is_free_later, "patient", {}),
     "put-off-for-good": Case(one_never_drains, "patient", {}),
     "once-a-host": Case(deploys_at_the_third_attempt, "once", {}, asks=True),
@@ -444,6 +451,10 @@ async def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(
     expected = await came_of(undisturbed, ran)
     line = 2
     while True:
+        at = ran.events[line - 1].event if line <= len(ran.events) else None
+        if case.acts_only and at is EventKind.PROGRESS:
+            line += 1
+            continue
         operation, path = await begin(tmp_path / f"dies-{line}", case)
         if not await killed(operation, path, line, when) or has_ended(list(journal.read(path))):
             break

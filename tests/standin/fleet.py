@@ -66,6 +66,8 @@ class StandinFleet:
         """Which these were, and when."""
         self.least_consumers: dict[str, int] = {}
         """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
+        self.looped: set[str] = set()
+        """Who died at its start and was started again by its supervisor, ever."""
         self._pids = itertools.count(1001)
         self._ids = itertools.count(1)
         self._settled = clock.monotonic()
@@ -333,6 +335,7 @@ class StandinFleet:
 
     def _come_up(self, worker: SimulatedWorker) -> None:
         if worker.faults.crash_loops:
+            self.looped.add(worker.name)
             self._launch(worker)
             return
         if worker.faults.dies_at_start:
