@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
+from celery_ops.config.units import as_duration
 from celery_ops.runbook import actions
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
@@ -173,7 +174,23 @@ async def _meet(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSna
         says = "runs already"
         await stage.effects.give_back("service", target.planned)
         target.down = False
+    elif step.verb is WorkerVerb.START:
+        _tell_catch_up(stage, step, target, snapshot)
     if says:
         target.done = True
         stage.effects.conclude(step.id, target.name, Result.SKIPPED, says)
     return not says
+
+
+def _tell_catch_up(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSnapshot) -> None:
+    """FACTS: an entry that fell due while beat was stopped is sent once, however often it did; a
+    beat that kept no schedule file knows of none.
+    """
+    stopped = [one.at for one in snapshot.taken if one.key == f"service:{target.name}"]
+    if stopped:
+        away = max(0.0, (snapshot.at - min(stopped)).total_seconds())
+        says = (
+            f"was stopped for {as_duration(away)}: each entry that fell due meanwhile is sent once,"
+            " at once, if it kept its schedule"
+        )
+        stage.say(target.name, says, step.id)
