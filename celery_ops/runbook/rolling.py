@@ -331,10 +331,13 @@ class Rolling:
             "step": facts.StepFacts(began, target.name in self._canaries),
         }
         hold = stage.value(verify.hold)
+        # What it runs is told by its host, which is not asked for anything else.
+        is_told_by_host = any("worker.release" in one.source for one in verify.that)
         judge = Verification(verify, target.name, scope, hold, stage.clock.now())
         seen = await stage.watch.until(
             judge,
             worker=target.name,
+            service=target.planned.service if is_told_by_host else None,
             timeout=stage.value(verify.timeout),
             safe=True,
             progress=lambda says: stage.say(target.name, says, step),
