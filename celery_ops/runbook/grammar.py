@@ -100,9 +100,7 @@ def _read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | 
         place=spot.place,
         retries=steps.retries(spot),
         keep_available=_keep_available(steps, spot),
-        offline=Offline(_choice(steps, spot, _OFFLINE, Offline) or Offline.FAIL)
-        if verb is WorkerVerb.DRAIN
-        else Offline.FAIL,
+        passes_over=_choice(steps, spot, _OFFLINE, Offline) == Offline.SKIP,
     )
 
 

@@ -398,10 +398,8 @@ class _Draft:
         most = resolve(roll.max_failed, self.scope)
         if len(absent) > most:
             if isinstance(roll.offline, Reference):
-                self.refusals.append(
-                    f"{', '.join(absent)} cannot be reached: the others are gone on with by"
-                    f" -p {roll.offline.path[-1]}=skip"
-                )
+                others = f"the others are gone on with by -p {roll.offline.path[-1]}=skip"
+                self.refusals.append(f"{', '.join(absent)} cannot be reached: {others}")
             return set()
         self.hazards += [
             f"{name} counts as failed, of at most {most}: {why}" for name, why in absent.items()

@@ -132,14 +132,12 @@ class Order(StrEnum):
 
 
 class Offline(StrEnum):
-    """What is done about a target that is silent, or whose host cannot be reached."""
+    """What is done about a target that is silent, or whose host cannot be reached: it counts as
+    failed, or is left out by name; a drain does not wait for it.
+    """
 
     FAIL = "fail"
-    """It counts as failed."""
     SKIP = "skip"
-    """A roll leaves it out, by name and with the reason. A drain passes it over: who cannot be
-    asked is not waited for, and what its stop cuts off then is told and is no failure.
-    """
 
 
 class WorkerVerb(StrEnum):
@@ -164,10 +162,9 @@ class CurrentWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStep:
-    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
-
-    `keep_available` is for a step outside of a roll; None: the parameter of that name. `offline` is
-    that of a drain.
+    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds. `keep_available`
+    is for a step outside of a roll; None: the parameter of that name. A drain that `passes_over`
+    does not wait for who cannot be asked (`offline: skip`).
     """
 
     id: str
@@ -179,12 +176,7 @@ class WorkerStep:
     place: Place
     retries: Retries = NO_RETRIES
     keep_available: Slot[Count] | None = None
-    offline: Offline = Offline.FAIL
-
-    @property
-    def passes_over(self) -> bool:
-        """A drain that does not wait for who cannot be asked."""
-        return self.verb is WorkerVerb.DRAIN and self.offline is Offline.SKIP
+    passes_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +271,8 @@ class RestoreStep:
 class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
-    what these earlier runs have stopped.
-
-    `offline` says what is done about one whose supervisor does not answer, and `optional` that
-    there may be none to be stopped or started. One that is not to be given back (`gives_back`) is
-    left stopped by a run that ends in between.
+    what these earlier runs have stopped. There may be none if it is `optional`; an `Offline` says
+    what is done about unknown ones, and `gives_back` whether a run that ends in between starts it.
     """
 
     id: str
@@ -345,11 +334,9 @@ class ScaleStep:
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
     """The context's probe task is sent to each of these queues, and its end is proved; of the
-    current worker, that it runs one.
-
-    A text may name several queues, separated by commas, and `configured` stands for the context's
-    own. `timeout` in seconds; None: the context's. An `optional` one is left out where the context
-    has no probe.
+    current worker, that it runs one. A text may name several queues, separated by commas, and
+    `configured` stands for the context's own. `timeout` in seconds; None: the context's. An
+    `optional` one is left out where the context has no probe.
     """
 
     id: str
@@ -452,7 +439,6 @@ class Roll:
     settle: Slot[float]
     on_fail: OnFail
     offline: Slot[str]
-    """An `Offline`, by its name."""
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place
