@@ -83,7 +83,7 @@ def _aborted_when_beat_was_stopped(ben: Operator, fleet: HostFleet) -> None:
 def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
     tmp_path: Path,
 ) -> None:
-    with released_fleet(tmp_path / "fleet") as fleet:
+    with released_fleet(tmp_path / "fleet", unit={"TimeoutStopSec": "5"}) as fleet:
         ann = fleet.operator(tmp_path, "ann")
         never = range(STUCK, STUCK + 6)  # for both processes of each that consumes `mail`
         for number in never:
