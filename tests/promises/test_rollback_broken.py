@@ -85,10 +85,11 @@ def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
 ) -> None:
     with released_fleet(tmp_path / "fleet", unit={"TimeoutStopSec": "5"}) as fleet:
         ann = fleet.operator(tmp_path, "ann")
-        never = range(STUCK, STUCK + 6)  # for both processes of each that consumes `mail`
+        never = range(STUCK, STUCK + 6)
         for number in never:
             fleet.fleet.send(number, 600.0, queue="mail")
-        wait_until(lambda: set(fleet.fleet.starts()) >= set(never), what="they do not end")
+        # More than one worker can run: so not only that one runs some which is cut off soon.
+        wait_until(lambda: len(fleet.fleet.starts().keys() & set(never)) > 2, what="they begin")
         fleet.hosts["web3"].run("ip", "link", "set", "eth0", "down")
         options = ("-p", f"release={OLD}", "-p", "drain_timeout=5s")
         run = rolled_back(ann, *options)
