@@ -55,10 +55,11 @@ exec "$@"
 without `[Install]` that is enabled all the same is left alone: it could not be enabled again."""
 
 START = """\
-unit=$1
+unit=$1 failed=
 shift
-seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID -- "$unit") || exit
+seen=$(systemctl show -p LoadState,ActiveState,InvocationID,MainPID,NRestarts -- "$unit") || exit
 printf '%s\\n' "$seen"
+case $seen in *ActiveState=failed* | *NRestarts=[1-9]*) failed=yes ;; esac
 case $seen in
 *ActiveState=deactivating*) echo Effect=held; exit ;;
 *ActiveState=inactive*)
@@ -68,10 +69,15 @@ case $seen in
     esac ;;
 esac
 if [ "$(id -u)" = 0 ] && [ "$1" = sudo ]; then shift 2; fi
+if [ "$failed" ] && [ "$1" = sudo ]; then sudo -n systemctl reset-failed "$unit"
+elif [ "$failed" ]; then systemctl reset-failed "$unit"
+fi 2>/dev/null
 exec "$@"
 """
 """Arguments: the unit, and the argv that starts it. A unit that still stops is left alone: systemd
-would take it for a restart, and how the stop ended could not be seen any more."""
+would take it for a restart, and how the stop ended could not be seen any more. One that died again
+and again is told that this is forgotten, or systemd would refuse the start for a while; who may not
+do that starts it all the same."""
 
 LOG = """\
 unit=$1 may=
@@ -241,17 +247,18 @@ def sudoers_log_line(service: ServiceRef, *, lines: int) -> str:
 
 def sudoers_line(service: ServiceRef) -> str:
     """What lets a user start and stop just this service, also for good (man 5 sudoers)."""
-    return _sudoers(service, (*EFFECTS, *LASTING_EFFECTS))
+    effects = [f"{verb} --no-block" for verb in (*EFFECTS, *LASTING_EFFECTS)]
+    return _sudoers(service, [*effects, "reset-failed"])
 
 
 def sudoers_lasting_line(service: ServiceRef) -> str:
     """The part of it that only a stop for good needs, and the start after that."""
-    return _sudoers(service, LASTING_EFFECTS)
+    return _sudoers(service, [f"{verb} --no-block" for verb in LASTING_EFFECTS])
 
 
 def _sudoers(service: ServiceRef, verbs: Sequence[str]) -> str:
     name = _escaped(service.name)
-    acts = [f"/usr/bin/systemctl {verb} --no-block {name}" for verb in verbs]
+    acts = [f"/usr/bin/systemctl {verb} {name}" for verb in verbs]
     return f"USER ALL=(root) NOPASSWD: {', '.join(acts)}"
 
 

@@ -20,6 +20,7 @@ from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.orders import Order
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
 from celery_ops.runbook.schema import ANY_RUN, OTHERS_IGNORED, OTHERS_REFUSED, BeatStep, WorkerVerb
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.targets import UP, plan_beat
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def chosen(
 ) -> tuple[Service, ...]:
     """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
     beats = tuple(service for service in snapshot.services if service.ref.beat)
+    left = unanswering(_stop_of(step, runbook), snapshot, scope)
+    beats = tuple(one for one in beats if one not in left)
     running = tuple(one for one in beats if one.state in UP or one.status is None)
     if step.verb in _STOPS:
         return running
@@ -48,6 +51,36 @@ def chosen(
     services = (one for one in snapshot.taken if one.kind == "service")
     owed = {one.worker for one in services if fnmatchcase(one.run, runs)}
     return tuple(one for one in beats if str(one.ref) in owed or (stops and one in running))
+
+
+def unanswering(
+    step: BeatStep, snapshot: FleetSnapshot, scope: Mapping[str, object]
+) -> tuple[Service, ...]:
+    """Those that are left out, for their supervisors do not answer."""
+    if not skips(step.offline, scope):
+        return ()
+    return tuple(one for one in snapshot.services if one.ref.beat and one.status is None)
+
+
+def _left(step: BeatStep, snapshot: FleetSnapshot, scope: Mapping[str, object]) -> list[str]:
+    """What is said of those that are left out, and of there being none."""
+    left = [
+        f"{one.ref} is left out, so it is not proved that it sends nothing:"
+        f" {one.error or 'its supervisor did not answer'}"
+        for one in unanswering(step, snapshot, scope)
+    ]
+    beats = [one for one in snapshot.services if one.ref.beat]
+    if step.verb is WorkerVerb.STOP and not beats:
+        left.append("no scheduler is configured: one that runs somewhere goes on sending tasks")
+    elif step.verb is WorkerVerb.STOP and not any(one.state in UP for one in beats):
+        left.append("no scheduler runs: none is stopped, and only what is owed is started")
+    return left
+
+
+def _stop_of(step: BeatStep, runbook: Runbook) -> BeatStep:
+    """What is started is what was stopped before; which that is, the stop tells."""
+    stops = (one for one in runbook.steps if isinstance(one, BeatStep) and one.verb in _STOPS)
+    return next(stops, step) if step.verb is WorkerVerb.START else step
 
 
 def obstacles(
@@ -65,6 +98,8 @@ def obstacles(
         found += [_in_the_way(beat) for beat in fleet_beats.strays(snapshot)]
     if step.verb is WorkerVerb.START and others == OTHERS_REFUSED:
         found += _rivals(services, snapshot)
+    if not services and step.optional:
+        return found
     if not any(service.ref.beat for service in snapshot.services):
         return ["no scheduler is configured: name its service with `beat: true`", *found]
     if not services and step.verb is WorkerVerb.START:
@@ -91,7 +126,7 @@ def hazards(
 ) -> list[str]:
     """What an operator must know of it before agreeing."""
     ignored = resolve(step.others, scope) == OTHERS_IGNORED
-    told = []
+    told = _left(step, snapshot, scope)
     if step.verb is WorkerVerb.STOP:
         blind = fleet_beats.blind(snapshot.hosts, [host.name for host in snapshot.hosts])
         told += [f"a scheduler may go on unseen on {one}" for one in blind]
@@ -144,6 +179,16 @@ def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
             keys = {f"service:{name}" for name in one.targets}
             left = left | keys if step.verb is WorkerVerb.STOP else left - keys
     return left
+
+
+def kept_stopped(runbook: Runbook, plan: Plan) -> frozenset[str]:
+    """The schedulers that a run which ends in between leaves stopped, for a human to start."""
+    return frozenset(
+        name
+        for step, one in zip(runbook.steps, plan.steps, strict=True)
+        if isinstance(step, BeatStep) and not step.gives_back
+        for name in one.targets
+    )
 
 
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> str:
@@ -335,7 +380,23 @@ async def _meet(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSna
         says = "runs already"
         await stage.effects.give_back("service", target.planned)
         target.down = False
+    elif step.verb is WorkerVerb.START:
+        _tell_catch_up(stage, step, target, snapshot)
     if says:
         target.done = True
         stage.effects.conclude(step.id, target.name, Result.SKIPPED, says)
     return not says
+
+
+def _tell_catch_up(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSnapshot) -> None:
+    """FACTS: an entry that fell due while beat was stopped is sent once, however often it did; a
+    beat that kept no schedule file knows of none.
+    """
+    stopped = [one.at for one in snapshot.taken if one.key == f"service:{target.name}"]
+    if stopped:
+        away = max(0.0, (snapshot.at - min(stopped)).total_seconds())
+        says = (
+            f"was stopped for {as_duration(away)}: each entry that fell due meanwhile is sent once,"
+            " at once, if it kept its schedule"
+        )
+        stage.say(target.name, says, step.id)

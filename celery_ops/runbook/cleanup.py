@@ -18,9 +18,11 @@ from celery_ops.errors import (
     UsageError,
 )
 from celery_ops.runbook.events import Result
-from celery_ops.runbook.worker_verbs import all_of
+from celery_ops.runbook.gathering import all_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from celery_ops.ports import Broker
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.queue_consumers import Pauses
@@ -37,7 +39,11 @@ LOOK_TIMEOUT = 10.0
 class Cleanup:
     """Gives back what a run still owes to anybody."""
 
-    def __init__(self, stage: Stage, broker: Broker, pauses: Pauses) -> None:
+    def __init__(
+        self, stage: Stage, broker: Broker, pauses: Pauses, *, keeps: Collection[str] = ()
+    ) -> None:
+        """Those that it `keeps` stay as they are."""
+        self._keeps = keeps
         self._stage = stage
         self._broker = broker
         self._pauses = pauses
@@ -53,7 +59,10 @@ class Cleanup:
         clock = self._stage.clock
         gives_up_at = clock.monotonic() + PATIENCE
         pause = FIRST_PAUSE
-        whom = [one for one in self._stage.targets.values() if one.failed or not failed_only]
+        whom = [
+            one for one in self._stage.targets.values()
+            if (one.failed or not failed_only) and one.name not in self._keeps
+        ]  # fmt: skip
         queues = not failed_only
         while self._stage.effects.may_go_on and (away := await self._round(whom, queues=queues)):
             if clock.monotonic() + pause > gives_up_at:

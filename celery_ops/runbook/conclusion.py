@@ -10,7 +10,7 @@ from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLo
 from celery_ops.ports import Command
 from celery_ops.runbook import facts
 from celery_ops.runbook.activating import switch
-from celery_ops.runbook.beats import left_stopped
+from celery_ops.runbook.beats import kept_stopped, left_stopped
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.cleanup import STEP, Cleanup
 from celery_ops.runbook.events import Ending, Owed, Report, Result, RunState
@@ -90,7 +90,8 @@ class Conclusion:
         self._broker = broker
         self._undo = undo
         self._pauses = pauses
-        self._cleanup = Cleanup(stage, broker, pauses)
+        keeps = frozenset() if undo else kept_stopped(runbook, stage.plan)
+        self._cleanup = Cleanup(stage, broker, pauses, keeps=keeps)
         self.gave_back: list[str] = []
         """What came of messages that were given back, step by step."""
 
@@ -384,6 +385,7 @@ class Conclusion:
         targets = self._stage.targets.values()
         left_out = {one.name: one.left_out for one in targets if one.left_out}
         left_out = {**self._stage.plan.left_out, **left_out}
+        done = [name for name in done if name not in left_out]
         not_started += [name for name in left_out if name not in not_started]
         return Report(
             tuple(done),

@@ -26,6 +26,7 @@ from celery_ops.model import Holder
 from celery_ops.runbook import conclusion
 from celery_ops.runbook.brake import Aborted, Brake
 from celery_ops.runbook.conclusion import Conclusion, Course
+from celery_ops.runbook.cutting_off import losses
 from celery_ops.runbook.effects import Effects
 from celery_ops.runbook.events import Ending, EventKind, Outcome, Report, Result, RunState
 from celery_ops.runbook.failure import StepFailed
@@ -284,7 +285,8 @@ class Executor:
             names = ", ".join((*report.returned, *self._pauses.returned))
             parts = [f"taken back: {names}"] if names else []
             return "; ".join(parts + self._conclusion.gave_back) or "nothing was left to take back"
-        return "; ".join(self._performer.came_to) or f"{len(report.done)} of {len(targets)} done"
+        came = self._performer.came_to or [f"{len(report.done)} of {len(targets)} done"]
+        return "; ".join((*came, *losses(targets)))
 
     @property
     def _failure(self) -> RunState:

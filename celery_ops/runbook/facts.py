@@ -44,6 +44,8 @@ class WorkerFacts:
     pool: str | None
     version: str | None
     release: str | None
+    tells_queues: bool = False
+    """What it consumes is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         pool=worker.stats.value.pool if worker.stats else None,
         version=worker.heartbeat.value.version if worker.heartbeat else None,
         release=worker.release,
+        tells_queues=worker.queues is not None,
     )
 
 
@@ -199,6 +202,7 @@ def of_planned(target: PlannedWorker) -> WorkerFacts:
         pool=None,
         version=None,
         release=target.release,
+        tells_queues=target.queues is not None,
     )
 
 

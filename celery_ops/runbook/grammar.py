@@ -29,7 +29,7 @@ from celery_ops.runbook.queue_grammar import (
 )
 from celery_ops.runbook.release_steps import ActivateStep
 from celery_ops.runbook.revoke_grammar import read_retry, read_revoke
-from celery_ops.runbook.roll_words import Offline, OnFail, Order
+from celery_ops.runbook.roll_words import OnFail, Order
 from celery_ops.runbook.schema import (
     CheckStep,
     ConfirmStep,
@@ -48,7 +48,15 @@ from celery_ops.runbook.schema import (
     WaitStep,
 )
 from celery_ops.runbook.steps import Spot, StepReader, Verb, Where
-from celery_ops.runbook.worker_grammar import OF_BEAT, OWED_BY, optional, read_worker_step
+from celery_ops.runbook.worker_grammar import (
+    GIVE_BACK,
+    OF_BEAT,
+    OFFLINE,
+    OWED_BY,
+    offline,
+    optional,
+    read_worker_step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -238,7 +246,6 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
     verify = _read_verify(steps, spot, keys["verify"]) if "verify" in keys else None
     order = _choice(steps, spot, "order", Order)
     on_fail = _choice(steps, spot, "on_fail", OnFail)
-    offline = _choice(steps, spot, "offline", Offline)
     workers = values.workers(spot.value, spot.what)
     if verify is None:
         verify = Verify(
@@ -254,7 +261,7 @@ def _read_roll(steps: StepReader, spot: Spot) -> Roll:
         max_failed=optional(spot, "max_failed", values.integer, 0),
         settle=optional(spot, "settle", values.duration, 5.0),
         on_fail=OnFail(on_fail or OnFail.ASK),
-        offline=Offline(offline or Offline.FAIL),
+        offline=offline(steps, spot),
         steps=inner,
         verify=verify,
         place=spot.place,
@@ -319,11 +326,15 @@ VERBS: Mapping[str, Verb] = {
     "drain": Verb(
         read_worker_step,
         _ANYWHERE,
-        ("timeout", "on_timeout", "when", "queue", "keep_available"),
+        ("timeout", "on_timeout", OFFLINE, "when", "queue", "keep_available"),
         {"timeout": "the longest that a running task may take to finish"},
     ),
     "resume": Verb(read_worker_step, _ANYWHERE, ("timeout", "when", "queue", OWED_BY)),
-    "stop": Verb(read_worker_step, _ANYWHERE, (*_WORKER_KEYS, *OF_BEAT, "for_good")),
+    "stop": Verb(
+        read_worker_step,
+        _ANYWHERE,
+        (*_WORKER_KEYS, *OF_BEAT, OFFLINE, GIVE_BACK, "for_good"),
+    ),
     "start": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, OWED_BY, *OF_BEAT)),
     "restart": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
     "wait": Verb(

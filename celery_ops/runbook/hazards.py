@@ -66,7 +66,7 @@ def asks(step: InnerStep) -> bool:
     """Whether the worker itself must answer for the step to be done; else it is its host."""
     if isinstance(step, ControlStep | ScaleStep):
         return True
-    return isinstance(step, WorkerStep) and step.verb in _ASKS
+    return isinstance(step, WorkerStep) and step.verb in _ASKS and not step.passes_over
 
 
 def cannot_be_asked(worker: PlannedWorker, snapshot: FleetSnapshot, what: str) -> list[str]:
@@ -134,7 +134,8 @@ def _service_obstacles(verb: WorkerVerb, worker: PlannedWorker, live: Worker | N
         return [
             f"{name} purges its queues when it starts (--purge): waiting messages would be lost"
         ]
-    if verb is WorkerVerb.RESTART and worker.state is WorkerState.STOPPED:
+    is_down_on_purpose = status.state is not ServiceState.FAILED
+    if verb is WorkerVerb.RESTART and worker.state is WorkerState.STOPPED and is_down_on_purpose:
         fix = f"start it (celery-ops worker start {name}) or leave it out (!{name})"
         return [f"{name} is stopped: {fix}"]
     return []

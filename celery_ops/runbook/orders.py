@@ -28,6 +28,8 @@ class Order:
     retries: int = 0
     pause: float = 0.0
     for_good: bool = False
+    passes_over: bool = False
+    """Who is gone in the midst of it is not waited for, and has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,12 @@ class Target:
     queues_taken: bool = False
     drained: Drained | None = None
     """It must hold still when the worker is stopped."""
+    cut_off: str = ""
+    """Why its stop may cut off what it runs, as was agreed; empty: that would be a failure."""
+    unasked: bool = False
+    """It could not be asked: whatever life of it runs is stopped."""
+    lost: str = ""
+    """What was cut off."""
     down: bool = False
     done: bool = False
     renewed: bool = False

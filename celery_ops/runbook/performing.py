@@ -12,12 +12,13 @@ from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.commands import run_on_host
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.holding import Holding
 from celery_ops.runbook.judges import Judgement, Seen
 from celery_ops.runbook.loader import render
+from celery_ops.runbook.meeting import meet, order_of
 from celery_ops.runbook.moving import Moving, park_again
 from celery_ops.runbook.notices import notify
-from celery_ops.runbook.orders import Order
 from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.queue_draining import Draining
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
@@ -45,7 +46,6 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 from celery_ops.runbook.watching import watch_workers
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,8 @@ class Performer:
             case ControlStep() | ScaleStep():
                 await self._control(step, planned)
             case WatchStep():
-                self.came_to.append(await watch_workers(self._stage, step, planned.targets))
+                there = [one for one in planned.targets if not self._stage.targets[one].left_out]
+                self.came_to.append(await watch_workers(self._stage, step, there))
             case NotifyStep():
                 await notify(self._stage, step, "running", "")
             case RunStep():
@@ -174,16 +175,8 @@ class Performer:
             snapshot = await self._stage.guard(keep, self._stage.not_begun(step.id, targets))
         else:
             snapshot = await self._stage.look()
-        for target in targets:
-            self._stage.refresh_target(step.id, target, step.verb, snapshot)
-        ready = [target for target in targets if not target.failed]
-        timeout = self._stage.value(step.timeout)
-        order = Order(
-            step.id, step.verb, timeout, step.on_timeout,
-            retries=self._stage.value(step.retries.times),
-            pause=self._stage.value(step.retries.pause),
-        )  # fmt: skip
-        await self._stage.verbs.perform(order, ready)
+        ready = meet(self._stage, step, targets, snapshot)
+        await self._stage.verbs.perform(order_of(self._stage, step), ready)
         failed = [target for target in targets if target.failed]
         for target in ready:
             target.done = not target.failed

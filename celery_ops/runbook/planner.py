@@ -7,13 +7,14 @@ exception: the operator sees all of them at once, with the rest of the plan.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
 from celery_ops.fleet.tracing import Sightings
-from celery_ops.model import Level
+from celery_ops.model import Level, WorkerState
 from celery_ops.runbook import (
+    absences,
     actions,
     beats,
     choosing,
@@ -47,7 +48,6 @@ from celery_ops.runbook.plan import (
 )
 from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
-from celery_ops.runbook.roll_words import Offline
 from celery_ops.runbook.saying import in_words
 from celery_ops.runbook.scaling import planned_scale
 from celery_ops.runbook.schema import (
@@ -67,6 +67,7 @@ from celery_ops.runbook.schema import (
     WorkerStep,
     WorkerVerb,
 )
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.targets import plan_beat, plan_worker
 from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
 
@@ -171,6 +172,8 @@ class _Draft:
     scope: dict[str, object] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     activations: dict[PlannedActivation, None] = field(default_factory=dict)
+    unasked: set[str] = field(default_factory=set)
+    """Those whom a drain passes over: whatever life of them runs is stopped."""
 
     def choose_targets(self) -> None:
         """Resolve every selector of the runbook, and fix what the guard is measured by."""
@@ -224,11 +227,12 @@ class _Draft:
     def selected(self, step: Step) -> list[Worker]:
         """The workers a step is meant for, in its order."""
         found = choosing.chosen(step, self.snapshot, self.scope)
-        if not isinstance(step, Roll) or step.offline is Offline.FAIL:
+        if isinstance(step, Roll) and skips(step.offline, self.scope):
+            for worker in found:
+                absent = self.absence(step, worker)
+                self.left_out |= {} if absent is None else {worker.name: absent}
+        elif not isinstance(step, WatchStep):
             return found
-        for worker in found:
-            absent = self.absence(step, worker)
-            self.left_out |= {} if absent is None else {worker.name: absent}
         return [worker for worker in found if worker.name not in self.left_out]
 
     def chosen_beats(self, step: BeatStep) -> tuple[Service, ...]:
@@ -368,20 +372,17 @@ class _Draft:
         says = f"roll through {len(chosen)} workers in {len(cut)} batches of at most {size}"
         return PlannedStep(roll.id, says, tuple(chosen), batches, tuple(done))
 
-    def counted_as_failed(self, roll: Roll, chosen: list[str]) -> set[str]:
+    def counted_as_failed(self, roll: Roll, chosen: list[str]) -> frozenset[str]:
         """Those that cannot be reached, where so many may fail; else they stand in the way."""
         absent = {
             name: why
             for name in chosen
             if (worker := self.snapshot.worker(name)) and (why := self.absence(roll, worker))
         }
-        most = resolve(roll.max_failed, self.scope)
-        if len(absent) > most:
-            return set()
-        self.hazards += [
-            f"{name} counts as failed, of at most {most}: {why}" for name, why in absent.items()
-        ]
-        return set(absent)
+        found = absences.judged(roll, absent, self.scope)
+        self.refusals += found.refusals
+        self.hazards += found.hazards
+        return found.failed
 
     def guarded(self, step: WorkerStep, chosen: list[str]) -> tuple[PlannedBatch, ...]:
         """A step outside a roll takes all of its targets at once."""
@@ -452,10 +453,15 @@ class _Draft:
     ) -> Iterable[PlannedAction]:
         worker = self.targets[name]
         refusals = obstacles(step.verb, worker, self.snapshot)
+        if refusals and step.passes_over and worker.state is not WorkerState.CONFLICT:
+            self.unasked.add(name)
+            self.hazards.append(f"{name} is {worker.state}: it is not asked to drain")
+            return ()
         self.refusals += refusals
         self.hazards += dangers(step, worker, self.snapshot, drained=drained)
         if refusals:
             return ()
+        worker = replace(worker, identity=None) if name in self.unasked else worker
         undo = actions.undo_of(step.verb, worker, self.hosts, for_good=step.for_good)
         does = actions.of_verb(step.verb, worker, self.hosts, for_good=step.for_good)
         return [PlannedAction(step.id, name, str(action), undo) for action in does]

@@ -11,8 +11,8 @@ from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 from celery_ops.runbook import probes
 from celery_ops.runbook.events import Outcome, Result
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.prober import POLL_SECONDS, Prober, Trace, ended
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

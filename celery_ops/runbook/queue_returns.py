@@ -12,9 +12,9 @@ from celery_ops.model.holding import behind
 from celery_ops.ports import AddConsumer
 from celery_ops.runbook import queue_judges
 from celery_ops.runbook.actions import ControlAction
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.judges import Seen
 from celery_ops.runbook.lasting import Lasting
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -106,12 +106,12 @@ def again(report: Report, plan: Plan, runbook: Runbook, state: RunState) -> str:
         param = choosing.pop() if len(choosing) == 1 else None
         if param is None:
             return ""
-        others = {name: value for name, value in plan.params.items() if name != param}
+        named_once = {param, "allow_gap"}
+        others = {name: value for name, value in plan.params.items() if name not in named_once}
         given = {param: ",".join(left), **others}
     words = ["celery-ops", "runbook", plan.runbook]
     for name, value in (*given.items(), *(("allow_gap", queue) for queue in plan.allow_gap)):
-        if name != "allow_gap" or value in plan.allow_gap:
-            words += ["-p", f"{name}={value}"]
+        words += ["-p", f"{name}={value}"]
     words += ["--emergency"] if plan.emergency else []
     return masked(shlex.join(words))
 

@@ -27,9 +27,9 @@ class Order(StrEnum):
 
 
 class Offline(StrEnum):
-    """What a roll does about a target that is silent, or whose host cannot be reached."""
+    """What is done about a target that is silent, or whose host cannot be reached."""
 
     FAIL = "fail"
     """It counts as failed."""
     SKIP = "skip"
-    """It is left out, by name and with the reason."""
+    """It is left out, by name and with the reason; a drain does not wait for it."""

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from celery_ops.runbook import controls, facts
 from celery_ops.runbook.activating import activate_for
 from celery_ops.runbook.commands import host_of, run_on_host
+from celery_ops.runbook.cutting_off import recollect
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.expressions import Truth
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.hazards import absence
 from celery_ops.runbook.judges import Judgement, Seen
-from celery_ops.runbook.orders import Order
+from celery_ops.runbook.meeting import meet, order_of
 from celery_ops.runbook.plan import PlannedBatch
 from celery_ops.runbook.put_off import PutOff, Turns
 from celery_ops.runbook.recall import VERIFY
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
-from celery_ops.runbook.roll_words import Offline, OnFail
+from celery_ops.runbook.roll_words import OnFail
 from celery_ops.runbook.scaling import scale
 from celery_ops.runbook.schema import (
     CheckStep,
@@ -31,10 +33,10 @@ from celery_ops.runbook.schema import (
     WaitStep,
     WorkerStep,
 )
+from celery_ops.runbook.slots import skips
 from celery_ops.runbook.verification import Verification
 from celery_ops.runbook.watching import watch_targets
 from celery_ops.runbook.worker_probing import probe_targets
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +143,9 @@ class Rolling:
         for target in stage.targets.values():
             target.given_up = False  # What could not be put right then may be possible later.
         alive = [stage.targets[name] for name in batch.workers]
-        if self._roll.offline is Offline.SKIP:
+        for target in alive:
+            target.done = False  # An earlier step may be done with it; its roll is not.
+        if skips(self._roll.offline, {"params": stage.params}):
             alive = await self._present(alive, began)
         before = {target.name: facts.of_planned(target.planned) for target in alive}
         for step in self._roll.steps:
@@ -180,9 +184,7 @@ class Rolling:
         chosen = self._applying(step, alive, snapshot, began)
         match step:
             case WorkerStep():
-                for target in chosen:
-                    stage.refresh_target(step.id, target, step.verb, snapshot)
-                await self._worker_step(step, [one for one in chosen if not one.failed])
+                await self._worker_step(step, meet(stage, step, chosen, snapshot))
             case RunStep():
                 if step.takes_worker:
                     await self._guard(step, chosen)
@@ -239,6 +241,7 @@ class Rolling:
             if past is not None:
                 if past.outcome is not None and past.outcome.result is Result.SKIPPED:
                     self._stage.recall.next(step.id, target.name)
+                    recollect(target, past.outcome)
                 else:
                     applying.append(target)
                 continue
@@ -257,14 +260,7 @@ class Rolling:
             return
         if step.verb.takes_capacity:
             await self._guard(step, chosen)
-        timeout = self._stage.value(step.timeout)
-        order = Order(
-            step.id, step.verb, timeout, step.on_timeout,
-            retries=self._stage.value(step.retries.times),
-            pause=self._stage.value(step.retries.pause),
-            for_good=step.for_good,
-        )  # fmt: skip
-        await self._stage.verbs.perform(order, chosen)
+        await self._stage.verbs.perform(order_of(self._stage, step), chosen)
 
     async def _guard(self, step: InnerStep, chosen: list[Target]) -> None:
         taking = self._stage.not_begun(step.id, chosen)
@@ -341,10 +337,12 @@ class Rolling:
         }
         hold = stage.value(verify.hold)
         now, down = stage.clock.now(), target.down
+        # What it runs is told by its host, which is not asked for anything else.
+        is_told_by_host = any("worker.release" in one.source for one in verify.that)
         seen = await stage.watch.until(
             Verification(verify, target.name, scope, hold, now, down=down),
             worker=target.name,
-            service=target.planned.service if down else target.vouching,
+            service=target.planned.service if down or is_told_by_host else target.vouching,
             timeout=stage.value(verify.timeout),
             safe=True,
             progress=lambda says: stage.say(target.name, says, step),

@@ -140,10 +140,9 @@ class CurrentWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStep:
-    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds.
-
-    `keep_available` is for a step outside of a roll; None: the parameter of that name. A stop
-    `for_good` lasts when the host boots again.
+    """`drain: worker`, `restart: ${{ params.workers }}` …; `timeout` in seconds. `keep_available`
+    is for a step outside of a roll; None: the parameter of that name. A stop `for_good` lasts when
+    the host boots again; a drain that `passes_over` does not wait for who cannot be asked.
     """
 
     id: str
@@ -156,6 +155,7 @@ class WorkerStep:
     retries: Retries = NO_RETRIES
     keep_available: Slot[Count] | None = None
     for_good: bool = False
+    passes_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,9 @@ class BeatStep:
     """`stop: beat`, `start: beat`, `restart: beat`: every scheduler that is configured as a
     service. What is stopped is recorded, and just that is started again; with `owed_by`, a glob,
     what these earlier runs have stopped. For `silence` seconds it is watched who sends; `others`,
-    which are not configured or would be second senders, are refused or ignored.
+    which are not configured or would be second senders, are refused or ignored. There may be none
+    if it is `optional`; an `Offline` says what is done about unknown ones, and `gives_back` whether
+    a run that ends in between starts it.
     """
 
     id: str
@@ -262,6 +264,9 @@ class BeatStep:
     owed_by: Slot[str] = Constant(ANY_RUN)
     silence: Slot[float] = Constant(DEFAULT_SILENCE)
     others: Slot[str] = Constant(OTHERS_REFUSED)
+    offline: Slot[str] = Constant(Offline.FAIL)
+    optional: bool = False
+    gives_back: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +405,7 @@ class Roll:
     max_failed: Slot[int]
     settle: Slot[float]
     on_fail: OnFail
-    offline: Offline
+    offline: Slot[str]
     steps: tuple[InnerStep, ...]
     verify: Verify
     place: Place

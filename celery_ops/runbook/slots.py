@@ -24,6 +24,7 @@ from celery_ops.runbook.names import (
     value_at,
 )
 from celery_ops.runbook.params import bounded_duration
+from celery_ops.runbook.roll_words import Offline
 from celery_ops.runbook.schema import Argument, Constant, ParamType, Reference, Slot, Text
 from celery_ops.runbook.selectors import Selector
 
@@ -62,6 +63,14 @@ def resolve(slot: Constant[T] | Reference, scope: Mapping[str, object]) -> T:
     if value is None:
         raise UsageError(f"{slot} has no value")
     return cast("T", value)
+
+
+def skips(offline: Slot[str], scope: Mapping[str, object]) -> bool:
+    """Whether what cannot be reached is left out. Raise UsageError for a word that says neither."""
+    word = resolve(offline, scope)
+    if word not in set(Offline):
+        raise UsageError(f"offline is {' or '.join(Offline)}, and not {shown(word)}")
+    return word == Offline.SKIP
 
 
 def render(text: Text, scope: Mapping[str, object]) -> str:

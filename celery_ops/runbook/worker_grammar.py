@@ -12,6 +12,7 @@ from celery_ops.runbook.queue_grammar import (
     refuse_keys,
     refuse_queue_keys,
 )
+from celery_ops.runbook.roll_words import Offline
 from celery_ops.runbook.schema import (
     ANY_RUN,
     DEFAULT_SILENCE,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OWED_BY = "owed_by"
-OF_BEAT = ("silence", "others")
+GIVE_BACK = "give_back"
+OFFLINE = "offline"
+OF_BEAT = ("silence", "others", "optional")
 """Keys that only schedulers have."""
 _BEAT = "beat"
 _BEAT_VERBS = frozenset({WorkerVerb.STOP, WorkerVerb.START, WorkerVerb.RESTART})
@@ -51,7 +54,9 @@ def read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | Q
     is_beat = isinstance(spot.value, Scalar) and spot.value.text == _BEAT
     if is_beat and verb in _BEAT_VERBS and spot.where is Where.STEPS:
         return _beat_step(steps, spot, verb)
-    refuse_keys(steps, spot, spot.keys.keys() & {OWED_BY, *OF_BEAT})
+    foreign = {OWED_BY, GIVE_BACK, OFFLINE, *OF_BEAT}
+    foreign -= {OFFLINE} if verb is WorkerVerb.DRAIN else set()
+    refuse_keys(steps, spot, spot.keys.keys() & foreign)
     target = worker_target(steps, spot)
     if target is None:
         return None
@@ -66,6 +71,7 @@ def read_worker_step(steps: StepReader, spot: Spot) -> WorkerStep | BeatStep | Q
         retries=steps.retries(spot),
         keep_available=_keep_available(steps, spot),
         for_good=_for_good(steps, spot),
+        passes_over=_passes_over(steps, spot),
     )
 
 
@@ -100,7 +106,33 @@ def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
         owed_by=optional(spot, OWED_BY, steps.values.plain_text, ANY_RUN),
         silence=optional(spot, "silence", steps.values.duration, DEFAULT_SILENCE),
         others=optional(spot, "others", steps.values.plain_text, OTHERS_REFUSED),
+        offline=offline(steps, spot),
+        optional=_flag(steps, spot, "optional", default=False),
+        gives_back=_flag(steps, spot, GIVE_BACK, default=True),
     )
+
+
+def _flag(steps: StepReader, spot: Spot, key: str, *, default: bool) -> bool:
+    node = spot.keys.get(key)
+    if node is None:
+        return default
+    return steps.values.reader.boolean(node, f"{key} of {spot.what}") is True
+
+
+def _passes_over(steps: StepReader, spot: Spot) -> bool:
+    node = spot.keys.get(OFFLINE)
+    if node is None:
+        return False
+    chosen = steps.values.reader.choice(node, f"{OFFLINE} of {spot.what}", Offline)
+    return chosen == Offline.SKIP
+
+
+def offline(steps: StepReader, spot: Spot) -> Slot[str]:
+    """Written out, or a parameter, which is judged when it has a value."""
+    slot = optional(spot, OFFLINE, steps.values.plain_text, Offline.FAIL.value)
+    if OFFLINE in spot.keys and isinstance(slot, Constant):
+        steps.values.reader.choice(spot.keys[OFFLINE], f"{OFFLINE} of {spot.what}", Offline)
+    return slot
 
 
 def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:

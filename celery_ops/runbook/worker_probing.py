@@ -15,10 +15,10 @@ from celery_ops.config.units import as_duration, counted
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.runbook import probes
 from celery_ops.runbook.events import Outcome, Result
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.prober import POLL_SECONDS, Prober, Trace, ended
 from celery_ops.runbook.probing import Probing
 from celery_ops.runbook.schema import CurrentWorker
-from celery_ops.runbook.worker_verbs import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,18 +7,19 @@ done again, and of what was begun without a result one look at the fleet tells w
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_ops.errors import CommandFailed, HostUnreachable
 from celery_ops.runbook import actions, judges
 from celery_ops.runbook.attempts import backoff, failed_attempt
+from celery_ops.runbook.cutting_off import patient_with, told_loss, unclean
 from celery_ops.runbook.events import EventKind, Outcome, Result
+from celery_ops.runbook.gathering import all_of
 from celery_ops.runbook.judges import Judgement, Seen
-from celery_ops.runbook.orders import Drained, Order, Target
-from celery_ops.runbook.reminding import reminded
+from celery_ops.runbook.orders import Order, Target
 from celery_ops.runbook.schema import OnTimeout, WorkerVerb
+from celery_ops.runbook.worker_draining import WorkerDraining
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 GIVE_BACK_TIMEOUT = 60.0
 RUNS_ON = "runs on"
 """How it is told that a worker had never stopped."""
-DRAINED = "drained"
-"""How it is told that a drain was proved."""
-EXPECT_DRAINED = "consumes nothing, holds nothing, and stays so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,9 @@ class WorkerVerbs:
         self._recall = recall
         self._lasting = lasting
         self._started = judges.keeps_running if by_supervisor else judges.started
+        self._draining = WorkerDraining(
+            effects=effects, watch=watch, hosts=hosts, clock=clock, recall=recall, until=self._until
+        )
 
     async def perform(self, order: Order, targets: Sequence[Target]) -> None:
         """Do it to every target; those on which it failed say why in `failed`.
@@ -85,7 +86,7 @@ class WorkerVerbs:
         """
         match order.verb:
             case WorkerVerb.DRAIN:
-                await self._drain(order, targets)
+                await self._draining.perform(order, targets)
             case WorkerVerb.RESUME:
                 await self._together(self._resume, order, targets)
             case WorkerVerb.STOP:
@@ -108,6 +109,7 @@ class WorkerVerbs:
             await self._resume(Order(step, WorkerVerb.RESUME, GIVE_BACK_TIMEOUT), target)
         target.given_up = target.owed and not target.away
         target.returned = was_owed and not target.owed
+        target.done = target.done and not target.returned
         target.failed = kept or target.failed
 
     async def stays_drained(self, step: str, target: Target, *, begun: bool = False) -> bool:
@@ -156,69 +158,6 @@ class WorkerVerbs:
         targets: Sequence[Target],
     ) -> None:
         await all_of([perform(order, target) for target in targets])
-
-    async def _drain(self, order: Order, targets: Sequence[Target]) -> None:
-        since = self._clock.now()
-        waiting: list[Target] = []
-        unsent: list[Target] = []
-        for target in targets:
-            act = self._recall.next(order.step, target.name)
-            if act is not None and act.outcome is not None:
-                target.retell(act.outcome)
-                if act.outcome.says.startswith(DRAINED):
-                    target.drained = Drained(order, target.planned.incarnation)
-                continue
-            if act is None:
-                await self._intend_drain(order, target)
-            waiting.append(target)
-            if act is None or not await self._seen(judges.left_its_queues(target.planned), target):
-                unsent.append(target)
-        sent = [action for target in unsent for action in actions.cancel(target.planned)]
-        refused = await self._effects.control(sent)
-
-        async def finish(target: Target) -> None:
-            async with reminded(self._effects, self._clock, target.planned):
-                judge, service = judges.drained(target.planned, since), target.vouching
-                seen = await self._until(judge, order, target, ask=True, service=service, safe=True)
-            self._settle_drain(order, target, seen, refused.get(target.name))
-
-        await all_of([finish(target) for target in waiting])
-
-    async def _intend_drain(self, order: Order, target: Target) -> None:
-        planned = target.planned
-        await self._effects.take("queues", planned)
-        target.queues_taken = True
-        names = ", ".join(queue.name for queue in planned.queues or ())
-        self._effects.intend(
-            order.step,
-            target.name,
-            f"cancel_consumer {names}",
-            expect=EXPECT_DRAINED,
-            undo=actions.undo_of(order.verb, planned, self._hosts),
-            verb=WorkerVerb.DRAIN,
-            worker=planned,
-        )
-
-    def _settle_drain(
-        self, order: Order, target: Target, seen: Judgement, refused: str | None
-    ) -> None:
-        if seen.seen is Seen.DONE:
-            target.drained = Drained(order, target.planned.incarnation)
-            says = f"{DRAINED}: {seen.says}"
-            self._effects.conclude(order.step, target.name, Result.DONE, says)
-            return
-        says = f"not drained: {seen.says}"
-        if refused:
-            says += f" (it replied: {refused})"
-        if order.on_timeout is OnTimeout.PROCEED and seen.too_late:
-            self._effects.conclude(order.step, target.name, Result.DONE, f"going on; {says}")
-            return
-        if order.on_timeout is OnTimeout.DEFER and seen.too_late:
-            target.put_off = says
-            self._effects.conclude(order.step, target.name, Result.DEFERRED, says)
-            return
-        target.failed = says
-        self._effects.conclude(order.step, target.name, Result.FAILED, says)
 
     async def _resume(self, order: Order, target: Target) -> None:
         act = self._recall.next(order.step, target.name)
@@ -270,6 +209,8 @@ class WorkerVerbs:
                 target.down = True
             if not await self._send_stop(order, target, act):
                 return False
+        elif act.outcome.result is Result.DONE:
+            target.lost = told_loss(act.outcome)
         elif act.outcome.result is Result.FAILED:
             target.failed = act.outcome.says
             judge = judges.stopped(target.planned, self._clock.now())
@@ -283,7 +224,8 @@ class WorkerVerbs:
     async def _send_stop(self, order: Order, target: Target, act: Act | None) -> bool:
         service, since = target.service, self._clock.now()
         at_boot = actions.unset_by(target.planned, for_good=order.for_good)
-        action = actions.stop(service, target.planned.identity, self._hosts, at_boot=at_boot)
+        expect_life = None if target.unasked else target.planned.identity
+        action = actions.stop(service, expect_life, self._hosts, at_boot=at_boot)
         undo = str(actions.start(service, self._hosts, at_boot=at_boot))
         judge = (judges.stays_down if at_boot else judges.stopped)(target.planned, since)
         if act is None or not await self._seen(judge, target, service):
@@ -294,16 +236,15 @@ class WorkerVerbs:
                     target.down = False
                     await self._effects.give_back("service", target.planned)
                 return False
+        order = patient_with(order, target)
         seen = await self._until(judge, order, target, service=service, safe=False)
         is_down = seen.seen is Seen.DONE or (act is not None and seen.new_life)
         if not is_down:
             target.failed = f"did not stop: {seen.says}"
-        elif seen.unclean:
-            target.failed = (
-                f"was killed at its stop, running tasks may be lost: {seen.says}; what it had not "
-                f"begun {seen.unclean}"
-            )
-        self._conclude(order, target, f"stopped: {seen.says}")
+        says = f"stopped: {seen.says}"
+        if is_down and seen.unclean:
+            says = unclean(target, seen)
+        self._conclude(order, target, says)
         if seen.runs_on and await self._is_set(target, at_boot):
             target.down = False
             await self._effects.give_back("service", target.planned)
@@ -485,13 +426,6 @@ class WorkerVerbs:
         self._journal.append(
             EventKind.PROGRESS, step=order.step, target=target.name, outcome=outcome
         )
-
-
-async def all_of(performed: Sequence[Coroutine[Any, Any, object]]) -> None:
-    """Let all end, then raise the first error: no target is left in the middle by another's."""
-    for result in await asyncio.gather(*performed, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _told(error: OpsError) -> str:

@@ -354,7 +354,7 @@ REFUSALS = {
         "sudo: a password is required",
         "sudo was refused on web1: sudo: a password is required",
         "USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block celery-worker@1.service,"
-        " /usr/bin/systemctl stop --no-block celery-worker@1.service",
+        " /usr/bin/systemctl stop --no-block celery-worker@1.service,",
     ),
     "not-this-command": (
         1,
@@ -398,7 +398,8 @@ def test_a_sudoers_line_names_nothing_but_this_service() -> None:
         r"USER ALL=(root) NOPASSWD: /usr/bin/systemctl start --no-block a\:b\\x20c,"
         r" /usr/bin/systemctl stop --no-block a\:b\\x20c,"
         r" /usr/bin/systemctl enable --now --no-block a\:b\\x20c,"
-        r" /usr/bin/systemctl disable --now --no-block a\:b\\x20c"
+        r" /usr/bin/systemctl disable --now --no-block a\:b\\x20c,"
+        r" /usr/bin/systemctl reset-failed a\:b\\x20c"
     )
 
 

@@ -66,6 +66,8 @@ class StandinFleet:
         """Which these were, and when."""
         self.least_consumers: dict[str, int] = {}
         """The fewest workers that consumed a queue at the same time, since `watch_consumers`."""
+        self.looped: set[str] = set()
+        """Who died at its start and was started again by its supervisor, ever."""
         self._pids = itertools.count(1001)
         self._ids = itertools.count(1)
         self._settled = clock.monotonic()
@@ -305,7 +307,7 @@ class StandinFleet:
         service.starts += 1
         service.pid = next(self._pids) if pid is None else pid
         service.identity = f"{service.ref.name}#{service.starts}"
-        service.started_at = self.wall_time(self._settled)
+        service.started_at, service.began = self.wall_time(self._settled), self._settled
         service.state = ServiceState.RUNNING
         service.clean_exit = None
         service.says = "running"
@@ -333,6 +335,10 @@ class StandinFleet:
                 self._kill(worker, now)
 
     def _come_up(self, worker: SimulatedWorker) -> None:
+        if worker.faults.crash_loops:
+            self.looped.add(worker.name)
+            self._launch(worker)
+            return
         if worker.faults.dies_at_start:
             if worker.service is not None:
                 worker.service.state = ServiceState.STOPPING

@@ -48,6 +48,8 @@ class Faults:
     """Its service starts, runs and never is a worker again."""
     dies_at_start: bool = False
     """Its service starts and fails at once."""
+    crash_loops: bool = False
+    """It dies at its start, and its supervisor starts it again, again and again."""
     killed_at_stop: bool = False
     """Its supervisor sends SIGKILL in place of a warm stop."""
     stop_does_nothing: bool = False
@@ -102,6 +104,8 @@ class SimulatedService:
     pid: int | None = None
     identity: str | None = None
     started_at: datetime | None = None
+    began: float = 0.0
+    """When it was started, in seconds since the boot: what nobody can set."""
     clean_exit: bool | None = None
     says: str = ""
     stop_grace: float = 600.0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class StandinReleases:
     """The ReleaseLayout port. `known` and `current` are by host; `switched` are all switches, in
     order. `tells`: what a process runs is seen, and does not follow from when it began alone.
+    Workers of those in `crashing` never come up.
     """
 
     def __init__(self, fleet: StandinFleet, hosts: Collection[str], *known: str) -> None:
@@ -25,6 +26,7 @@ class StandinReleases:
         self.current = dict.fromkeys(hosts, known[-1])
         self.switched: list[tuple[str, str]] = []
         self.tells = True
+        self.crashing: set[str] = set()
         self.registers: dict[str, tuple[str, ...]] = {}
         self._fleet = fleet
         self._since: dict[str, list[tuple[float, str]]] = {
@@ -74,7 +76,7 @@ class StandinReleases:
     def _look(self, host: str, pids: Collection[int]) -> dict[str, object]:
         now = self._fleet.clock.monotonic()
         started = {
-            service.pid: now - (self._fleet.clock.now() - service.started_at).total_seconds()
+            service.pid: service.began
             for service in self._fleet.services.values()
             if service.pid in pids and service.started_at is not None
         }
@@ -99,6 +101,9 @@ class StandinReleases:
             return _completed(err=f"the current release is {self.current[host]}")
         self.current[host] = release
         self.switched.append((host, release))
+        for worker in self._fleet.workers:
+            if worker.service is not None and worker.service.ref.host == host:
+                worker.faults.crash_loops = release in self.crashing
         self._since[host].append((self._fleet.clock.monotonic(), release))
         return _completed()
 

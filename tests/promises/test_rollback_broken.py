@@ -1,0 +1,107 @@
+"""Rollbacks on machines where all is broken already: three systemd hosts, six workers, and beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import wait_until
+from tests.rig.released import NEW, OLD, RELEASES, current, released_fleet, ticks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.rig.host_fleet import HostFleet
+    from tests.rig.operator import Operator, Said
+
+pytestmark = pytest.mark.rig
+
+STUCK = 999
+WAITING = range(20)
+COMMON = ("-p", "watch=5s", "-p", "batch=5", "--yes", "--json")
+
+
+def test_a_fleet_that_dies_again_and_again_is_rolled_back(tmp_path: Path) -> None:
+    with released_fleet(tmp_path / "fleet") as fleet:
+        ann = fleet.operator(tmp_path, "ann")
+        _all_die_again_and_again(ann, fleet)
+        _aborted_when_beat_was_stopped(fleet.operator(tmp_path, "ben"), fleet)
+        fleet.dismiss()
+        assert fleet.leaks() == []
+
+
+def rolled_back(ann: Operator, *options: str) -> Said:
+    return ann.do("runbook", "rollback", *options, *COMMON)
+
+
+def _broken(fleet: HostFleet, *, broken: bool) -> None:
+    """The new release dies at its start, or does not."""
+    code = f"{RELEASES}/{NEW}/rigapp.py"
+    for host in fleet.hosts.values():
+        if broken:
+            host.run("sh", "-c", f"echo 'raise SystemExit(3)' >> {code}")
+        else:
+            host.run("sed", "-i", "/raise SystemExit/d", code)
+
+
+def _all_die_again_and_again(ann: Operator, fleet: HostFleet) -> None:
+    """Messages wait; nobody answers, and systemd restarts what dies, or has given up."""
+    _broken(fleet, broken=True)
+    for one in fleet.members:
+        fleet.hosts[one.host].run("systemctl", "restart", "--no-block", one.service.name)
+    wait_until(lambda: not fleet.poller.consumers(), what="nobody consumes", timeout=60)
+    for number in WAITING:
+        fleet.fleet.send(number, queue="common")
+    run = rolled_back(ann, "-p", "release=previous")
+    assert run.code == 0, run.all
+    assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
+    assert fleet.poller.consumers() == fleet.consumers
+    wait_until(lambda: set(fleet.fleet.ends()) >= set(WAITING), what="what waited has run")
+    assert set(fleet.fleet.starts().values()) == {1}
+    assert fleet.nothing_is_taken()
+
+
+def _aborted_when_beat_was_stopped(ben: Operator, fleet: HostFleet) -> None:
+    _broken(fleet, broken=False)
+    fleet.fleet.send(STUCK, 600.0, queue="mail")
+    wait_until(lambda: STUCK in fleet.fleet.starts(), what="a task that does not end")
+    going = ben.start("runbook", "rollback", "-p", f"release={NEW}", *COMMON)
+    ben.until(lambda one: one["event"] == "result" and one["step"] == "2", "beat is stopped")
+    going.interrupt()
+    run = going.wait()
+    assert run.code == 4, run.all
+    (owed,) = run.events[-1]["outcome"]["report"]["owed"]
+    assert owed["mend"] == "celery-ops beat start"
+    assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
+    assert fleet.poller.consumers() == fleet.consumers
+    told = len(ticks(fleet))
+    assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "inactive"}
+    assert len(ticks(fleet)) <= told + 1
+
+
+def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
+    tmp_path: Path,
+) -> None:
+    with released_fleet(tmp_path / "fleet", unit={"TimeoutStopSec": "5"}) as fleet:
+        ann = fleet.operator(tmp_path, "ann")
+        never = range(STUCK, STUCK + 6)
+        for number in never:
+            fleet.fleet.send(number, 600.0, queue="mail")
+        # More than one worker can run: so not only that one runs some which is cut off soon.
+        wait_until(lambda: len(fleet.fleet.starts().keys() & set(never)) > 2, what="they begin")
+        fleet.hosts["web3"].run("ip", "link", "set", "eth0", "down")
+        options = ("-p", f"release={OLD}", "-p", "drain_timeout=5s")
+        run = rolled_back(ann, *options)
+        assert run.code == 7, run.all
+        assert "-p offline=skip" in run.all
+        assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "active"}
+        run = rolled_back(ann, *options, "-p", "offline=skip")
+        print(ann.do("runs", "show").out)
+        assert run.code == 0, run.all
+        outcome = run.events[-1]["outcome"]
+        assert set(outcome["report"]["left_out"]) == {"w1@web3", "w2@web3"}
+        assert "rig.work" in outcome["says"]
+        assert current(fleet) == {"web1": OLD, "web2": OLD, "web3": NEW}
+        assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "active"}
+        assert fleet.nothing_is_taken()
