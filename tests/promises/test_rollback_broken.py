@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.rig import wait_until
+from tests.rig.celeries import redbeat
 from tests.rig.released import NEW, OLD, RELEASES, current, released_fleet, ticks
 
 if TYPE_CHECKING:
@@ -18,6 +22,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 STUCK = 999
+LOCK_SECONDS = "app.conf.update(beat_max_loop_interval=1, redbeat_lock_timeout=5)"
+REDBEAT = """\
+[Service]
+Environment=RIG_PROGRAM=beat PYTHONPATH=/opt/celery:/opt/redbeat HOME=/home/celery
+ExecStart=
+ExecStart=/bin/sh -c 'exec python3 -m celery -A rigapp beat -S redbeat.RedBeatScheduler --pidfile='
+"""
 WAITING = range(20)
 COMMON = ("-p", "watch=5s", "-p", "batch=5", "--yes", "--json")
 
@@ -80,11 +91,60 @@ def _aborted_when_beat_was_stopped(ben: Operator, fleet: HostFleet) -> None:
     assert len(ticks(fleet)) <= told + 1
 
 
+def _two_of_redbeat(fleet: HostFleet, packages: str) -> None:
+    """In place of the scheduler with a file: one has the lock, on another host one waits for it."""
+    for name in ("web1", "web2"):
+        host = fleet.hosts[name]
+        shutil.copytree(packages, host.root / "opt/redbeat")
+        drop_in = host.root / "etc/systemd/system/celery-beat.service.d/redbeat.conf"
+        drop_in.parent.mkdir()
+        drop_in.write_text(REDBEAT)
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "restart", "celery-beat")
+    wait_until(lambda: _lock(fleet), what="one of them has the lock")
+
+
+def _lock(fleet: HostFleet) -> bool:
+    with fleet.server.client() as broker:
+        return bool(broker.exists("redbeat::lock"))
+
+
+def _one_sends_and_the_other_stands_by(ann: Operator, fleet: HostFleet) -> None:
+    for beat in fleet.beats[:2]:
+        assert fleet.show_unit(beat, "ActiveState") == {"ActiveState": "active"}
+    seen = ann.do("beat", "--json").json
+    ours = [one for one in seen["beats"] if one["running"]]
+    assert [one["waits_for_lock"] for one in ours] == [True, True], seen
+    assert seen["senders"] == 1, seen
+
+
+def _nothing_was_sent_between(fleet: HostFleet, run: Said, until: float) -> None:
+    """Stopped is whoever had the lock and who waited for it; of those started one sends."""
+    stopped, started = (
+        max(datetime.fromisoformat(one["at"]).timestamp() for one in run.events
+            if one["event"] == event and one.get("step") == step)
+        for event, step in (("result", "2"), ("intent", "6"))
+    )  # fmt: skip
+    told = ticks(fleet)
+    before = {one.origin for one in told if one.at < stopped}
+    after = {one.origin for one in told if started < one.at < until}
+    assert len(after) == 1, after
+    assert not before & after
+    # One that was sent before waits until a worker consumes again, and then it runs.
+    assert {one.origin for one in told} == before | after
+
+
 def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
     tmp_path: Path,
 ) -> None:
-    with released_fleet(tmp_path / "fleet", unit={"TimeoutStopSec": "5"}) as fleet:
+    quick: dict[str, Any] = {
+        "unit": {"TimeoutStopSec": "5"},
+        "old": LOCK_SECONDS,
+        "new": LOCK_SECONDS,
+    }
+    with released_fleet(tmp_path / "fleet", **quick) as fleet:
         ann = fleet.operator(tmp_path, "ann")
+        _two_of_redbeat(fleet, redbeat(tmp_path / "packages"))
         never = range(STUCK, STUCK + 6)
         for number in never:
             fleet.fleet.send(number, 600.0, queue="mail")
@@ -95,13 +155,15 @@ def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
         run = rolled_back(ann, *options)
         assert run.code == 7, run.all
         assert "-p offline=skip" in run.all
-        assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "active"}
+        _one_sends_and_the_other_stands_by(ann, fleet)
         run = rolled_back(ann, *options, "-p", "offline=skip")
+        until = time.time()
         print(ann.do("runs", "show").out)
         assert run.code == 0, run.all
         outcome = run.events[-1]["outcome"]
         assert set(outcome["report"]["left_out"]) == {"w1@web3", "w2@web3"}
         assert "rig.work" in outcome["says"]
         assert current(fleet) == {"web1": OLD, "web2": OLD, "web3": NEW}
-        assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "active"}
         assert fleet.nothing_is_taken()
+        _one_sends_and_the_other_stands_by(ann, fleet)
+        _nothing_was_sent_between(fleet, run, until)
