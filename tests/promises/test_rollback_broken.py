@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from tests.rig import wait_until
 from tests.rig.celeries import redbeat
+from tests.rig.load import Load
+from tests.rig.mortal import Death, When
 from tests.rig.released import NEW, OLD, RELEASES, current, released_fleet, ticks
 
 if TYPE_CHECKING:
@@ -30,6 +33,23 @@ ExecStart=
 ExecStart=/bin/sh -c 'exec python3 -m celery -A rigapp beat -S redbeat.RedBeatScheduler --pidfile='
 """
 WAITING = range(20)
+ENOUGH = 10
+SOME_DEATHS = (
+    Death("stop", When.AFTER),  # the scheduler's
+    Death("activate", When.BEFORE),
+    Death("stop", When.DURING),
+    Death("start", When.AFTER),
+)
+EVERY_DEATH = (
+    Death("stop", When.AFTER),  # the scheduler's
+    Death("drain", When.AFTER),
+    Death("activate", When.BEFORE),
+    Death("stop", When.DURING),
+    Death("start", When.DURING),
+    Death("stop", When.BEFORE),  # the next worker's
+    Death("start", When.AFTER),
+    Death("start", When.DURING),  # the scheduler's
+)
 COMMON = ("-p", "watch=5s", "-p", "batch=5", "--yes", "--json")
 
 
@@ -167,3 +187,29 @@ def test_a_task_that_never_ends_and_a_host_that_is_away_do_not_keep_the_others(
         assert fleet.nothing_is_taken()
         _one_sends_and_the_other_stands_by(ann, fleet)
         _nothing_was_sent_between(fleet, run, until)
+
+
+def test_an_executor_that_dies_in_each_of_its_verbs_is_gone_on_with(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """With `--every-death` twice as often."""
+    deaths = EVERY_DEATH if pytestconfig.getoption("--every-death") else SOME_DEATHS
+    with released_fleet(tmp_path / "fleet", "web1") as fleet:
+        ann = fleet.operator(tmp_path, "ann")
+        with Load(fleet.fleet, *fleet.consumers) as load:
+            wait_until(lambda: load.sent > ENOUGH, what="some tasks")
+            for number, death in enumerate(deaths):
+                command = ("runs", "resume") if number else ("runbook", "rollback", *COMMON[:-1])
+                died = ann.do(*command, **death.variables(ann.home / f"mortal-{number}"))
+                assert died.code in (4, 9), f"{death}: {died.all}"
+                assert "goes on with it" in died.err, f"{death}: {died.all}"
+            run = ann.do("runs", "resume")
+            assert run.code == 0, run.all
+        load.settle(logs=fleet.logged)
+        assert load.twice() == []
+        assert set(fleet.fleet.starts()) == set(load.numbers)
+        assert len({one.origin for one in ticks(fleet)}) == 2, "one before, and one after"
+        assert max(Counter(one.id for one in ticks(fleet)).values()) == 1
+        assert current(fleet) == {"web1": OLD}
+        assert fleet.poller.consumers() == fleet.consumers
+        assert fleet.nothing_is_taken()
