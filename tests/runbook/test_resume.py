@@ -2,6 +2,9 @@
 
 On the stand-in fleet, under a virtual clock. `after`: right after a line was written, so before the
 effect it speaks of; `before`: right before it is written, so after the effect of the one before.
+
+Lines of progress in a row are one wait, in which nothing is done and of which a run that is taken
+up reads nothing: it dies at the first, and before what follows the last; `--every-death`: at all.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from tests.runbook.operation import Operation, Ran
 from tests.standin.broker import StandinResults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from celery_ops.ports import Clock
@@ -409,27 +412,40 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
 
 
+def lines_of(events: Sequence[Event]) -> list[int]:
+    """The lines of a journal at which something happens to the run: of progress, only the first of
+    a row.
+    """
+    return [
+        event.seq
+        for before, event in zip([None, *events], events, strict=False)
+        if event.event is not EventKind.PROGRESS
+        or before is None
+        or before.event is not EventKind.PROGRESS
+    ]
+
+
 @pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(
-    tmp_path: Path, case: Case, when: str
+    tmp_path: Path, case: Case, when: str, pytestconfig: pytest.Config
 ) -> None:
     undisturbed, path = await begin(tmp_path / "undisturbed", case)
     ran = await undisturbed.take_up(path)
     expected = await came_of(undisturbed, ran)
-    line = 2
-    while True:
+    _, *events = ran.events
+    every = pytestconfig.getoption("every_death")
+    for line in [event.seq for event in events] if every else lines_of(events):
         operation, path = await begin(tmp_path / f"dies-{line}", case)
-        if not await killed(operation, path, line, when) or has_ended(list(journal.read(path))):
+        assert await killed(operation, path, line, when), f"did not get to line {line}"
+        if has_ended(list(journal.read(path))):
+            assert line == events[-1].seq
             break
         resumed = await operation.take_up(path)
         if case.asks and resumed.ending is Ending.UNCONFIRMED:
-            line += 1
             continue
         came = await came_of(operation, resumed)
         assert came == expected, f"died {when} line {line}: {came}\n{resumed.told()}"
-        line += 1
-    assert line >= len(ran.events)
 
 
 async def test_what_was_seen_to_have_happened_is_not_sent_again(tmp_path: Path) -> None:
