@@ -364,6 +364,15 @@ def three_workers_and_one_that_joins(operation: Operation) -> None:
     operation.beside.append(asyncio.ensure_future(join()))
 
 
+WRITTEN = {
+    "others": WITH_OTHER_STEPS,
+    "patient": PATIENT,
+    "once": ONCE,
+    "around": AROUND,
+    "scaled": SCALED,
+    "probed": PROBED,
+    "kept": KEPT,
+}
 W1 = {"workers": "w1@web1"}
 MAIL = {"queue": "mail"}
 CASES = {
@@ -400,13 +409,8 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     """The fleet, and a run on it that is planned."""
     operation = Operation(directory)
     case.prepare(operation)
-    operation.write_runbook("others", WITH_OTHER_STEPS)
-    operation.write_runbook("patient", PATIENT)
-    operation.write_runbook("once", ONCE)
-    operation.write_runbook("around", AROUND)
-    operation.write_runbook("scaled", SCALED)
-    operation.write_runbook("probed", PROBED)
-    operation.write_runbook("kept", KEPT)
+    if case.runbook in WRITTEN:
+        operation.write_runbook(case.runbook, WRITTEN[case.runbook])
     if case.first:
         await operation.run(case.first, **(MAIL if "queue" in case.first else W1))
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
