@@ -1,5 +1,5 @@
-"""Real parts that tests in several directories use, and how many examples hypothesis tries:
-`HYPOTHESIS_PROFILE=thorough` is for a long night.
+"""Real parts that tests in several directories use, the order in which modules are begun, and how
+many examples hypothesis tries: `HYPOTHESIS_PROFILE=thorough` is for a long night.
 """
 
 from __future__ import annotations
@@ -22,6 +22,40 @@ if TYPE_CHECKING:
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("thorough", max_examples=100_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+LONGEST = (
+    "promises/test_host_faults.py",
+    "runbook/test_resume.py",
+    "promises/test_faults_in_a_run.py",
+    "demo/test_settle.py",
+    "promises/test_rolling_restart.py",
+    "cli/test_real_runs.py",
+    "promises/test_moving.py",
+    "runbook/test_abort.py",
+    "promises/test_rollback.py",
+    "promises/test_orphans.py",
+    "promises/test_tasks.py",
+    "promises/test_probe.py",
+    "promises/test_older_celeries.py",
+)
+"""Modules that take two minutes or more. Hosts are first: they need a file system that the first
+test with one makes, and others wait for; so no others of these are among the first.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A process is given a module at a time (`--dist loadfile`): those first that take long, then
+    the other promises. What is begun last is then over soon, and no process waits for another.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        name = item.nodeid.partition("::")[0].partition("tests/")[2]
+        if name in LONGEST:
+            return LONGEST.index(name)
+        return len(LONGEST) + (not name.startswith("promises/"))
+
+    items.sort(key=rank)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -79,25 +79,32 @@ class Library:
         Raise UsageError if there is none, InvalidDocument if its file is broken: a broken runbook
         of the user's never falls back to the shipped one.
         """
-        found = self._by_name()
-        if name not in found:
-            hint = did_you_mean(name, found)
+        entry = self._users().get(name) or self._shipped_as(name)
+        if entry is None:
+            hint = did_you_mean(name, self._by_name())
             raise UsageError(
                 f"there is no runbook {shown(name)}{hint}", fix="`celery-ops runbooks` lists them."
             )
-        entry = found[name]
         if entry.runbook is None:
             raise InvalidDocument(entry.problems)
         return entry.runbook
 
+    def _shipped_as(self, name: str) -> Entry | None:
+        """The shipped files are named as their runbooks are: the others need not be read."""
+        for path in _files(self._shipped):
+            if path.stem == name and (entry := self._entry(path, Origin.SHIPPED)).name == name:
+                return entry
+        return None
+
     def _by_name(self) -> dict[str, Entry]:
         found = self._read(self._shipped, Origin.SHIPPED)
-        if self._user is None:
-            return found
-        for name, entry in self._read(self._user, Origin.USER).items():
+        for name, entry in self._users().items():
             origin = Origin.USER_HIDES_SHIPPED if name in found else Origin.USER
             found[name] = replace(entry, origin=origin)
         return found
+
+    def _users(self) -> dict[str, Entry]:
+        return {} if self._user is None else self._read(self._user, Origin.USER)
 
     def _read(self, directory: Path, origin: Origin) -> dict[str, Entry]:
         found: dict[str, Entry] = {}

@@ -113,6 +113,7 @@ class Stage:
         planned = {
             name: [queue.name for queue in target.planned.queues or ()]
             for name, target in self.targets.items()
+            if target.drained is None  # it takes from no queue now, also if it does not tell so
         }
         for _ in range(GUARD_LOOKS):
             since = self.clock.now()

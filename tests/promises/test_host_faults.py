@@ -32,9 +32,11 @@ HOST = "web2"
 VICTIM = Member(HOST, "w1")
 """The worker that is restarted: one of two that consume `mail`, of four that consume `common`."""
 BYSTANDERS = {"w1@web1", "w2@web1", "w2@web2"}
-QUICK = ("runbook", "quick-restart", "--yes", "-p", "hold=1s", "-p", "drain_timeout=6s")
-SHORTER = {"timeout: 2m": "timeout: 15s", "timeout: 3m": "timeout: 20s", "settle: 5s": "settle: 1s"}
-"""What is fixed in rolling-restart, for machines that do not run anything else."""
+QUICK = ("runbook", "quick-restart", "--yes", "-p", "hold=1s")
+GIVES_UP = ("-p", "drain_timeout=6s")
+"""Only where its end is waited for: elsewhere a slow moment of the machine must not end a drain."""
+STOPS_SOON = {"timeout: 2m": "timeout: 15s"}
+"""Likewise: how long a stop and a start may take."""
 
 
 class Incident:
@@ -48,9 +50,9 @@ class Incident:
         self.write_runbook({})
 
     def write_runbook(self, changes: Mapping[str, str]) -> None:
-        """A team's own runbook: rolling-restart with other times, and these changes."""
+        """A team's own runbook: rolling-restart, with these changes."""
         text = (ROOT / "runbooks" / "rolling-restart.yaml").read_text()
-        for old, new in {"name: rolling": "name: quick", **SHORTER, **changes}.items():
+        for old, new in {"name: rolling": "name: quick", **changes}.items():
             assert old in text
             text = text.replace(old, new)
         (self.fleet.folder / "runbooks").mkdir(exist_ok=True)
@@ -99,11 +101,11 @@ class Incident:
 
     # --- the restart ---
 
-    def restart(self, node: str = VICTIM.node) -> Said:
-        return self.ann.do(*QUICK, "-p", f"workers={node}")
+    def restart(self, *options: str, node: str = VICTIM.node) -> Said:
+        return self.ann.do(*QUICK, "-p", f"workers={node}", *options)
 
-    def start(self) -> Running:
-        return self.ann.start(*QUICK, "-p", f"workers={VICTIM.node}")
+    def start(self, *options: str) -> Running:
+        return self.ann.start(*QUICK, "-p", f"workers={VICTIM.node}", *options)
 
     def abort_twice(self, running: Running) -> None:
         """As two Ctrl-C do: the second ends even the undo."""
@@ -117,9 +119,16 @@ class Incident:
         )
 
     def until_undo(self) -> Event:
+        """It waits for what it has told somebody to take back."""
         return self.ann.until(
             lambda event: event["event"] == "progress" and event["step"] == "2 undo", "an undo"
         )
+
+    def was_told(self) -> list[str]:
+        """All that the run has told the victim, in order."""
+        events = [one for one in self.ann.events() if one["event"] == "intent"]
+        assert all(one["target"] == VICTIM.node for one in events)
+        return [str(one["intent"]).split()[0] for one in events]
 
     def mend(self, said: Said) -> None:
         """Do what the last lines of a run tell to do, and nothing else."""
@@ -188,7 +197,7 @@ def test_a_host_that_cannot_be_reached_is_left_alone_and_others_are_restarted(
             assert said.code == 7, said.all
             assert f"the supervisor of {VICTIM.node} did not answer: " in said.err
             assert it.ann.journals() == []
-            other = it.restart("w2@web1")
+            other = it.restart(node="w2@web1")
             assert other.code == 0, other.all
         it.fleet.wait_until_ready()
         assert it.fleet.nothing_is_taken()
@@ -201,7 +210,7 @@ def test_a_host_that_is_cut_off_in_a_run_and_comes_back_gets_its_queues_back(
 ) -> None:
     with incident(tmp_path) as it:
         it.keep_busy()
-        running = it.start()
+        running = it.start(*GIVES_UP)
         it.ann.until_draining()
         with cut_off(it.host):
             it.until_result("2.1")
@@ -217,7 +226,7 @@ def test_a_host_that_is_cut_off_in_a_run_and_comes_back_gets_its_queues_back(
 def test_a_frozen_host_is_given_up_and_the_named_command_mends_it(tmp_path: Path) -> None:
     with incident(tmp_path) as it:
         it.keep_busy()
-        running = it.start()
+        running = it.start(*GIVES_UP)
         it.ann.until_draining()
         with frozen(it.host):
             said = running.wait()
@@ -234,6 +243,7 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
 ) -> None:
     with incident(tmp_path) as it:
         it.put_before_sudo(SLOW_SUDO["before its effect"])
+        it.write_runbook(STOPS_SOON)
         running = it.start()
         it.until_mark()
         power_off(it.host)
@@ -250,16 +260,21 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
 
 def test_who_lost_its_power_after_the_drain_is_not_told_to_stop(tmp_path: Path) -> None:
     with incident(tmp_path) as it:
-        running = it.start()
+        running = it.start(*GIVES_UP)
         it.until_result("2.1")
         power_off(it.host)
         it.until_undo()
         it.abort_twice(running)
         said = running.wait()
         assert said.code == 4, said.all
-        assert "was not stopped, not drained any more: not within 6s: " in said.out
-        assert f"owed: {VICTIM.node} is drained" in said.out
-        assert "stopped: " not in said.out.split("owed: ")[1]
+        # What is found out first: that it is not drained any more, or that its host is gone.
+        not_drained = "was not stopped, not drained any more: not within 6s: "
+        gone = f"the supervisor of {VICTIM.node} did not answer: "
+        assert not_drained in said.out or gone in said.out, said.all
+        assert it.was_told() == ["cancel_consumer", "add_consumer"]
+        (debt,) = said.out.split("owed: ")[1:]
+        assert debt.startswith(f"{VICTIM.node} is drained")
+        assert f"celery-ops -c hosts worker resume {VICTIM.node}" in debt
         it.consumers_are({"common": 2, "mail": 1})
 
 
@@ -308,6 +323,7 @@ def test_a_command_that_was_lost_with_its_connection_is_not_believed_to_be_done(
     with incident(tmp_path) as it, Proxy(it.host) as proxy:
         it.go_through(proxy)
         it.put_before_sudo("touch ~/mark; sleep 2; exit 1")
+        it.write_runbook(STOPS_SOON)
         running = it.start()
         it.cut_at_mark(proxy)
         said = running.wait()
@@ -388,7 +404,7 @@ def test_a_stop_that_ends_in_sigkill_is_told_and_the_worker_is_started(tmp_path:
     with incident(tmp_path, unit={"TimeoutStopSec": "8"}) as it:
         it.write_runbook({"on_timeout: fail": "on_timeout: proceed"})
         it.keep_busy()
-        said = it.restart()
+        said = it.restart(*GIVES_UP)
         assert said.code == 1, said.all
         assert "was killed at its stop, running tasks may be lost: it took too long" in said.out
         assert it.lives_anew()

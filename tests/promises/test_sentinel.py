@@ -188,9 +188,9 @@ def test_a_drain_of_a_queue_goes_on_through_a_fail_over(fleet: OnSentinel, ann: 
     ann.until(lambda event: says(event).startswith("not known: "), "the broker is seen to be away")
     wait_until(lambda: len(fleet.consuming()) == len(NODES), what="workers are back", timeout=120)
     old.start()
+    seen = len(ann.events())
     for number in (11, 12):
         fleet.fleet.send(number, 0.5, queue="w1")
-    seen = len(ann.events())
     ann.until(lambda event: event in ann.events()[seen:] and "running" in says(event), "it goes on")
     assert draining.process.poll() is None, "the task has not ended"
     fleet.fleet.release(10)

@@ -20,12 +20,19 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 def wait_until(condition: Callable[[], bool], *, what: str, timeout: float = 30.0) -> None:
-    """Poll a real part until it is there; raise TimeoutError, naming it."""
+    """Poll a real part until it is there; raise TimeoutError, naming it.
+
+    A look may be a whole command: the pause after it is as long as it took, or polling would take
+    the processor from what is waited for.
+    """
     deadline = time.monotonic() + timeout
+    looked = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.02)
+        time.sleep(max(0.02, now - looked))
+        looked = time.monotonic()
 
 
 def end(process: subprocess.Popen[bytes], *, patience: float = 10.0) -> None:

@@ -18,7 +18,7 @@ from celery_ops.runbook.executor import Executor
 from celery_ops.runbook.inbox import Message, Word, clear
 from celery_ops.runbook.journal import Journal
 from tests.runbook.operation import Operation, Ran
-from tests.runbook.test_resume import CASES, Came, Case, begin, came_of, killed
+from tests.runbook.test_resume import CASES, Came, Case, begin, came_of, killed, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,18 +87,6 @@ def end_what_sleeps(operation: Operation, before: set[asyncio.Task[Any]]) -> Non
             task.cancel()
 
 
-def lines_of(ran: Ran) -> list[int]:
-    """The lines of a journal at which something is said: of progress, only the first of a row."""
-    events = ran.events[1:-1]
-    return [
-        event.seq
-        for before, event in zip([None, *events], events, strict=False)
-        if event.event is not EventKind.PROGRESS
-        or before is None
-        or before.event is not EventKind.PROGRESS
-    ]
-
-
 async def undisturbed(directory: Path, case: Case) -> tuple[list[int], Came]:
     """The lines at which such a run is to be aborted, and what it leaves if nobody does."""
     operation, path = await begin(directory / "undisturbed", case)
@@ -106,7 +94,7 @@ async def undisturbed(directory: Path, case: Case) -> tuple[list[int], Came]:
     ran = await operation.take_up(path)
     came = await came_of(operation, ran)
     end_what_sleeps(operation, before)
-    return lines_of(ran), came
+    return lines_of(ran.events[1:-1]), came
 
 
 def was_over(ran: Ran) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.model import WorkerState
-from celery_ops.runbook.events import Ending, Result
+from celery_ops.ports import Question
+from celery_ops.runbook.events import Ending, EventKind, Result
 from celery_ops.runbook.roll_words import Order
 from celery_ops.runbook.targets import in_order
 from tests.runbook.operation import Operation
@@ -16,6 +17,7 @@ from tests.runbook.operation import Operation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_ops.runbook.journal import Event
     from tests.standin.fleet import SimulatedWorker
 
 ROLL = """
@@ -198,3 +200,28 @@ async def test_one_that_does_not_answer_any_more_is_no_consumer_however_long_it_
     assert ran.ending is Ending.REFUSED, ran.told()
     assert "the guard refused to take w1@web1" in ran.end.says
     assert operation.broker.orders == []
+
+
+async def test_one_that_was_drained_takes_from_no_queue_also_where_it_does_not_say_so(
+    operation: Operation,
+) -> None:
+    fleet = operation.fleet
+    hosts = ("web1", "web1", "web2", "web2")
+    workers = [
+        fleet.add_worker(f"w{number}@{host}", queues=("common",), host=host)
+        for number, host in enumerate(hosts, 1)
+    ]
+
+    def their_host_is_lost_in_the_middle_of_a_round(event: Event) -> None:
+        if event.event is EventKind.RESULT and event.step == "2.1":
+            workers[2].faults.silent_to = frozenset({Question.ACTIVE_QUEUES})
+            workers[3].faults.never_replies = True
+
+    plan = await operation.plan("rolling-restart", workers="w3@web2", drain_timeout="6s")
+    journal = operation.write_down(plan)
+    ran = await operation.take_up(journal, then=their_host_is_lost_in_the_middle_of_a_round)
+    assert ran.ending is Ending.NEEDS_HUMAN, ran.told()
+    assert "w3@web2: was not stopped, not drained any more: not within 6s: " in ran.end.says
+    assert ran.end.report is not None
+    assert [owed.says for owed in ran.end.report.owed] == ["w3@web2 is drained"]
+    assert [what for _, what in ran.effects] == ["cancel_consumer common", "add_consumer common"]

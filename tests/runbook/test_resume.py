@@ -2,6 +2,9 @@
 
 On the stand-in fleet, under a virtual clock. `after`: right after a line was written, so before the
 effect it speaks of; `before`: right before it is written, so after the effect of the one before.
+
+Lines of progress in a row are one wait, in which nothing is done and of which a run that is taken
+up reads nothing: it dies at the first, and before what follows the last; `--every-death`: at all.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from tests.standin.broker import StandinResults
 from tests.standin.releases import StandinReleases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from celery_ops.ports import Clock
@@ -228,8 +231,6 @@ class Case:
     params: dict[str, str]
     asks: bool = False
     """Some deaths cannot be settled by observing: then it is asked, and nobody is there."""
-    acts_only: bool = False
-    """It does not die at each line of progress: there are many, and nothing is done there."""
     first: str = ""
     """A runbook for the same workers that is run before."""
 
@@ -389,6 +390,17 @@ def a_bad_release(operation: Operation) -> None:
 
 
 BACK = {"release": "v1", "drain_timeout": "5s", "watch": "3s", "batch": "2", "allow_gap": "default"}
+
+
+WRITTEN = {
+    "others": WITH_OTHER_STEPS,
+    "patient": PATIENT,
+    "once": ONCE,
+    "around": AROUND,
+    "scaled": SCALED,
+    "probed": PROBED,
+    "kept": KEPT,
+}
 W1 = {"workers": "w1@web1"}
 MAIL = {"queue": "mail"}
 CASES = {
@@ -409,10 +421,8 @@ CASES = {
     "does-not-drain": Case(
         one_never_drains, "rolling-restart", {"hold": "2s", "drain_timeout": "20s"}
     ),
-    "rollback": Case(a_bad_release, "rollback", BACK, acts_only=True),
-    "rollback-rolling": Case(
-        a_bad_release, "rollback", {**BACK, "strategy": "rolling"}, acts_only=True
-    ),
+    "rollback": Case(a_bad_release, "rollback", BACK),
+    "rollback-rolling": Case(a_bad_release, "rollback", {**BACK, "strategy": "rolling"}),
     "put-off": Case(one_is_free_later, "patient", {}),
     "put-off-for-good": Case(one_never_drains, "patient", {}),
     "once-a-host": Case(deploys_at_the_third_attempt, "once", {}, asks=True),
@@ -429,43 +439,47 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     """The fleet, and a run on it that is planned."""
     operation = Operation(directory)
     case.prepare(operation)
-    operation.write_runbook("others", WITH_OTHER_STEPS)
-    operation.write_runbook("patient", PATIENT)
-    operation.write_runbook("once", ONCE)
-    operation.write_runbook("around", AROUND)
-    operation.write_runbook("scaled", SCALED)
-    operation.write_runbook("probed", PROBED)
-    operation.write_runbook("kept", KEPT)
+    if case.runbook in WRITTEN:
+        operation.write_runbook(case.runbook, WRITTEN[case.runbook])
     if case.first:
         await operation.run(case.first, **(MAIL if "queue" in case.first else W1))
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
 
 
+def lines_of(events: Sequence[Event]) -> list[int]:
+    """The lines of a journal at which something happens to the run: of progress, only the first of
+    a row.
+    """
+    return [
+        event.seq
+        for before, event in zip([None, *events], events, strict=False)
+        if event.event is not EventKind.PROGRESS
+        or before is None
+        or before.event is not EventKind.PROGRESS
+    ]
+
+
 @pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(
-    tmp_path: Path, case: Case, when: str
+    tmp_path: Path, case: Case, when: str, pytestconfig: pytest.Config
 ) -> None:
     undisturbed, path = await begin(tmp_path / "undisturbed", case)
     ran = await undisturbed.take_up(path)
     expected = await came_of(undisturbed, ran)
-    line = 2
-    while True:
-        at = ran.events[line - 1].event if line <= len(ran.events) else None
-        if case.acts_only and at is EventKind.PROGRESS:
-            line += 1
-            continue
+    _, *events = ran.events
+    every = pytestconfig.getoption("every_death")
+    for line in [event.seq for event in events] if every else lines_of(events):
         operation, path = await begin(tmp_path / f"dies-{line}", case)
-        if not await killed(operation, path, line, when) or has_ended(list(journal.read(path))):
+        assert await killed(operation, path, line, when), f"did not get to line {line}"
+        if has_ended(list(journal.read(path))):
+            assert line == events[-1].seq
             break
         resumed = await operation.take_up(path)
         if case.asks and resumed.ending is Ending.UNCONFIRMED:
-            line += 1
             continue
         came = await came_of(operation, resumed)
         assert came == expected, f"died {when} line {line}: {came}\n{resumed.told()}"
-        line += 1
-    assert line >= len(ran.events)
 
 
 async def test_what_was_seen_to_have_happened_is_not_sent_again(tmp_path: Path) -> None:
