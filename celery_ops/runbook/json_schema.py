@@ -175,6 +175,7 @@ _KEYS: Mapping[str, Schema] = {
     "vouched": _WORD,
     "for": _DURATION,
     "optional": {"type": "boolean", "description": "left out where no probe is configured"},
+    "priorities": {"type": ["boolean", "string"], "description": "also their order, proved"},
     "max_failures": {**_NUMBER, "description": "so many tasks may fail, or a share of all: 5%"},
     "order": _one_of(Order),
     "canary": _NUMBER,
