@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.model import Targets
 from celery_ops.ports import Question
-from celery_ops.runbook import holding_plans, planner, sighting, switching
+from celery_ops.runbook import holding_plans, planner, running_ahead, sighting, switching
 from celery_ops.runbook.hazards import asks
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, parse_params
@@ -95,7 +96,16 @@ class Planner:
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
             ended=await self._endings.look(runbook, params, snapshot),
         )  # fmt: skip
-        return planner.build(request, snapshot, self._hosts, now)
+        plan = planner.build(request, snapshot, self._hosts, now)
+        return replace(plan, hazards=(*plan.hazards, *await self._ahead(runbook, plan, snapshot)))
+
+    async def _ahead(self, runbook: Runbook, plan: Plan, snapshot: FleetSnapshot) -> list[str]:
+        """What is ahead of workers that are switched to a release."""
+        if not running_ahead.is_asked(runbook, plan):
+            return []
+        store = self._surveyor.broker.store
+        waiting = await running_ahead.producers(plan, snapshot, store)
+        return [*waiting, *running_ahead.schedulers(plan, snapshot)]
 
     async def _meet(self, request: Request, snapshot: FleetSnapshot) -> FleetSnapshot:
         """Wait for the word of selected solo pools that run a task: what they consume, nobody else
