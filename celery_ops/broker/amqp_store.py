@@ -12,6 +12,7 @@ from celery_ops.broker.amqp_moving import RabbitMover
 from celery_ops.broker.amqp_reading import RabbitReader
 from celery_ops.broker.composing import LONGEST_NAME
 from celery_ops.errors import PreconditionFailed
+from celery_ops.ports import Priorities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -92,6 +93,22 @@ class RabbitStore:
     ) -> bool:
         del address  # the broker gives a message back to the queue where it is
         return await self._mover.put(messages, queue=queue, ticket=ticket, done=done, fence=fence)
+
+    async def priorities(self, queue: str) -> Priorities:
+        """By `x-max-priority` of a classic queue. Those who are ready to take get what is sent one
+        by one, before the rest of it is there.
+        """
+        nature = await self._reader.nature(queue)
+        if nature is None:
+            return Priorities(why="there is no such queue")
+        if nature.kind is None:
+            return Priorities(why="with which arguments it was declared cannot be told")
+        if nature.kind != "classic":
+            return Priorities(why=f"a {nature.kind} queue serves in no strict order of priorities")
+        top = nature.top_priority
+        if top < 1:
+            return Priorities(why="it was declared without x-max-priority")
+        return Priorities(tuple(dict.fromkeys((top, top // 2, 0))))
 
     async def send_once(
         self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence

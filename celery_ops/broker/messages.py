@@ -328,11 +328,13 @@ def _task_news(event: object, task: str | None) -> TaskNews | None:
     if state is None:
         return None
     error = "expired" if event.get("expired") is True else event.get("exception")
+    id_ = event.get("uuid")
     return TaskNews(
         state,
         worker if isinstance(worker, str) and worker else None,
         _number(event.get("runtime")),
         error[:_MOST_OF_AN_ERROR] if isinstance(error, str) else "",
+        id_ if isinstance(id_, str) else "",
     )
 
 

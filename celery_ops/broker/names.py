@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_STEPS = (0, 3, 6, 9)
+DEFAULT_SEPARATOR = "\x06\x16"
 REPLY_EXCHANGE = "celery-ops.reply"
 """The same for every client: a worker remembers each distinct exchange it replied to for ever."""
 _REPLY_LIST_SUFFIX = ".reply.celery-ops.pidbox"
@@ -52,7 +53,7 @@ class Names:
 
     db: int
     prefix: str = ""
-    separator: str = "\x06\x16"
+    separator: str = DEFAULT_SEPARATOR
     steps: tuple[int, ...] = DEFAULT_STEPS
     fanout_prefix: str = "/{db}."
     fanout_patterns: bool = True
@@ -204,7 +205,7 @@ def from_options(db: int, options: Mapping[str, object], *, by_sentinels: bool =
     return Names(
         db=db,
         prefix=_option(options, "global_keyprefix", str, ""),
-        separator=_option(options, "sep", str, "\x06\x16"),
+        separator=_option(options, "sep", str, DEFAULT_SEPARATOR),
         steps=_steps(options.get("priority_steps")),
         fanout_prefix=fanout_prefix,
         fanout_patterns=bool(options.get("fanout_patterns", True)),

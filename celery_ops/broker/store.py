@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from celery_ops.broker import composing, envelopes
 from celery_ops.broker.messages import is_message
+from celery_ops.broker.names import DEFAULT_SEPARATOR, DEFAULT_STEPS
 from celery_ops.broker.store_moving import MessageMover
 from celery_ops.broker.store_reading import MessageReader
 from celery_ops.errors import PreconditionFailed
+from celery_ops.ports import Priorities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -102,6 +104,18 @@ class RedisStore:
     ) -> bool:
         return await self._mover.put(
             messages, queue=queue, ticket=ticket, done=done, fence=fence, address=address
+        )
+
+    async def priorities(self, queue: str) -> Priorities:
+        """The same for every queue: consumers look into its lists in the order of their steps."""
+        del queue
+        names = self._names
+        return Priorities(
+            names.steps if len(names.steps) > 1 else (),
+            "" if len(names.steps) > 1 else "priority_steps has one step only",
+            at_once=True,
+            options={"priority_steps": names.steps, "sep": names.separator},
+            defaults={"priority_steps": DEFAULT_STEPS, "sep": DEFAULT_SEPARATOR},
         )
 
     async def send_once(

@@ -55,6 +55,7 @@ def stats(reply: Reply, *, before: WorkerStats | None = None) -> WorkerStats | N
         pool_pids=_pids(pool.get("processes")),
         autoscale=_autoscale(value.get("autoscaler")),
         visibility_timeout=_visibility_timeout(value.get("broker")),
+        priority_options=_priority_options(value.get("broker")),
     )
 
 
@@ -246,6 +247,17 @@ def _visibility_timeout(broker: object) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
     return float(seconds) if 0 <= seconds < _LARGEST else None
+
+
+def _priority_options(broker: object) -> dict[str, object]:
+    options = _mapping(_mapping(broker).get("transport_options"))
+    found: dict[str, object] = {}
+    steps, separator = options.get("priority_steps"), options.get("sep")
+    if isinstance(steps, list):
+        found["priority_steps"] = tuple(steps)
+    if isinstance(separator, str):
+        found["sep"] = separator
+    return found
 
 
 def _mapping(value: object) -> dict[object, object]:

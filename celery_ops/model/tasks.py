@@ -132,10 +132,12 @@ class StoredResult:
 class TaskNews:
     """What a worker's event, or a result backend, tells of one task.
 
-    `runtime` is in seconds; `error` is the exception's text, of a failure or a retry.
+    `runtime` is in seconds; `error` is the exception's text, of a failure or a retry. `id` is the
+    task's, where an event tells it.
     """
 
     state: TaskState
     worker: str | None = None
     runtime: float | None = None
     error: str = ""
+    id: str = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
@@ -127,6 +128,8 @@ class WorkerStats:
     autoscale: tuple[int, int] | None
     visibility_timeout: float | None
     """Seconds, as the worker's own transport options say; None if they do not."""
+    priority_options: Mapping[str, object] = field(default_factory=dict)
+    """Which of these options about priorities it sets: `priority_steps` (a tuple), `sep`."""
 
 
 @dataclass(frozen=True, slots=True)

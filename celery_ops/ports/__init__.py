@@ -38,6 +38,7 @@ from celery_ops.ports.messages import (
     MessageReading,
     MessageSearch,
     MessageStore,
+    Priorities,
     Transfer,
     Transferred,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "MessageSearch",
     "MessageStore",
     "Order",
+    "Priorities",
     "ProcessTree",
     "Question",
     "QueueReading",

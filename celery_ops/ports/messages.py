@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -79,6 +79,23 @@ class Divided:
 
     chosen: int = 0
     rest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Priorities:
+    """Which priorities a queue tells apart: `levels`, the one that is served first first. None: it
+    has none that hold, and `why` says so.
+
+    `at_once`: what is sent in one step waits, all of it, before any of it is taken. `options` are
+    what consumers have to be set to for it, by the names of their transport's options, and
+    `defaults` what holds for those who set nothing.
+    """
+
+    levels: tuple[int, ...] = ()
+    why: str = ""
+    at_once: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
 
 class MessageReading(Protocol):
@@ -204,11 +221,15 @@ class MessageStore(MessageReading, Protocol):
         """
         ...
 
+    async def priorities(self, queue: str) -> Priorities:
+        """What the broker tells of the priorities of a queue."""
+        ...
+
     async def send_once(
         self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence
     ) -> frozenset[str]:
-        """Send each message behind those that wait in the queue, unless one was sent under its name
-        before; the names of those that were sent now.
+        """Send each message behind those that wait in the queue, in this order, unless one was sent
+        under its name before; the names of those that were sent now.
 
         All in one step with the note of their names, which is kept for `SENT_KEPT` seconds. Raise
         PreconditionFailed as `put` does.

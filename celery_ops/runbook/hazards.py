@@ -49,8 +49,8 @@ def obstacles(verb: WorkerVerb, worker: PlannedWorker, snapshot: FleetSnapshot) 
         if live.busy_solo and (worker.queues is None or worker.incarnation is None):
             return [
                 f"{name} runs a task, and a solo pool tells nothing meanwhile: what it consumes is"
-                " not known and could not be given back; plan again when its task has ended, or"
-                f" leave it out (!{name})"
+                " not known and could not be given back; plan again when its task has ended, let"
+                f" the plan wait longer (-p busy_wait=1h), or leave it out (!{name})"
             ]
     if verb is WorkerVerb.DRAIN and worker.queues is None:
         return [f"{name} did not say what it consumes, so its queues could not be given back"]

@@ -32,7 +32,11 @@ _EXAMPLES: Mapping[ParamType, str] = {
     ParamType.BOOLEAN: "true or false",
     ParamType.RELEASE: "v42, or previous",
 }
-_EXPECTED_BY_THE_GUARD = {"keep_available": ParamType.COUNT, "allow_gap": ParamType.TEXT}
+_EXPECTED = {
+    "keep_available": (ParamType.COUNT, "the guard goes by"),
+    "allow_gap": (ParamType.TEXT, "the guard goes by"),
+    "busy_wait": (ParamType.DURATION, "a plan goes by"),
+}
 
 ALLOW_GAP = Param(
     "allow_gap",
@@ -41,7 +45,15 @@ ALLOW_GAP = Param(
     "Queues, separated by commas, that may go without a consumer for a while",
     Place("", 0, 0),
 )
-"""Understood by every runbook that takes capacity away, without being declared."""
+BUSY_WAIT = Param(
+    "busy_wait",
+    ParamType.DURATION,
+    60.0,
+    "How long the plan waits for a solo worker that runs a task and answers nothing before it ends",
+    Place("", 0, 0),
+)
+_UNDECLARED = (ALLOW_GAP, BUSY_WAIT)
+"""Understood by every runbook that acts on workers, without being declared."""
 _ANSWERS = {"yes": "true", "no": "false"}
 """How operators say it, beside the words of the language."""
 
@@ -56,11 +68,10 @@ def read_params(reader: Reader, node: Node | None) -> tuple[Param, ...]:
 
 
 def params_of(runbook: Runbook) -> tuple[Param, ...]:
-    """What an operator can set: the declared parameters, and `allow_gap` where it has a meaning."""
+    """What an operator can set: the declared parameters, and others where they have a meaning."""
     declared = {param.name for param in runbook.params}
-    if runbook.may_take_workers and ALLOW_GAP.name not in declared:
-        return (*runbook.params, ALLOW_GAP)
-    return runbook.params
+    others = _UNDECLARED if runbook.may_take_workers else ()
+    return (*runbook.params, *(one for one in others if one.name not in declared))
 
 
 def parse_params(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Value]:
@@ -152,11 +163,9 @@ def _read_param(reader: Reader, entry: Entry) -> Param | None:
     if written is None or words is None:
         return None
     declared = ParamType(written)
-    expected = _EXPECTED_BY_THE_GUARD.get(name, declared)
+    expected, why = _EXPECTED.get(name, (declared, ""))
     if declared is not expected:
-        reader.wrong(
-            keys["type"].place, f"{what} is what the guard goes by: its type is {expected}"
-        )
+        reader.wrong(keys["type"].place, f"{what} is what {why}: its type is {expected}")
     default = _read_default(reader, keys.get("default"), what, declared)
     return Param(name, declared, default, words, entry.key.place)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.model import Targets
 from celery_ops.ports import Question
-from celery_ops.runbook import holding_plans, planner, sighting, switching
+from celery_ops.runbook import holding_plans, planner, running_ahead, sighting, switching
 from celery_ops.runbook.hazards import asks
 from celery_ops.runbook.loader import loads
-from celery_ops.runbook.params import ALLOW_GAP, parse_params
+from celery_ops.runbook.params import ALLOW_GAP, BUSY_WAIT, parse_params
 from celery_ops.runbook.planner import Request
 from celery_ops.runbook.schema import BeatStep, CheckStep, RestoreStep, Roll, WorkerStep
 from celery_ops.runbook.scouting import Scout
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from celery_ops.runbook.schema import Runbook
 
 SURVEY_TIMEOUT = 3.0
-MEET_SECONDS = 60.0
-"""How long a plan waits for a solo pool that runs a task."""
+STALE_SECONDS = 60.0
+"""A plan that has waited for longer than that looks at the fleet once more."""
 BY_SUPERVISORS = (
     "What needs no broker can be done by the supervisors alone: celery-ops worker"
     " stop|start|restart NAME --emergency"
@@ -95,7 +96,16 @@ class Planner:
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
             ended=await self._endings.look(runbook, params, snapshot),
         )  # fmt: skip
-        return planner.build(request, snapshot, self._hosts, now)
+        plan = planner.build(request, snapshot, self._hosts, now)
+        return replace(plan, hazards=(*plan.hazards, *await self._ahead(runbook, plan, snapshot)))
+
+    async def _ahead(self, runbook: Runbook, plan: Plan, snapshot: FleetSnapshot) -> list[str]:
+        """What is ahead of workers that are switched to a release."""
+        if not running_ahead.is_asked(runbook, plan):
+            return []
+        store = self._surveyor.broker.store
+        waiting = await running_ahead.producers(plan, snapshot, store)
+        return [*waiting, *running_ahead.schedulers(plan, snapshot)]
 
     async def _meet(self, request: Request, snapshot: FleetSnapshot) -> FleetSnapshot:
         """Wait for the word of selected solo pools that run a task: what they consume, nobody else
@@ -111,12 +121,16 @@ class Planner:
         mute &= planner.selected(request, snapshot, self._hosts, self._clock.now())
         if not mute:
             return snapshot
-        return await self._surveyor.refresh(
+        began = self._clock.monotonic()
+        wait = request.params.get(BUSY_WAIT.name)
+        met = await self._surveyor.refresh(
             questions=_EVERYTHING,
             to=Targets(tuple(sorted(mute))),
-            timeout=MEET_SECONDS,
+            timeout=wait if isinstance(wait, float) else SURVEY_TIMEOUT,
             patience=SURVEY_TIMEOUT,
         )
+        is_stale = self._clock.monotonic() - began > STALE_SECONDS
+        return await self._survey(request.runbook) if is_stale else met
 
     async def _survey(self, runbook: Runbook) -> FleetSnapshot:
         """One round; a second one where what is planned rests on two."""

@@ -9,6 +9,7 @@ from celery_ops.config.units import as_duration, counted
 from celery_ops.model import WorkerState
 from celery_ops.runbook.loader import resolve
 from celery_ops.runbook.plan import PlannedAction, PlannedStep
+from celery_ops.runbook.priorities import MOST_SENT, ROUNDS
 from celery_ops.runbook.schema import CurrentWorker
 
 if TYPE_CHECKING:
@@ -173,7 +174,32 @@ def actions(
             f" {names}; it expires after {timeout}"
         )
         found += _proved(step, target or queue, says, probe.task, consumers, where)
+        if resolve(step.priorities, scope):
+            found += _in_order(step, queue, probe.task, consumers)
     return tuple(found)
+
+
+def _in_order(
+    step: ProbeStep, queue: str, task: str, consumers: Sequence[Worker]
+) -> tuple[PlannedAction, ...]:
+    """What shows in which order priorities are served, where the queue has them."""
+    names = listed(worker.name for worker in consumers) or "nobody"
+    where = f"where {queue} has priorities"
+    return (
+        PlannedAction(
+            step.id,
+            queue,
+            f"{where}: control enable_events {{}} to {names}",
+            "control disable_events {}, where they were off",
+        ),
+        PlannedAction(
+            step.id,
+            queue,
+            f"{where}: send {task} with several of them in one step, at most {MOST_SENT} in each of"
+            f" {ROUNDS} rounds, and compare the order in which each worker receives them",
+            _NOTHING_TO_UNDO,
+        ),
+    )
 
 
 def _proved(

@@ -12,6 +12,7 @@ from celery_ops.runbook import probes
 from celery_ops.runbook.events import Outcome, Result
 from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.gathering import all_of
+from celery_ops.runbook.priority_probing import PriorityProbing
 from celery_ops.runbook.prober import POLL_SECONDS, Prober, Trace, ended
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ class Probing(Prober):
         failed = await self._go({queue: (queue,) for queue in self.queues})
         if failed:
             raise StepFailed("; ".join(failed.values()))
-        return f"{self.task} ended in {', '.join(self.queues)}"
+        says = f"{self.task} ended in {', '.join(self.queues)}"
+        if self.stage.value(self.step.priorities):
+            says += f"; {await PriorityProbing(self.stage, self.step).of_queues()}"
+        return says
 
     async def for_targets(self, targets: Sequence[Target]) -> None:
         """All of them for each of these targets of a roll; who fails says so in `failed`."""

@@ -51,6 +51,8 @@ def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
         steps.wrong(spot.value.place, "worker is only known inside a roll; name the queues here")
     for node in nodes:
         _check_queue(steps, spot, node)
+    if "priorities" in spot.keys and spot.where is Where.ROLL:
+        steps.wrong(spot.keys["priorities"].place, "priorities are proved outside of a roll")
     timeout = spot.keys.get("timeout")
     return ProbeStep(
         id=spot.id,
@@ -61,6 +63,9 @@ def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
         when=steps.when(spot),
         place=spot.place,
         optional=_is_optional(steps, spot),
+        priorities=values.flag(spot.keys["priorities"], f"priorities of {spot.what}")
+        if "priorities" in spot.keys
+        else Constant(value=False),
     )
 
 

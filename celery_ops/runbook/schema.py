@@ -330,6 +330,8 @@ class ProbeStep:
     when: Condition | None
     place: Place
     optional: bool = False
+    priorities: Slot[bool] = Constant(value=False)
+    """Whether it is also looked at in which order the queues serve priorities."""
 
 
 class QueueVerb(StrEnum):

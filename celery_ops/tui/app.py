@@ -195,6 +195,10 @@ class OpsApp(App[None]):
         if self._changes is not None:
             self._changes.open_plan(message, self.picture)
 
+    def on_scale_asked(self, message: messages.ScaleAsked) -> None:
+        if self._changes is not None:
+            self._changes.open_scale(message, self.picture)
+
     def on_plan_agreed(self, message: messages.PlanAgreed) -> None:
         if self._changes is not None:
             self._changes.confirm(message.plan, self.picture)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import OpsError
+from celery_ops.tui import scaling
 from celery_ops.tui.confirm import ConfirmScreen
 from celery_ops.tui.lines import Line, line
 from celery_ops.tui.messages import FollowEnded, RunEventSeen, Steer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from celery_ops.runbook.plan import Plan
     from celery_ops.tui.aside import Aside
-    from celery_ops.tui.messages import AnswerGiven, ChangeAsked, SteerAsked
+    from celery_ops.tui.messages import AnswerGiven, ChangeAsked, ScaleAsked, SteerAsked
     from celery_ops.tui.picture import Picture
     from celery_ops.tui.seams import Desk
 
@@ -53,7 +54,22 @@ class Changes:
             if values is not None:
                 self._open_plan(replace(asked, given={**asked.given, **values}), picture)
 
-        self._app.push_screen(ParamsScreen(asked, params), told)
+        self._app.push_screen(ParamsScreen(asked.runbook, asked.names, params), told)
+
+    def open_scale(self, asked: ScaleAsked, picture: Picture) -> None:
+        """Ask how many there are to be; what was typed says which runbook's plan is shown."""
+
+        def told(values: Mapping[str, str] | None) -> None:
+            if values is None:
+                return
+            change = scaling.change(asked, values)
+            if isinstance(change, str):
+                self._app.notify(change, severity="error", markup=False)
+            else:
+                self._open_plan(change, picture)
+
+        params = scaling.asked_for(picture.runbooks)
+        self._app.push_screen(ParamsScreen("scale", asked.names, params), told)
 
     def confirm(self, plan: Plan, picture: Picture) -> None:
         """Ask for the agreement that the plan wants; then start it and follow."""

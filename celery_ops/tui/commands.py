@@ -89,6 +89,18 @@ COMMANDS = (
         "resUme: give a worker its queues back", Where.WORKERS, writes=True,
     ),
     Command(
+        "S", "S", "scale", "scale",
+        "Scale: stop or start some of them, or let their pools grow", Where.WORKERS, writes=True,
+    ),
+    Command(
+        "E", "E", "release('deploy')", "deploy",
+        "dEploy: switch all of them, or the marked, to a release", Where.WORKERS, writes=True,
+    ),
+    Command(
+        "B", "B", "release('rollback')", "roll back",
+        "roll Back: all of them, or the marked, and the schedulers", Where.WORKERS, writes=True,
+    ),
+    Command(
         "P", "P", "change('pause-queue')", "pause",
         "Pause: nobody consumes it until it is resumed", Where.QUEUES, writes=True,
     ),
@@ -170,10 +182,10 @@ COMMANDS = (
 """Every key there is."""
 
 BAR = (
-    "drain", "restart", "abort", "answer", "pause", "resume", "continue", "move", "purge", "go on",
-    "yes", "no, go back", "back", "look again", "more", "follow", "open", "mark", "filter", "log",
-    "keys", "commands", "back up", "restore", "park", "unpark", "return", "orphans", "describe",
-    "raw", "copy", "freeze", "quit",
+    "drain", "restart", "scale", "abort", "answer", "pause", "resume", "continue", "move", "purge",
+    "go on", "yes", "no, go back", "back", "look again", "more", "follow", "open", "mark", "filter",
+    "log", "keys", "commands", "back up", "restore", "park", "unpark", "return", "orphans",
+    "deploy", "roll back", "describe", "raw", "copy", "freeze", "quit",
 )  # fmt: skip
 """The words of the key bar, the last ones left out first where it is narrow."""
 

@@ -240,6 +240,8 @@ def _service(service: Service | None, now: datetime) -> list[Line]:
     if service is None:
         return [Line(), line(("No service is configured that runs it.", Tone.WARN))]
     found = [Line(), _heading("Service", service.status, now), _field("runs as", str(service.ref))]
+    if service.release is not None:
+        found.append(_field("release", service.release.value, _read(service.release, now)))
     if service.error is not None:
         found.append(_field("error", (service.error, Tone.BAD)))
     if service.status is None:
@@ -327,12 +329,24 @@ def _host(host: Host, shown: FleetSnapshot | None, now: datetime) -> list[Line]:
     for label, why in (("error", host.error), ("not told", host.unread)):
         if why is not None:
             found.append(_field(label, (why, Tone.BAD)))
-    found += _facts(host, now)
+    found += [*_releases(host, now), *_facts(host, now)]
     here = [one for one in shown.services if one.ref.host == host.name] if shown else []
     found += [Line(), line((counted(len(here), "service"), Tone.STRONG))]
     for service in here:
         state = hosts.service_state_cell(service)
         found.append(line(f"  {service.ref.supervisor} {service.ref.name}  ", state))
+    return found
+
+
+def _releases(host: Host, now: datetime) -> list[Line]:
+    found = []
+    if host.releases is not None:
+        told = host.releases.value
+        found.append(_field("release", _text(told.current), _read(host.releases, now)))
+        if told.known is not None:
+            found.append(_field("releases", "  ".join(told.known) or "none"))
+    if host.releases_unread is not None:
+        found.append(_field("releases", (host.releases_unread, Tone.WARN)))
     return found
 
 

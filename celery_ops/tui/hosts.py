@@ -318,6 +318,15 @@ def _release(row: Row) -> str | None:
     return row.host.releases.value.current
 
 
+def _release_cell(row: Row, _now: datetime) -> Cell:
+    """One that its host would not be started with any more stands out."""
+    if row.host is None:
+        return Cell("")
+    told, current = _release(row), _release(Row(row.host))
+    is_another = row.service is not None and None not in {told, current} and told != current
+    return Cell(told, Tone.WARN) if told is not None and is_another else known(told)
+
+
 def _pid(row: Row) -> int | None:
     if row.service is not None and row.service.status is not None:
         return row.service.status.value.pid
@@ -369,7 +378,7 @@ COLUMNS: tuple[Column[Row], ...] = (
     Column("disk", _disk, _fullness, 10, grow=1, drop=4),
     Column("up", _up, _seconds_up, 4, drop=6, right=True),
     Column("restarts", _restarts_cell, _restarts, 8, drop=5, right=True, counts=True),
-    Column("release", lambda one, _: known(_release(one)), _release, 8, drop=9),
+    Column("release", _release_cell, _release, 8, drop=5),
     Column("pid", _pid_cell, _pid, 7, drop=7, right=True, counts=True),
     Column("note", _note, lambda one: _why(one) or None, 12, grow=3, drop=1),
 )  # fmt: skip

@@ -112,6 +112,14 @@ class ChangeAsked(Message):
 
 
 @dataclass
+class ScaleAsked(Message):
+    """Somebody wants more or fewer of these workers, of which so many run; or larger pools."""
+
+    names: tuple[str, ...]
+    running: int
+
+
+@dataclass
 class QueueAsked(Message):
     """Somebody wants to see the page of a queue."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celery_ops.tui.messages import ChangeAsked
 
 
+_SHOWN = 8
 _FREE = {ParamType.TEXT, ParamType.INTEGER, ParamType.RELEASE}
 """Others say how carefully: that is what the runbook's own values are for."""
 
@@ -46,15 +47,17 @@ class ParamsScreen(ModalScreen["dict[str, str] | None"]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "back")]
 
-    def __init__(self, asked: ChangeAsked, params: Sequence[Param]) -> None:
+    def __init__(self, what: str, names: Sequence[str], params: Sequence[Param]) -> None:
         super().__init__()
-        self._asked = asked
+        self._what = what
+        self._names = names
         self._typed = tuple((one, Input(classes="param", compact=True)) for one in params)
 
     def compose(self) -> ComposeResult:
-        names = ", ".join(self._asked.names)
+        more = len(self._names) - _SHOWN
+        names = ", ".join(self._names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         with VerticalScroll(id="dialog", can_focus=False):
-            yield Lines([line((self._asked.runbook, Tone.STRONG), f" for {names}"), Line()])
+            yield Lines([line((self._what, Tone.STRONG), f" for {names}"), Line()])
             for param, typed in self._typed:
                 must = (" (needed)", Tone.WARN) if param.default is None else ""
                 yield Lines([line((param.name, Tone.STRONG), must, f"  {param.help}")])

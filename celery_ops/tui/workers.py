@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from celery_ops.model import ServiceState, WorkerState
+from celery_ops.tui import scaling
 from celery_ops.tui.columns import Column, natural
 from celery_ops.tui.commands import Where, bindings, writes
-from celery_ops.tui.messages import ChangeAsked
+from celery_ops.tui.messages import ChangeAsked, ScaleAsked
 from celery_ops.tui.picture import Kind, Picture
 from celery_ops.tui.table_view import TableView
 from celery_ops.tui.text import FRESH, NOTHING, UNKNOWN, Cell, Tone, age, aged, known, number
@@ -173,7 +174,7 @@ COLUMNS: tuple[Column[Worker], ...] = (
     Column("load", lambda one, _: known(_shown(_load(one))), _load,
            5, drop=9, right=True, counts=True),
     Column("version", lambda one, _: known(_version(one)), _version, 7, drop=10),
-    Column("release", lambda one, _: known(one.release), lambda one: one.release, 8, drop=9),
+    Column("release", lambda one, _: known(one.release), lambda one: one.release, 8, drop=5),
     Column("service", lambda one, _: service_cell(one.service),
            lambda one: one.service.ref.name if one.service else None, 14, grow=1, drop=7),
     Column("note", _note, lambda one: one.says or None, 20, grow=3, drop=4),
@@ -193,13 +194,42 @@ class WorkersView(TableView["Worker"]):
         super().__init__(picture, COLUMNS, id="workers")
         self._may_write = may_write
 
+    def watch_picture(self, before: Picture, now: Picture) -> None:
+        super().watch_picture(before, now)
+        if before.runbooks is not now.runbooks:
+            self.refresh_bindings()
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "scale":
+            return self._may_write and bool(scaling.asked_for(self.picture.runbooks))
         if writes(action):
             return self._may_write
         return super().check_action(action, parameters)
 
     def action_change(self, runbook: str) -> None:
-        """Ask for the plan of a runbook; names that would read as patterns are refused."""
+        """Ask for the plan of a runbook."""
+        if names := self._changed():
+            self.post_message(ChangeAsked(runbook, {"workers": ",".join(names)}, names, self.noun))
+
+    def action_release(self, runbook: str) -> None:
+        """Likewise; a release is a matter of all workers, unless some are marked."""
+        if self.table.marks:
+            self.action_change(runbook)
+            return
+        names = tuple(worker.name for worker in self.rows(self.picture) if worker.mine)
+        if names:
+            self.post_message(ChangeAsked(runbook, {}, names, self.noun))
+
+    def action_scale(self) -> None:
+        """Ask how many of them there are to be."""
+        if names := self._changed():
+            running = sum(worker.answers for worker in self.chosen)
+            self.post_message(ScaleAsked(names, running))
+
+    def _changed(self) -> tuple[str, ...]:
+        """Who is to be changed; nobody, and it is said why, if that is not clear or not allowed:
+        names that would read as patterns are refused.
+        """
         names = tuple(worker.name for worker in self.chosen if worker.mine)
         unclear = [name for name in names if not _SELECTABLE.fullmatch(name)]
         if len(names) < len(self.chosen):
@@ -208,8 +238,9 @@ class WorkersView(TableView["Worker"]):
         elif unclear:
             says = f"{len(unclear)} of the names read as patterns and could mean other workers."
             self.notify(says, severity="error", markup=False)
-        elif names:
-            self.post_message(ChangeAsked(runbook, {"workers": ",".join(names)}, names, self.noun))
+        else:
+            return names
+        return ()
 
     def rows(self, picture: Picture) -> Sequence[Worker]:
         return picture.shown.workers if picture.shown else ()

@@ -149,16 +149,16 @@ def test_what_is_announced_of_one_task_is_picked_out_of_many_events() -> None:
         {**said, "type": "task-sent"},
     ]
     assert messages.read_task_events(envelope(several, {}), "id-1") == (
-        TaskNews(TaskState.RECEIVED, "w1@lab"),
-        TaskNews(TaskState.SUCCESS, "w1@lab", 0.25),
+        TaskNews(TaskState.RECEIVED, "w1@lab", id="id-1"),
+        TaskNews(TaskState.SUCCESS, "w1@lab", 0.25, id="id-1"),
     )
     failed = {**said, "type": "task-failed", "exception": "KeyError('x')"}
     assert messages.read_task_events(envelope(failed, {}), "id-1") == (
-        TaskNews(TaskState.FAILURE, "w1@lab", None, "KeyError('x')"),
+        TaskNews(TaskState.FAILURE, "w1@lab", None, "KeyError('x')", "id-1"),
     )
     expired = {**said, "type": "task-revoked", "expired": True}
     assert messages.read_task_events(envelope(expired, {}), "id-1") == (
-        TaskNews(TaskState.REVOKED, "w1@lab", None, "expired"),
+        TaskNews(TaskState.REVOKED, "w1@lab", None, "expired", "id-1"),
     )
     assert messages.read_task_events(envelope(several, {}), "id-3") == ()
 

@@ -164,6 +164,20 @@ async def test_moved_and_put_back_they_are_the_same_to_the_byte(lab: Lab) -> Non
     assert lab.waiting(TO) == before
 
 
+async def test_which_priorities_a_queue_has_is_what_it_was_declared_with(lab: Lab) -> None:
+    lab.declare("ranked", x_max_priority=5)
+    lab.declare("plain")
+    lab.declare("many", x_queue_type="quorum")
+    store = lab.broker.store
+    assert (await store.priorities("ranked")).levels == (5, 2, 0)
+    said = {name: await store.priorities(name) for name in ("plain", "many", "none")}
+    assert {name: one.why for name, one in said.items() if not one.levels} == {
+        "plain": "it was declared without x-max-priority",
+        "many": "a quorum queue serves in no strict order of priorities",
+        "none": "there is no such queue",
+    }
+
+
 @pytest.mark.parametrize("choose", [None, is_even], ids=["all", "some"])
 async def test_priorities_and_order_are_kept(lab: Lab, choose: None) -> None:
     lab.declare(FROM, TO, x_max_priority=5)

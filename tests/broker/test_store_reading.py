@@ -68,6 +68,9 @@ async def test_steps_and_prefix_are_the_fleets_own(
     fill(redis_server, "shop:mail", "first")
     fill(redis_server, "mail", "of another fleet")
     assert ids(await everything(broker, "mail")) == ["first", "second"]
+    told = await broker.store.priorities("mail")
+    assert told.levels == (0, 5)
+    assert told.options == {"priority_steps": (0, 5), "sep": ":"}
 
 
 async def test_large_messages_are_read_a_few_at_a_time(

@@ -54,6 +54,16 @@ def reply(value: Any) -> Reply:
     return Reply("w@h", AT, value)
 
 
+def test_what_a_worker_sets_about_priorities_is_read_and_nothing_is_made_up() -> None:
+    options = {"priority_steps": [0, 5], "sep": ":", "sentinel_kwargs": {"password": "x"}}
+    told = replies.stats(reply({"pid": 7, "broker": {"transport_options": options}}))
+    assert told is not None
+    assert told.priority_options == {"priority_steps": (0, 5), "sep": ":"}
+    silent = replies.stats(reply({"pid": 7, "broker": {"transport_options": {"sep": 5}}}))
+    assert silent is not None
+    assert silent.priority_options == {}
+
+
 def test_stats_of_a_prefork_worker_are_read() -> None:
     stats = replies.stats(sample("stats", "pre@lab"))
     assert stats is not None

@@ -36,3 +36,26 @@ def test_a_release_that_fails_its_tasks_stops_at_the_canary_and_is_put_back(
         assert fleet.poller.consumers() == fleet.consumers
         assert fleet.nothing_is_taken()
         assert load.twice() == []
+
+
+def test_the_plan_names_producers_that_are_ahead_and_a_scheduler_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    with released_fleet(tmp_path / "fleet", "web1", "web2") as fleet:
+        ann = fleet.operator(tmp_path, "ann")
+        queue = next(iter(fleet.consumers))
+        numbers = range(60)
+        for number in numbers:  # more than its workers hold
+            fleet.fleet.send(number, task="rig.hold", queue=queue)
+        for number in range(3):
+            fleet.fleet.send(100 + number, task="rig.unheard", queue=queue)
+        try:
+            said = ann.do("runbook", "deploy", "-p", f"release={OLD}", "--plan")
+        finally:
+            fleet.fleet.release(*numbers)
+        assert "3 messages of rig.unheard, sent by gen" in said.all, said.all
+        assert f"wait in {queue}, and " in said.all
+        assert "not know that task" in said.all
+        assert "celery-beat.service on web1 is not restarted: it goes on with " in said.all
+        assert f"would begin anew with {OLD}" in said.all
+        wait_until(lambda: fleet.fleet.ends().keys() >= set(numbers), what="their ends")

@@ -54,6 +54,20 @@ _APPLICATION = textwrap.dedent(
             return {"ok": "no longer consuming from " + queue}
         return cancel(state, queue, **kwargs)
 
+    if has_fault("upside-down") or has_fault("first-only"):
+        from kombu.transport.redis import Channel
+        begin, key_of = Channel._brpop_start, Channel._q_for_pri
+        turn = 9 if has_fault("upside-down") else 0
+
+        def begin_elsewhere(self, *arguments, **keys):
+            self._q_for_pri = lambda queue, step: key_of(self, queue, turn and turn - step)
+            try:
+                return begin(self, *arguments, **keys)
+            finally:
+                del self._q_for_pri
+
+        Channel._brpop_start = begin_elsewhere
+
     settings = json.loads(os.environ["RIG_SETTINGS"])
     app = Celery("rig", broker=settings["broker"], backend=settings["counts"])
     app.conf.task_ignore_result = True

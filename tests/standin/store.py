@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.model import Address, Body, StoredMessage, parked
-from celery_ops.ports import Transferred
+from celery_ops.ports import Priorities, Transferred
 from tests.standin.parts import Message
 
 if TYPE_CHECKING:
@@ -122,6 +122,10 @@ class StandinStore:
         fleet.settle()
         self._broker.after_an_effect()
         return True
+
+    async def priorities(self, queue: str) -> Priorities:
+        del queue
+        return Priorities(why="the fleet has none")
 
     async def send_once(
         self, messages: Mapping[str, StoredMessage], *, queue: str, fence: Fence

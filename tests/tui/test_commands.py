@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_ops.tui import scaling
 from celery_ops.tui.app import OpsApp
 from celery_ops.tui.commands import COMMANDS, Command, Where
 from celery_ops.tui.confirm import ConfirmScreen
@@ -58,7 +59,9 @@ def test_no_place_binds_a_key_twice() -> None:
 
 async def test_the_help_shows_every_key_and_what_the_signs_mean(tmp_path: Path) -> None:
     needed = [one.runbook for one in COMMANDS if one.where is Where.QUEUES and one.runbook]
-    async with opened(size=(100, 120), library=standins.library(tmp_path, *needed)) as there:
+    needed += [scaling.UP, scaling.DOWN]
+    library = standins.library(tmp_path, *needed, to="How many", processes="How many more")
+    async with opened(size=(100, 120), library=library) as there:
         await there.press("question_mark")
         for command in COMMANDS:
             assert command.does in there.text

@@ -13,6 +13,7 @@ from celery_ops.model import (
     FleetSnapshot,
     Host,
     HostFacts,
+    HostReleases,
     Level,
     Reading,
     Restarts,
@@ -242,3 +243,31 @@ async def test_a_problem_of_a_host_is_described_with_the_host() -> None:
         await there.press("enter")
         for text in ("/var is 90% full", "web1.lan", "0.52  1.07  0.99"):
             assert text in there.text
+
+
+def released() -> FleetSnapshot:
+    """Two services of one host, one of which runs what was there before."""
+    old, new = service("w1", "web1"), service("w2", "web1")
+    old = replace(old, release=Reading("v41", ago(1)))
+    new = replace(new, release=Reading("v42", ago(1)))
+    has = HostReleases("v42", ("v41", "v42"))
+    workers = tuple(
+        replace(fleets.worker(f"{one.ref.name}@web1"), service=one) for one in (old, new)
+    )
+    made = fleets.fleet(workers, ())
+    web1 = host("web1", releases=Reading(has, ago(1)))
+    return replace(made, hosts=(web1,), services=(old, new))
+
+
+async def test_the_releases_of_hosts_and_workers_are_seen() -> None:
+    async with opened(released(), size=(160, 24)) as there:
+        await there.press("6")
+        assert "v42" in there.line("2 of 2 run")
+        assert "v41" in there.line("w1@web1")
+        await there.press("2")
+        assert "v41" in there.line("w1@web1")
+        assert "v42" in there.line("w2@web1")
+        await there.press("d")
+        assert "release" in there.text
+        await there.press("escape", "6", "d")
+        assert "v41  v42" in there.text

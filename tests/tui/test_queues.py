@@ -218,7 +218,7 @@ async def test_a_key_without_a_runbook_is_not_offered(tmp_path: Path) -> None:
     desk = PaperDesk(plan_made=standins.plan())
     shelf = standins.library(tmp_path, "pause-queue")
     (tmp_path / "purge-queue.yaml").write_text("name: purge-queue\nbroken\n")
-    async with opened(desk=desk, library=shelf, size=(160, 40)) as there:
+    async with opened(desk=desk, library=shelf, size=(160, 50)) as there:
         await there.press("3")
         assert "P pause" in there.text
         assert "X purge" not in there.text
