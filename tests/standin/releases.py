@@ -12,12 +12,14 @@ from celery_ops.ports import Command, Completed, ReleasesReading
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from celery_ops.model import ServiceRef
     from tests.standin.fleet import StandinFleet
 
 
 class StandinReleases:
     """The ReleaseLayout port. `known` and `current` are by host; `switched` are all switches, in
     order. `tells`: what a process runs is seen, and does not follow from when it began alone.
+    `unreached` are workers that a start does not bring to another release, and why.
     """
 
     def __init__(self, fleet: StandinFleet, hosts: Collection[str], *known: str) -> None:
@@ -26,6 +28,7 @@ class StandinReleases:
         self.switched: list[tuple[str, str]] = []
         self.tells = True
         self.registers: dict[str, tuple[str, ...]] = {}
+        self.unreached: dict[str, str] = {}
         self._fleet = fleet
         self._since: dict[str, list[tuple[float, str]]] = {
             host: [(-1.0, known[-1])] for host in hosts
@@ -44,6 +47,9 @@ class StandinReleases:
             started={int(pid): began for pid, began in told["started"].items()},
             runs={int(pid): name for pid, name in told["runs"].items()},
         )
+
+    def why_not(self, service: ServiceRef) -> str:
+        return self.unreached.get(service.worker or "", "")
 
     def activate(self, release: str, *, expect: str | None) -> Command:
         return Command(("release", "activate", release, expect or ""))
