@@ -17,13 +17,14 @@ compose() {
 }
 told() { sed 's/ near ".*//' "$1" | tail -c 600; }
 resolve() {
-    names=
-    if [ $generation = 2 ]; then names=$(printf '%s' "$4" | tr , ' '); fi
+    asked=
+    if [ $generation = 2 ]; then asked=$(printf '%s' "$4" | tr , ' '); fi
     said=$(mktemp) || exit
-    resolved=$(compose --env-file "$1" $3 --project-name "$2" config $names 2> "$said")
+    resolved=$(compose --env-file "$1" $3 --project-name "$2" config $asked 2> "$said")
     code=$?
     why=$(told "$said")
-    blank=$(sed -n 's/.*The [\\"]*\([A-Za-z0-9_]*\)[\\"]* variable is not set.*/\1/p' "$said")
+    blank=$(sed -n 's/.*The [\\"]*\([A-Za-z0-9_]*\)[\\"]* variable is not set.*/\1/p' "$said" \
+        | head -n 1)
     rm -f "$said"
     return $code
 }
@@ -87,7 +88,7 @@ if ! resolve "$env_file" "$project" "$files" "$service"; then
     printf '%s\n' "$why" >&2
     exit
 fi
-if [ -n "$blank" ]; then printf 'Effect=blank\nVariable=%s\n' $blank; exit; fi
+if [ -n "$blank" ]; then printf 'Effect=blank\nVariable=%s\n' "$blank"; exit; fi
 wanted=$(image_of "$service")
 case $wanted in
 "$image":*) ;;

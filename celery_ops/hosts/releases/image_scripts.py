@@ -17,8 +17,7 @@ setting() {
     if [ ! -e "$1" ]; then echo set=nowhere
     elif [ ! -f "$1" ] || [ ! -r "$1" ]; then echo set=unreadable
     else
-        printf 'set=%s\n' "$(grep -c "^$head" "$1")"
-        tag_in "$1"
+        printf 'set=%s\n%s\n' "$(grep -c "^$head" "$1")" "$(tag_in "$1")"
     fi
 }
 """
@@ -92,7 +91,10 @@ while read -r project names files; do
         printf '%s\n' "$why" >&2
         exit
     fi
-    if [ -n "$blank" ]; then printf 'effect=blank\nproject=%s\nname=%s\n' "$project" $blank; exit; fi
+    if [ -n "$blank" ]; then
+        printf 'effect=blank\nproject=%s\nname=%s\n' "$project" "$blank"
+        exit
+    fi
     for name in $(printf '%s' "$names" | tr , ' '); do
         would=$(image_of "$name")
         case $would in
@@ -130,7 +132,8 @@ id=$(grep -oE '[0-9a-f]{64}' "/proc/$pid/cgroup" | tail -n 1)
 if [ -z "$id" ]; then echo "pid $pid runs in no container" >&2; exit 66; fi
 old=$("$@" container inspect --format '{{.Image}}' "$id") || exit
 place='{{.Config.WorkingDir}}
-{{.Config.User}}'
+{{.Config.User}}
+.'
 here=$("$@" container inspect --format "$place" "$id") || exit
 if [ "$here" = "$("$@" image inspect --format "$place" "$old")" ]; then here=; fi
 python=$(tr '\0' '\n' < "/proc/$pid/cmdline" | head -n 1)
@@ -145,6 +148,8 @@ case ${python##*/} in python*) ;; *) python=python ;; esac
         --volumes-from "$id:ro" --entrypoint "$python"
     user=${here#*
 }
+    user=${user%%
+*}
     if [ -n "${here%%
 *}" ]; then set -- "$@" --workdir "${here%%
 *}"; fi
