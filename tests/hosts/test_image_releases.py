@@ -1,4 +1,4 @@
-"""Releases that are tags of an image: a real compose in a real daemon, and the variable it reads."""
+"""Releases that are tags of an image: a real compose in a real daemon, and what it reads."""
 
 from __future__ import annotations
 
