@@ -71,7 +71,7 @@ class Compose(Docker):
             compose_scripts.RENEW, service, self._one(service), *words, shown_as=()
         )
         says = f"docker compose -p {makes[1]} up -d --no-deps {makes[2]}"
-        return replace(command, shown=f"start {service.name}, or, of another image: {says}")
+        return replace(command, shown=f"docker start {service.name}; of another image: {says}")
 
     def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
         """As docker's; of one that a start would make, none is as good as a stopped one."""

@@ -51,7 +51,7 @@ MAKE = (
     + r"""
 if [ -n "$id" ]; then "$@" rm "$id" > /dev/null || exit; fi
 pull=
-if compose up --help | grep -q -- '--pull '; then pull='--pull never'; fi
+if [ $generation = 2 ] && compose up --help | grep -q -- '--pull '; then pull='--pull never'; fi
 compose --env-file "$env_file" $files --project-name "$project" up --detach --no-deps \
     --no-recreate --no-build $pull --scale "$service=1" "$service"
 """

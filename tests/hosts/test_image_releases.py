@@ -364,3 +364,46 @@ def test_the_images_of_several_dockers_are_not_mixed_up() -> None:
     assert layout is not None
     with pytest.raises(CommandFailed, match="several dockers"):
         layout.look(())
+
+
+PLUGIN = """#!/bin/sh
+if [ "$1" = docker-cli-plugin-metadata ]; then
+    echo '{"SchemaVersion": "0.1.0", "Vendor": "rig", "Version": "2"}'
+    exit
+fi
+echo "$@" >> "$0.asked"
+server=
+while [ "$1" != compose ]; do
+    if [ "$1" = --host ]; then server=$2; fi
+    shift
+done
+shift
+case "$*" in
+version) exit ;;
+"up --help") echo "      --pull string   Pull image before running"; exit ;;
+*" config polite") all=${*% polite} ;;
+*) all=$(echo "$*" | sed 's/ --pull never//') ;;
+esac
+exec docker-compose --host "$server" $all
+"""
+"""`docker compose`, as docker finds and runs it; what it is asked, the first generation does."""
+
+
+async def test_the_second_generation_of_compose_is_asked_in_its_own_words(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    configured = tmp_path_factory.mktemp("docker")
+    plugin = configured / "cli-plugins" / "docker-compose"
+    plugin.parent.mkdir()
+    plugin.write_text(PLUGIN)
+    plugin.chmod(0o755)
+    monkeypatch.setenv("DOCKER_CONFIG", str(configured))
+    await site.activate("v1", "v2")
+    await site.worker.start(WORKER)
+    await site.worker.until(WORKER, ServiceState.RUNNING)
+    assert await site.runs() == "v1"
+    asked = plugin.with_name("docker-compose.asked").read_text().splitlines()
+    assert asked[-1].endswith(
+        "up --detach --no-deps --no-recreate --no-build --pull never --scale polite=1 polite"
+    )
+    assert any(one.endswith(f"--project-name {site.project} config polite") for one in asked)
