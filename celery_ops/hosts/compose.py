@@ -65,7 +65,7 @@ class Compose(Docker):
         if release is None or not makes:
             return Docker.start(self, service)
         note = begun.key(service.server or "", service.name)
-        file, image, variable = release.env_file, release.name, release.variable
+        file, image, variable = release.env_file, familiar(release.name), release.variable
         words = (file, variable, image, *makes, note, compose_scripts.MAKE)
         command = self.command(
             compose_scripts.RENEW, service, self._one(service), *words, shown_as=()
@@ -176,3 +176,8 @@ def blank(name: str, variable: str, file: str) -> CommandFailed:
         f"The variable {shown(variable)} of {name} is set nowhere that compose looks here.",
         fix=f"Write it into {file}, if with nothing after {variable}=",
     )
+
+
+def familiar(name: str) -> str:
+    """As docker lists an image: docker.io/library/redis is redis."""
+    return name.removeprefix("docker.io/").removeprefix("library/")

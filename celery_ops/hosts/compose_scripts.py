@@ -49,7 +49,15 @@ MAKE = (
     + COMPOSE
     + docker_scripts.DOCKER
     + r"""
-if [ -n "$id" ]; then "$@" rm "$id" > /dev/null || exit; fi
+if [ -n "$id" ]; then
+    state=$("$@" container inspect --format '{{.State.Status}}' "$id") || exit
+    if [ "$state" = running ]; then
+        timeout 60 "$@" wait "$id" > /dev/null || exit 0
+        state=restarting
+    fi
+    if [ "$state" = restarting ]; then set -- "$@" rm --force; else set -- "$@" rm; fi
+    "$@" "$id" > /dev/null || exit
+fi
 pull=
 if [ $generation = 2 ] && compose up --help | grep -q -- '--pull '; then pull='--pull never'; fi
 compose --env-file "$env_file" $files --project-name "$project" up --detach --no-deps \
@@ -57,7 +65,9 @@ compose --env-file "$env_file" $files --project-name "$project" up --detach --no
 """
 )
 """Removes the container `id`, which docker refuses while it runs, and makes one of the image that
-compose's files name now. Nothing is pulled: who runs this has looked that the image is there."""
+compose's files name now. Nothing is pulled: who runs this has looked that the image is there.
+
+One that dies again and again is removed when it has died; one that lives on for a minute stays."""
 
 RENEW = (
     docker_scripts.HEAD
@@ -70,33 +80,39 @@ RENEW = (
     + docker_scripts.STOPPING
     + docker_scripts.FIND
     + r"""
-id=
+cannot() {
+    if [ "$state" != running ]; then printf "$@"; fi
+    exit
+}
+id= state=
 if [ -n "$ids" ]; then
 """
     + docker_scripts.ONE
     + r"""
     case $state in
     running)
-        if is_stopping "$@"; then printf 'Effect=stopping\nPid=%s\n' "$pid"; fi
-        exit 0 ;;
-    paused | restarting) exec "$@" start "$id" ;;
+        if is_stopping "$@"; then
+            printf 'Effect=stopping\nPid=%s\n' "$pid"
+            exit
+        fi
+        restarts=$("$@" container inspect --format '{{.RestartCount}}' "$id")
+        if [ "${restarts:-0}" = 0 ]; then exit 0; fi ;;
+    paused) exec "$@" start "$id" ;;
     esac
 fi
 if goes_on start; then exit 0; fi
 if ! resolve "$env_file" "$project" "$files" "$service"; then
-    printf 'Effect=unresolved\n'
     printf '%s\n' "$why" >&2
-    exit
+    cannot 'Effect=unresolved\n'
 fi
-if [ -n "$blank" ]; then printf 'Effect=blank\nVariable=%s\n' "$blank"; exit; fi
+if [ -n "$blank" ]; then cannot 'Effect=blank\nVariable=%s\n' "$blank"; fi
 wanted=$(image_of "$service")
 case $wanted in
 "$image":*) ;;
 *) if [ -n "$id" ]; then exec "$@" start "$id"; fi ;;
 esac
 if ! wants=$("$@" image inspect --format '{{.Id}}' "$wanted" 2> /dev/null); then
-    printf 'Effect=imageless\nImage=%s\n' "$wanted"
-    exit
+    cannot 'Effect=imageless\nImage=%s\n' "$wanted"
 fi
 if [ -n "$id" ]; then
     has=$("$@" container inspect --format '{{.Image}} {{.Config.Image}}' "$id") || exit
@@ -121,4 +137,5 @@ fi
 """Further arguments: the file of variables and which one has the tag, the image, compose's files as
 `--file` words, project, service, what its notes are called, and MAKE. A container that was made of
 the image that is wanted is started again as it is. Else it is made anew, in the background: what
-cuts this off does not leave the service without one."""
+cuts this off does not leave the service without one. What runs is left alone, unless it has died
+before and so may die again: docker would start it again with the image that it has."""

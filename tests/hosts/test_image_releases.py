@@ -179,6 +179,21 @@ async def test_a_start_brings_in_what_is_current_and_nothing_else(site: Site) ->
     assert site.containers() == [after], "of the same image it is started as it is"
 
 
+async def test_what_dies_again_and_again_is_brought_to_another_release(site: Site) -> None:
+    dies = 'sleep 0.5; [ "$RELEASE" = v1 ] || exit 1; ' + POLITE[-1]
+    site.write(command=["sh", "-c", dies.replace("$", "$$")], restart="always")
+    site.compose("up", "--detach")
+    [container] = site.containers()
+    name = container.split()[0]
+    wait_until(lambda: site.daemon.inspect(name, "{{.RestartCount}}") != "0", what="a new life")
+    await site.activate("v1", "v2")
+    await site.worker.start(WORKER)
+    wait_until(lambda: [one.split()[1] for one in site.containers()] == [IMAGE + ":v1"], what="v1")
+    await site.worker.until(WORKER, ServiceState.RUNNING)
+    [after] = site.containers()
+    assert site.daemon.inspect(after.split()[0], "{{.RestartCount}}") == "0"
+
+
 async def test_a_start_that_was_cut_off_after_the_old_container_was_removed_goes_on(
     site: Site,
 ) -> None:

@@ -147,7 +147,7 @@ class Images:
 
     @property
     def _image(self) -> str:
-        return familiar(self.release.name)
+        return compose.familiar(self.release.name)
 
     @property
     def _setting(self) -> tuple[str, str]:
@@ -262,21 +262,18 @@ class Images:
         )
 
 
-def familiar(name: str) -> str:
-    """As docker lists an image: docker.io/library/redis is redis."""
-    return name.removeprefix("docker.io/").removeprefix("library/")
-
-
 def _reference(text: str) -> tuple[str, str]:
     """The name and the tag of what a container was made of; the tag is empty where it has none."""
     text = text.partition("@")[0]
     head, slash, last = text.rpartition("/")
     name, colon, tag = last.partition(":")
-    return familiar(f"{head}{slash}{name}"), tag if colon else ""
+    return compose.familiar(f"{head}{slash}{name}"), tag if colon else ""
 
 
 def _listed(lines: Collection[str]) -> _Listed:
-    """Images that were made at the same moment, as those of reproducible builds, by their names."""
+    """Images that were made at the same moment, as those of reproducible builds, by their names:
+    one that has several by the newest, as `latest` and v3 both are after v2.
+    """
     ids: dict[str, str] = {}
     made: dict[str, float] = {}
     for line in lines:
@@ -284,7 +281,10 @@ def _listed(lines: Collection[str]) -> _Listed:
         image, _, created = rest.partition(" ")
         if tag and image and tag != "<none>":
             ids[tag], made[tag] = image, _moment(created)
-    return _Listed({tag: ids[tag] for tag in sorted(in_order(ids), key=made.__getitem__)})
+    names = in_order(ids)
+    places = {ids[name]: place for place, name in enumerate(names)}
+    ordered = sorted(names, key=lambda name: (made[name], places[ids[name]]))
+    return _Listed({name: ids[name] for name in ordered})
 
 
 def _moment(text: str) -> float:
