@@ -94,9 +94,17 @@ class CommandRelease:
 
 @dataclass(frozen=True, slots=True)
 class ImageRelease:
-    """A release is a tag of this container image."""
+    """A release is a tag of the image `name`; that in use stands in `env_file`, the file that
+    compose reads its variables from on a host, as the value of `variable`.
 
-    image: str
+    `tasks` prints the names of a release's tasks; its name is added as the last word. None: the
+    image is asked itself, by its interpreter.
+    """
+
+    name: str
+    env_file: str
+    variable: str
+    tasks: tuple[str, ...] | None = None
 
 
 Release = SymlinkRelease | CommandRelease | ImageRelease
@@ -271,6 +279,9 @@ def schema() -> Schema:
 
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_IMAGE = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9._-]+(?:/[a-z0-9._-]+)*")
+_PATH = re.compile(r"/\S+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BROKER_FIX = (
     "Name one with -b redis://HOST:6379/0 or -A PROJECT, or describe your fleet in celery-ops.yaml."
 )
@@ -314,7 +325,7 @@ def _context(source: Source, name: str, values: Values) -> Context:
         nodes=services.nodes,
         compose_files=services.files,
         server_passwords=services.passwords,
-        release=_release(values.get(layout.RELEASE)),
+        release=_release(source, values.get(layout.RELEASE)),
         probe=_probe(values.get(layout.PROBE)),
         directory=source.directory,
     )
@@ -355,7 +366,7 @@ def _hosts(source: Source, values: Values, ssh: SshSettings) -> tuple[HostEntry,
     return tuple(found)
 
 
-def _release(values: Values | None) -> Release | None:
+def _release(source: Source, values: Values | None) -> Release | None:
     if values is None:
         return None
     symlink = values.get(layout.SYMLINK)
@@ -375,7 +386,22 @@ def _release(values: Values | None) -> Release | None:
             releases=commands.get(layout.LISTED),
             tasks=commands.get(layout.TASKS),
         )
-    return None if image is None else ImageRelease(image)
+    return None if image is None else _image(source, image)
+
+
+def _image(source: Source, values: Values) -> ImageRelease:
+    """Its words stand in commands as they are, so that they are what they should be is checked."""
+    texts = {}
+    for key, is_one, says in (
+        (layout.IMAGE_NAME, _IMAGE.fullmatch, "is not an image's name without a tag: registry/app"),
+        (layout.ENV_FILE, _PATH.fullmatch, "is not a whole path without spaces: /srv/app/.env"),
+        (layout.VARIABLE, _VARIABLE.fullmatch, "cannot be the name of a variable"),
+    ):
+        written = values.get(key)
+        texts[key.name] = "" if written is None else written.text
+        if written is not None and not is_one(written.text):
+            source.reader.wrong(written.place, f"{shown(written.text)} {says}")
+    return ImageRelease(**texts, tasks=values.get(layout.TASKS))
 
 
 def _probe(values: Values | None) -> Probe | None:

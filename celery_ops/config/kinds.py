@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from celery_ops.config.document import Items, Place, Reader, Scalar, Table, did_you_mean, shown
+from celery_ops.config.document import (
+    Items,
+    Place,
+    Reader,
+    Scalar,
+    Table,
+    did_you_mean,
+    kind,
+    shown,
+)
 from celery_ops.config.secret import Secret
 from celery_ops.config.units import DURATION_PATTERN, duration
 from celery_ops.errors import Problem
@@ -313,14 +322,19 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A mapping with known keys. Of each group in `one_of` exactly one key must be there."""
+    """A mapping with known keys. Of each group in `one_of` exactly one key must be there.
+
+    `example` is shown to those who write something else.
+    """
 
     keys: tuple[Key[Any], ...]
     one_of: tuple[tuple[str, ...], ...] = ()
+    example: str = ""
 
     def read(self, source: Source, node: Node, what: str) -> Values | None:
         if not isinstance(node, Table):
-            source.reader.any_table(node, what)
+            hint = f": {self.example}" if self.example else ""
+            source.reader.wrong(node.place, f"{what} must be a mapping, not {kind(node)}{hint}")
             return None
         required = [key.name for key in self.keys if key.required]
         nodes = source.reader.table(node, what, [key.name for key in self.keys], required)

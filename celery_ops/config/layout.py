@@ -132,7 +132,27 @@ RELEASE_COMMANDS = Key(
     Record((CURRENT, ACTIVATE, EXISTS, LISTED, TASKS)),
     "Releases are what these commands say",
 )
-IMAGE = Key("image", Text(), "Releases are tags of this container image")
+IMAGE_NAME = Key("name", PlacedText(), "The image, without a tag: registry/app", required=True)
+ENV_FILE = Key(
+    "env_file",
+    PlacedText(),
+    "The file of variables that compose reads, by its path on the host: /srv/app/.env",
+    required=True,
+)
+VARIABLE = Key(
+    "variable",
+    PlacedText(),
+    "The variable in it that has the tag: TAG, for `image: registry/app:${TAG}` in compose's file",
+    required=True,
+)
+IMAGE = Key(
+    "image",
+    Record(
+        (IMAGE_NAME, ENV_FILE, VARIABLE, TASKS),
+        example="write {name: registry/app, env_file: /srv/app/.env, variable: TAG}",
+    ),
+    "Releases are tags of this container image, and a variable of compose's tells which is in use",
+)
 RELEASE = Key(
     "release",
     Record(

@@ -156,7 +156,7 @@ class Statuses:
         asked_at = self._releases_at.get(name)
         is_early = asked_at is not None and self._clock.monotonic() - asked_at < RELEASES_INTERVAL
         return (
-            self._hosts.releases is not None
+            self._hosts.release_layout(name) is not None
             and not is_early
             and any(
                 service.release is None and service.status is not None and service.status.value.pid
@@ -296,7 +296,7 @@ class Statuses:
 
         None where it is not configured how they are kept. Raise CommandFailed or HostUnreachable.
         """
-        layout = self._hosts.releases
+        layout = self._hosts.release_layout(host)
         if layout is None:
             return None
         self._releases_at[host] = self._clock.monotonic()

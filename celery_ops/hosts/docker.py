@@ -48,7 +48,7 @@ class Docker:
         if any((one.host, one.server) != (first.host, first.server) for one in services):
             raise ValueError("these services are not of one docker")
         words = ("inspect", *(one.name for one in services))
-        return self._command(LOOK, first, self._many(services), containers.SHAPE, shown_as=words)
+        return self.command(LOOK, first, self._many(services), containers.SHAPE, shown_as=words)
 
     def read_status(
         self, services: Sequence[ServiceRef], completed: Completed
@@ -60,7 +60,7 @@ class Docker:
     def listing(self, host: str, server: str | None = None) -> Command:
         """One command for all containers of a host."""
         anything = ServiceRef(host, "docker", "all", server=server)
-        return self._command(LOOK, anything, (), containers.SHAPE, shown_as=("ps", "--all"))
+        return self.command(LOOK, anything, (), containers.SHAPE, shown_as=("ps", "--all"))
 
     def read_listing(self, host: str, completed: Completed) -> tuple[Container, ...]:
         """Raise CommandFailed with the reason if it did not tell."""
@@ -69,19 +69,19 @@ class Docker:
     def may_act(self, host: str, server: str | None) -> Command:
         """Whether we may ask docker, and start and stop any container with it; does neither."""
         anything = ServiceRef(host, "docker", "all", server=server)
-        return self._command(MAY_ACT, anything, (), shown_as=("ps", "--quiet"))
+        return self.command(MAY_ACT, anything, (), shown_as=("ps", "--quiet"))
 
     def read_may_act(self, service: ServiceRef, completed: Completed) -> None:
         """Raise CommandFailed, with what helps, if not."""
         if completed.code:
-            raise self._failure(service, completed.code, completed.err)
+            raise self.failure(service, completed.code, completed.err)
 
     def start(self, service: ServiceRef) -> Command:
         """Start the same container again, with the image it was made of; already started is fine.
         Refused while it stops: that would be ignored.
         """
         found, words = self._one(service), ("start", service.name)
-        return self._command(START, service, found, *self._makes(service), shown_as=words)
+        return self.command(START, service, found, *self._makes(service), shown_as=words)
 
     def stop(self, service: ServiceRef, *, expect: str | None) -> Command:
         """Stop that life of it, with its own grace; already stopped, or stopping, is fine.
@@ -89,7 +89,7 @@ class Docker:
         The client goes on by itself until the container has stopped.
         """
         found, words = self._one(service), ("stop", service.name)
-        return self._command(STOP, service, found, expect or "", shown_as=words)
+        return self.command(STOP, service, found, expect or "", shown_as=words)
 
     def read_effect(self, service: ServiceRef, completed: Completed) -> None:
         lines = text_of(completed.out).split("\n")
@@ -110,12 +110,12 @@ class Docker:
                     fix="Look again and plan anew.",
                 )
             case _ if completed.code:
-                raise self._failure(service, completed.code, completed.err)
+                raise self.failure(service, completed.code, completed.err)
 
     def log(self, service: ServiceRef, *, lines: int) -> Command:
         """Follows what it prints, with UTC times, through its next lives too."""
         found, words = self._one(service), ("logs", "--follow", service.name)
-        return self._command(LOG, service, found, str(lines), shown_as=words)
+        return self.command(LOG, service, found, str(lines), shown_as=words)
 
     def read_log_end(self, service: ServiceRef, ended: StreamFailed) -> CommandFailed:
         match ended.code:
@@ -129,7 +129,7 @@ class Docker:
                     fix="See `docker inspect`, HostConfig.LogConfig; json-file and local are read.",
                 )
             case code if ended.err:
-                return self._failure(service, code, ended.err)
+                return self.failure(service, code, ended.err)
             case _:
                 return ended
 
@@ -171,7 +171,7 @@ class Docker:
     def _read(self, service: ServiceRef, completed: Completed) -> Seen:
         vanished = b"No such" in completed.err
         if completed.code and not vanished:
-            raise self._failure(service, completed.code, completed.err)
+            raise self.failure(service, completed.code, completed.err)
         if completed.truncated:
             raise CommandFailed("docker's answer is too long and was cut.")
         return containers.read(completed.out)
@@ -185,7 +185,7 @@ class Docker:
         says = f"{error.says}{fix}"
         return ServiceStatus(ServiceState.UNKNOWN, None, None, None, None, says=says)
 
-    def _command(
+    def command(
         self,
         script: str,
         service: ServiceRef,
@@ -193,6 +193,7 @@ class Docker:
         *arguments: str,
         shown_as: Sequence[str],
     ) -> Command:
+        """Run a script that begins as all in `docker_scripts` do."""
         sudo = "sudo" if service.host in self.sudo else ""
         words = " ".join(f"--filter {one}" for one in filters)
         prefix = ("sudo", "-n") if sudo else ()
@@ -202,7 +203,8 @@ class Docker:
             shown=shlex.join([*prefix, "docker", *shown_as]),
         )
 
-    def _failure(self, service: ServiceRef, code: int, err: bytes) -> CommandFailed:
+    def failure(self, service: ServiceRef, code: int, err: bytes) -> CommandFailed:
+        """Why docker did not do as it was told: a sentence, and what helps."""
         text = text_of(err).strip()
         said = " ".join(text.split())[:300] or f"exit code {code}"
         if _NO_RIGHT in text:

@@ -11,30 +11,30 @@ from celery_ops.hosts.containers import LATE, LIFE, PROJECT, SERVICE, STOPS, USU
 UNKNOWN, SEVERAL = 78, 79
 """Exit codes of LOG: the filters find no container, or more than one."""
 
-_HEAD = r"""
+HEAD = r"""
 set -f
 sudo=$1 server=$2 filters=$3
 shift 3
 socket=${server#unix://}
 if [ "$(id -u)" = 0 ] || [ -w "${socket:-/var/run/docker.sock}" ]; then sudo=; fi
 """
-_DOCKER = r"""
+DOCKER = r"""
 set -- docker
 if [ -n "$server" ]; then set -- "$@" --host "$server"; fi
 if [ -n "$sudo" ]; then set -- sudo -n "$@"; fi
 """
 # Without nanoseconds (busybox) docker waits until the second is over: it takes no time that is
 # still to come for past.
-_NOW = r"""
+NOW = r"""
 now() {
     now=$(date +%s.%N)
     case $now in *[!0-9.]* | *.) now=$(($(date +%s) + 1)) ;; esac
 }
 """
-_FIND = r"""
+FIND = r"""
 ids=$("$@" ps --all --quiet --no-trunc $filters) || exit
 """
-_STOPPING = (
+STOPPING = (
     r"""
 is_stopping() {
     now
@@ -63,7 +63,7 @@ is_deaf() {
 )
 """Whether this life was sent a signal that ends it. PID 1 may be deaf to it (it has no handler for
 SIGTERM, bit 14): then it is no stop any more when the grace is over, and it still runs."""
-_ONE = (
+ONE = (
     r"""
 case $ids in
 *"
@@ -88,11 +88,11 @@ _LIST = (
 )
 
 LOOK = (
-    _HEAD
+    HEAD
     + "shape=$1\n"
-    + _DOCKER
-    + _NOW
-    + _FIND
+    + DOCKER
+    + NOW
+    + FIND
     + r"""
 printf 'now=%s\n' "$(date +%s)"
 [ -n "$ids" ] || exit 0
@@ -124,8 +124,8 @@ exit $code
 what is below, but not the children of whoever has many."""
 
 MAY_ACT = (
-    _HEAD
-    + _DOCKER
+    HEAD
+    + DOCKER
     + r"""
 "$@" ps --quiet > /dev/null || exit
 if [ -z "$sudo" ]; then exit 0; fi
@@ -138,16 +138,16 @@ done
 """What sudo allows is asked of it."""
 
 STOP = (
-    _HEAD
-    + "expect=$1\n"
-    + _DOCKER
-    + _NOW
-    + _STOPPING
-    + _FIND
-    + 'if [ -z "$ids" ]; then\n    '
+    HEAD
+    + "expect=$1 gone=$2\n"
+    + DOCKER
+    + NOW
+    + STOPPING
+    + FIND
+    + 'if [ -z "$ids" ]; then\n    if [ -n "$gone" ]; then exit 0; fi\n    '
     + _LIST
     + "\nfi\n"
-    + _ONE
+    + ONE
     + r"""
 case $state in running | paused | restarting) ;; *) exit 0 ;; esac
 if [ -n "$expect" ] && [ "$expect" != "$life" ]; then
@@ -168,16 +168,17 @@ if [ -d "/proc/$!" ]; then exit 0; fi
 wait $! || { code=$?; cat "$said" >&2; exit $code; }
 """
 )
-"""Further argument: the life it is meant for (empty: any). The client is left to wait alone: the
+"""Further arguments: the life it is meant for (empty: any), and anything where a container that is
+gone is as good as one that has stopped. The client is left to wait alone: the
 newest daemons end a stop early whose client went away."""
 
 START = (
-    _HEAD
+    HEAD
     + "files=$1 project=$2 service=$3\n"
-    + _DOCKER
-    + _NOW
-    + _STOPPING
-    + _FIND
+    + DOCKER
+    + NOW
+    + STOPPING
+    + FIND
     + r"""
 if [ -z "$ids" ] && [ -n "$files" ]; then
     if [ -n "$server" ]; then export DOCKER_HOST="$server"; fi
@@ -191,7 +192,7 @@ if [ -z "$ids" ]; then
     """
     + _LIST
     + "\nfi\n"
-    + _ONE
+    + ONE
     + r"""
 if [ "$state" = running ]; then
     if is_stopping "$@"; then printf 'Effect=stopping\nPid=%s\n' "$pid"; fi
@@ -204,14 +205,14 @@ exec "$@" start "$id"
 project, service. The image of one that is there stays what it is."""
 
 LOG = (
-    _HEAD
+    HEAD
     + "lines=$1\n"
-    + _DOCKER
+    + DOCKER
     + r"""
 from=
 while :; do
 """
-    + _FIND
+    + FIND
     + f"""
 case $ids in
 '') exit {UNKNOWN} ;;

@@ -15,7 +15,7 @@ from celery_ops.hosts.docker import Docker
 from celery_ops.hosts.local import NOT_FOUND, LocalShell
 from celery_ops.hosts.multi import Multi
 from celery_ops.hosts.own_commands import OwnCommands
-from celery_ops.hosts.releases import layout_of
+from celery_ops.hosts.releases import images_of, layout_of
 from celery_ops.hosts.supervisord import Supervisord
 from celery_ops.hosts.systemd import Systemd
 
@@ -54,7 +54,7 @@ class HostPool:
             "supervisord": Supervisord(context.server_passwords),
             "systemd": Systemd(sudo),
             "docker": self._docker,
-            "compose": Compose(sudo, context.compose_files),
+            "compose": Compose(sudo, context.compose_files, images_of(context)),
         }
 
     def shell(self, host: str) -> Shell:
@@ -82,10 +82,9 @@ class HostPool:
             raise CommandFailed(f"This version does not speak to {kind}, only to {known}.")
         return self._supervisors[kind]
 
-    @property
-    def releases(self) -> ReleaseLayout | None:
-        """How the hosts keep releases; None where that is not configured."""
-        return layout_of(self._context)
+    def release_layout(self, host: str) -> ReleaseLayout | None:
+        """How that host keeps releases; None where that is not configured."""
+        return layout_of(self._context, host, self._docker)
 
     async def arguments(self, host: str, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """Command lines of processes; a pid that is gone, or is the kernel's, is left out.

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 @dataclass(frozen=True, slots=True)
 class HostReleases:
     """The release that a host's services would be started with, and all that are there.
 
-    `known` is None where the layout cannot list them; its order is from old to new, as far as their
-    names tell it (`in_order`).
+    `known` is None where the layout cannot list them; its order is from old to new, as far as it
+    can be told: often only by their names (`in_order`). `same` are other names of the current one.
     """
 
     current: str | None
     known: tuple[str, ...] | None
+    same: frozenset[str] = frozenset()
 
     @property
     def previous(self) -> str | None:
         """The one before the current; None where there is none, or it cannot be told."""
         if self.known is None or self.current not in self.known:
             return None
-        at = self.known.index(self.current)
-        return self.known[at - 1] if at else None
+        older = self.known[: self.known.index(self.current)]
+        return next((name for name in reversed(older) if name not in self.same), None)
 
 
 PREVIOUS = "previous"
@@ -36,7 +41,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def in_order(names: set[str]) -> tuple[str, ...]:
+def in_order(names: Collection[str]) -> tuple[str, ...]:
     """From old to new, as far as names tell: numbers in them count as numbers (v9 before v10)."""
     return tuple(sorted(names, key=_key))
 

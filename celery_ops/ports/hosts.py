@@ -162,9 +162,8 @@ class Hosts(Protocol):
         """
         ...
 
-    @property
-    def releases(self) -> ReleaseLayout | None:
-        """How they keep releases; None where that is not configured."""
+    def release_layout(self, host: str) -> ReleaseLayout | None:
+        """How that host keeps releases; None where that is not configured."""
         ...
 
     async def close(self) -> None: ...

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from celery_ops.model import HostReleases
+    from celery_ops.model import HostReleases, ServiceRef
     from celery_ops.ports.hosts import Command, Completed
 
 
@@ -17,8 +17,9 @@ class ReleasesReading:
     """What one look at a host told of its releases, and of the processes that were asked for.
 
     All moments are seconds since the host was booted: `at`, when it was read; `since`, when the
-    current release became so at the latest, None where the layout does not tell; `started`, by
-    pid, of every process that is there. `runs` are the releases of those that are seen to run one.
+    current release became so at the latest, None where the layout does not tell, and infinite where
+    nothing follows from it about what a process runs; `started`, by pid, of every process that is
+    there. `runs` are the releases of those that are seen to run one.
     """
 
     host: HostReleases
@@ -29,7 +30,8 @@ class ReleasesReading:
 
 
 class ReleaseLayout(Protocol):
-    """Builds commands for one way of keeping releases, and reads what they print. Runs nothing.
+    """Builds commands for one host's way of keeping releases, and reads what they print. Runs
+    nothing.
 
     What concerns a host that lacks the tools, the directory or the right raises CommandFailed.
     """
@@ -39,6 +41,12 @@ class ReleaseLayout(Protocol):
         ...
 
     def read(self, completed: Completed) -> ReleasesReading: ...
+
+    def why_not(self, service: ServiceRef) -> str:
+        """Why a start of that service does not bring it to the current release; empty: it does, as
+        far as can be told.
+        """
+        ...
 
     def activate(self, release: str, *, expect: str | None) -> Command:
         """Make it the one that services are started with from now on, in one step.

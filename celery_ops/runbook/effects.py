@@ -232,7 +232,7 @@ class Effects:
 
     async def activate(self, host: str, release: str, expect: str | None, timeout: float) -> None:
         """Have a host switch its release. Raise CommandFailed or HostUnreachable."""
-        layout = self._hosts.releases
+        layout = self._hosts.release_layout(host)
         if layout is None:
             raise CommandFailed("How releases are kept is not configured.")
         await self._fenced(self._still_ours)

@@ -16,7 +16,7 @@ from celery_ops.runbook.plan import PlannedAction, PlannedActivation, PlannedSte
 from celery_ops.runbook.schema import CurrentWorker, ParamType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery_ops.model import FleetSnapshot, Host
     from celery_ops.ports import Hosts
@@ -89,7 +89,8 @@ def plan(
         before = None if told is None else told.value.current
         one = found.setdefault(host, PlannedActivation(step.id, host, release, before))
         actions.append(_action(one, target))
-    if hosts.releases is None:
+    refusals += _out_of_reach(step, targets, hosts)
+    if any(hosts.release_layout(host) is None for host in found or ("",)):
         refusals = [UNCONFIGURED]
     says = f"activate {release} on {', '.join(found) or 'no host'}"
     return Switching(
@@ -107,6 +108,17 @@ def _turns(
         return [(one.service.host if one.service else "", one.name) for one in targets]
     host = resolve(step.on, scope)
     return [(host, one.name) for one in targets] or [(host, host)]
+
+
+def _out_of_reach(
+    step: ActivateStep, targets: Sequence[PlannedWorker], hosts: Hosts
+) -> Iterator[str]:
+    """Workers whose next start would not bring them to another release, and why."""
+    services = [(one.name, one.service) for one in targets if one.service is not None]
+    for name, service in services if isinstance(step.on, CurrentWorker) else ():
+        layout = hosts.release_layout(service.host)
+        if layout is not None and (why := layout.why_not(service)):
+            yield f"{name} cannot be brought to another release: {why}"
 
 
 def _action(one: PlannedActivation, target: str) -> PlannedAction:

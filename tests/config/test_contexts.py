@@ -104,6 +104,10 @@ def problems_of(folder: Path, text: str) -> list[str]:
     return [f"{one.line}:{one.column}: {one.says}" for one in caught.value.problems]
 
 
+def image(name: str, env_file: str, variable: str) -> str:
+    return f"release: {{image: {{name: '{name}', env_file: {env_file}, variable: {variable}}}}}"
+
+
 def test_everything_the_design_writes_is_read(tmp_path: Path) -> None:
     context = select(load(written(tmp_path, WHOLE), ENVIRON), None)
     assert (context.name, context.broker, context.app) == (
@@ -199,7 +203,10 @@ def test_no_secret_shows_in_a_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "release"),
     [
-        ("release: {image: registry/app}", ImageRelease("registry/app")),
+        (
+            "release: {image: {name: 'reg:5000/team/app', env_file: /srv/.env, variable: TAG}}",
+            ImageRelease("reg:5000/team/app", "/srv/.env", "TAG"),
+        ),
         (
             "release: {commands: {current: [a], activate: [b], exists: [c]}}",
             CommandRelease(("a",), ("b",), ("c",), None),
@@ -269,7 +276,15 @@ def test_hosts_of_a_service_may_be_globs(tmp_path: Path) -> None:
         ("services: [{host: local, docker: a, files: [/a]}]", "files are for compose only"),
         ("services: [{host: local, compose: a/b, files: [a.yml]}]", "whole path without spaces"),
         ("services: [{host: local, systemd: a}, {host: local, systemd: a}]", "is listed twice"),
-        ("release: {image: a, symlink: {current: a, releases: b}}", "symlink and image"),
+        (
+            "release: {symlink: {current: a, releases: b},"
+            " image: {name: a, env_file: /a, variable: A}}",
+            "symlink and image",
+        ),
+        ("release: {image: app}", "must be a mapping, not 'app': write {name: registry/app, env_"),
+        (image("app:v1", "/.env", "TAG"), "4:29: 'app:v1' is not an image's name without"),
+        (image("app", ".env", "TAG"), "'.env' is not a whole path"),
+        (image("app", "/.env", "$TAG"), "'$TAG' cannot be the name of a variable"),
         ("release: {symlink: {current: a}}", "symlink of release of context a needs the key"),
         ("release: {commands: {current: a, activate: [b]}}", "must be a list, not 'a'"),
         ("probe: {task: a}", "probe of context a needs the key 'queues'"),

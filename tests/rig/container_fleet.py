@@ -2,6 +2,9 @@
 
 All consume `common`, one of docker's and one of compose's `mail` as well. A further worker is below
 a shell that is PID 1, as many images have it; it consumes a queue of its own.
+
+Another fleet is compose's alone, with a scheduler: its containers are made of the image that a
+variable names, v2 at the beginning, and of which there is v1 too.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from tests.rig.operations import CONF, LOGIN, PIECES, broker_url
 from tests.rig.operator import Operators
 from tests.rig.poller import Poller
 from tests.rig.redis import RedisServer
-from tests.rig.workers import Fleet, worker_command
+from tests.rig.workers import Fleet, beat_command, worker_command
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from redis import Redis
@@ -32,17 +35,21 @@ if TYPE_CHECKING:
 
 CONTEXT = "containers"
 PROJECT = "shop"
+FILE = "compose.json"
 READY_DEADLINE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker in a container. `before` is what PID 1 is, if that is not the worker itself."""
+    """A worker in a container, or a scheduler. `before` is what PID 1 is, if that is not the worker
+    itself.
+    """
 
     name: str
     supervisor: str
     queues: tuple[str, ...] = ("common",)
     before: tuple[str, ...] = ()
+    beat: bool = False
 
     @property
     def node(self) -> str:
@@ -59,6 +66,8 @@ class Member:
 
     @property
     def command(self) -> tuple[str, ...]:
+        if self.beat:
+            return beat_command(self.name)
         options = ("--queues", ",".join(self.queues), "--pool", "prefork", "--concurrency", "2")
         celery = worker_command(self.node, *options, "--without-gossip", "--without-mingle")
         return (*self.before, *celery)
@@ -71,19 +80,35 @@ MEMBERS = (
     Member("one", "compose", ("common", "mail")),
     Member("two", "compose"),
 )
+RELEASED = (
+    Member("one", "compose", ("common", "mail")),
+    Member("two", "compose", ("common", "mail")),
+    Member("clock", "compose", (), beat=True),
+)
+IMAGE = "shop/app"
+VARIABLE = "TAG"
+TICKS = {"task": "rig.ping", "schedule": 1.0, "options": {"queue": "common"}}
 
 
 class ContainerFleet:
     """The daemon with its workers, their broker, and the operators who look after them."""
 
-    def __init__(self, folder: Path, server: RedisServer, fleet: Fleet, daemon: Dockerd) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: RedisServer,
+        fleet: Fleet,
+        daemon: Dockerd,
+        members: Sequence[Member],
+    ) -> None:
         self.folder = folder
         self.server = server
         self.fleet = fleet
         self.daemon = daemon
+        self.members = tuple(members)
         self.redis: Redis = server.client()
         self.poller = Poller(self.redis)
-        self.consumers = Counter(queue for one in (*MEMBERS, SHELLED) for queue in one.queues)
+        self.consumers = Counter(queue for one in members for queue in one.queues)
         self.config = folder / "celery-ops.yaml"
         self.config.write_text(self._configuration())
         self._operators = Operators(PIECES)
@@ -108,7 +133,7 @@ class ContainerFleet:
         wanted = ("WARNING", "ERROR", "CRITICAL", "signal", *task_ids)
         said = [
             self.daemon.run("sh", "-c", 'docker logs --tail 500 "$1" 2>&1', "sh", one.container)
-            for one in (*MEMBERS, SHELLED)
+            for one in self.members
         ]
         lines = "\n".join(said).splitlines()
         return "\n".join(line for line in lines if any(word in line for word in wanted))
@@ -116,7 +141,7 @@ class ContainerFleet:
     def lives(self) -> dict[str, str]:
         """The life of each worker, as docker itself tells it."""
         shape = "{{.Id}} {{.State.StartedAt}}"
-        return {one.node: self.daemon.inspect(one.container, shape) for one in MEMBERS}
+        return {one.node: self.daemon.inspect(one.container, shape) for one in self.members}
 
     def leaks(self) -> list[str]:
         """Every file of an operator's in which the broker's password can be read."""
@@ -130,23 +155,33 @@ class ContainerFleet:
         self.redis.close()
         self.fleet.stop()
 
+    @property
+    def app(self) -> Path:
+        return self.folder / "app"
+
     def _configuration(self) -> str:
-        services = [
-            {
-                "host": "local",
-                one.supervisor: one.service,
-                "worker": one.node,
-                "server": self.daemon.server,
-            }
-            for one in (*MEMBERS, SHELLED)
-        ]
-        context = {"broker": broker_url(self.server), "services": services}
+        context: dict[str, object] = {
+            "broker": broker_url(self.server),
+            "services": [self._service(one) for one in self.members],
+        }
+        if self.members == RELEASED:
+            env_file = str(self.app / ".env")
+            image = {"name": IMAGE, "env_file": env_file, "variable": VARIABLE}
+            context["release"] = {"image": image}
         # JSON is YAML.
         return json.dumps({"default": CONTEXT, "contexts": {CONTEXT: context}}, indent=2)
 
+    def _service(self, one: Member) -> dict[str, object]:
+        what = {"beat": True} if one.beat else {"worker": one.node}
+        files = {"files": [str(self.app / FILE)]} if self.members == RELEASED else {}
+        at = {"host": "local", "server": self.daemon.server}
+        return {**at, one.supervisor: one.service, **what, **files}
+
 
 @contextlib.contextmanager
-def container_fleet(folder: Path) -> Iterator[ContainerFleet]:
+def container_fleet(
+    folder: Path, members: Sequence[Member] = (*MEMBERS, SHELLED)
+) -> Iterator[ContainerFleet]:
     """Start all of it, and wait for all workers. At the end nothing is left."""
     if shutil.which("docker-compose") is None:
         missing("docker-compose (Debian: docker-compose)")
@@ -154,22 +189,31 @@ def container_fleet(folder: Path) -> Iterator[ContainerFleet]:
         daemon = stack.enter_context(dockerd())
         server = RedisServer(folder / "redis", arguments=LOGIN)
         stack.callback(server.stop)
-        fleet = Fleet(folder / "app", broker_url(server), server.url(1), CONF)
-        made = ContainerFleet(folder, server, fleet, daemon)
+        conf = CONF | ({"beat_schedule": {"tick": TICKS}} if members == RELEASED else {})
+        fleet = Fleet(folder / "app", broker_url(server), server.url(1), conf)
+        made = ContainerFleet(folder, server, fleet, daemon, members)
         stack.callback(made.close)
-        _start(folder / "app", fleet, daemon)
+        _start(made)
         made.wait_until_ready()
         yield made
 
 
-def _start(app: Path, fleet: Fleet, daemon: Dockerd) -> None:
-    environment = fleet.environment() | {"C_FORCE_ROOT": "1"}
+def _start(made: ContainerFleet) -> None:
+    app, daemon = made.app, made.daemon
+    environment = made.fleet.environment() | {"C_FORCE_ROOT": "1"}
     options = [f"--env={name}={value}" for name, value in environment.items()]
     options += [f"--workdir={app}", f"--volume={app}:{app}", "--stop-timeout=30"]
-    by_docker = [one for one in (*MEMBERS, SHELLED) if one.supervisor == "docker"]
+    by_docker = [one for one in made.members if one.supervisor == "docker"]
     for one in by_docker:
         daemon.make(one.name, *options, "--restart=always", command=one.command)
-    daemon.do("start", *(one.name for one in by_docker))
+    if by_docker:
+        daemon.do("start", *(one.name for one in by_docker))
+    image = {}
+    if made.members == RELEASED:
+        image = {"image": f"{IMAGE}:${{{VARIABLE}}}"}
+        for tag in ("v1", "v2"):
+            daemon.image(f"{IMAGE}:{tag}", RELEASE=tag)
+        (app / ".env").write_text(f"# what is in use\n{VARIABLE}=v2\n")
     written = compose_file(
         {
             one.name: {
@@ -179,11 +223,12 @@ def _start(app: Path, fleet: Fleet, daemon: Dockerd) -> None:
                 "volumes": [f"{app}:{app}"],
                 "stop_grace_period": "30s",
                 "restart": "unless-stopped",
+                **image,
             }
-            for one in MEMBERS
+            for one in made.members
             if one.supervisor == "compose"
         }
     )
-    file = app / "compose.json"
+    file = app / FILE
     file.write_text(json.dumps(written))
     daemon.run("docker-compose", "--file", str(file), "--project-name", PROJECT, "up", "--detach")

@@ -60,6 +60,14 @@ class Dockerd:
         volumes = [word for volume in volumes_of_python() for word in ("--volume", volume)]
         self.do("create", "--name", name, "--network=host", *volumes, *options, IMAGE, *command)
 
+    def image(self, name: str, **environment: str) -> None:
+        """Make a further image, told apart from the others by its environment."""
+        changes = [f"--change=ENV {key}={value}" for key, value in environment.items()]
+        subprocess.run(
+            ("docker", "import", *changes, "-", name),
+            env=self.environment, input=_image(), stdout=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
+
     def inspect(self, name: str, shape: str) -> str:
         return self.do("container", "inspect", "--format", shape, name).strip()
 
@@ -109,12 +117,15 @@ def volumes_of_python() -> list[str]:
 
 
 def compose_file(services: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """A compose file with these services, which run as `make` would have them."""
+    """A compose file with these services, which run as `make` would have them, of the same image
+    unless they name another.
+    """
     written = {}
     for name, keys in services.items():
         own = keys.get("volumes", ())
         volumes = [*volumes_of_python(), *(own if isinstance(own, list) else ())]
-        written[name] = {**keys, "image": IMAGE, "network_mode": "host", "volumes": volumes}
+        image = keys.get("image", IMAGE)
+        written[name] = {**keys, "image": image, "network_mode": "host", "volumes": volumes}
     return {"version": "3.8", "services": written}
 
 
@@ -176,10 +187,7 @@ def _ready(made: Dockerd) -> Dockerd:
         return done.returncode == 0
 
     wait_until(answers, what="dockerd", timeout=_DEADLINE)
-    importing = ["docker", "import", "-", IMAGE]
-    subprocess.run(
-        importing, env=made.environment, input=_image(), stdout=subprocess.DEVNULL, check=True
-    )
+    made.image(IMAGE)
     return made
 
 

@@ -68,6 +68,18 @@ def layout(operation: Operation) -> StandinReleases:
     return operation.hosts.layout
 
 
+async def test_workers_that_no_start_brings_to_another_release_are_refused_by_name(
+    operation: Operation,
+) -> None:
+    layout(operation).unreached["w2@web1"] = "it is no container"
+    plan = await operation.plan("switches", release="v1")
+    assert plan.refusals == (
+        "step 1.2: w2@web1 cannot be brought to another release: it is no container",
+    )
+    plan = await operation.plan("switches", release="v1", workers="!w2@web1")
+    assert plan.refusals == ()
+
+
 async def test_previous_becomes_a_name_when_the_plan_is_made(operation: Operation) -> None:
     plan = await operation.plan("switches", release="previous")
     assert plan.params["release"] == "v2"

@@ -306,8 +306,8 @@ class StandinHosts:
         ]
         return SeenProcesses(host, (*beats, *self.strays.get(host, ())))
 
-    @property
-    def releases(self) -> StandinReleases | None:
+    def release_layout(self, host: str) -> StandinReleases | None:
+        del host
         return self.layout
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from celery_ops.ports import Command, Completed, ReleasesReading
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from celery_ops.model import ServiceRef
     from tests.standin.fleet import StandinFleet
 
 
@@ -19,6 +20,7 @@ class StandinReleases:
     """The ReleaseLayout port. `known` and `current` are by host; `switched` are all switches, in
     order. `tells`: what a process runs is seen, and does not follow from when it began alone.
     Workers of those in `crashing` never come up.
+    `unreached` are workers that a start does not bring to another release, and why.
     """
 
     def __init__(self, fleet: StandinFleet, hosts: Collection[str], *known: str) -> None:
@@ -28,6 +30,7 @@ class StandinReleases:
         self.tells = True
         self.crashing: set[str] = set()
         self.registers: dict[str, tuple[str, ...]] = {}
+        self.unreached: dict[str, str] = {}
         self._fleet = fleet
         self._since: dict[str, list[tuple[float, str]]] = {
             host: [(-1.0, known[-1])] for host in hosts
@@ -46,6 +49,9 @@ class StandinReleases:
             started={int(pid): began for pid, began in told["started"].items()},
             runs={int(pid): name for pid, name in told["runs"].items()},
         )
+
+    def why_not(self, service: ServiceRef) -> str:
+        return self.unreached.get(service.worker or "", "")
 
     def activate(self, release: str, *, expect: str | None) -> Command:
         return Command(("release", "activate", release, expect or ""))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from celery_ops.config.contexts import CommandRelease
+    from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
 _HELD, _MISSING = 75, 66
@@ -51,6 +52,11 @@ class Commands:
             started=looks.began(lines),
         )
 
+    def why_not(self, service: ServiceRef) -> str:
+        """Whoever starts it is told nothing by us: it is seen afterwards."""
+        del service
+        return ""
+
     def activate(self, release: str, *, expect: str | None) -> Command:
         """Looked at right before: a switch by somebody else in that moment is not told apart."""
         named = shlex.quote(looks.checked(release))
@@ -71,11 +77,7 @@ class Commands:
                 return
             case 75:
                 now = completed.out.decode("utf-8", "replace").strip()
-                raise CommandFailed(
-                    f"The current release is {shown(now)}, another one than was planned for:"
-                    " it is left alone.",
-                    fix="Look again and plan anew.",
-                )
+                raise looks.held(now)
             case 66:
                 raise CommandFailed(f"there is no release {shown(release)}.")
             case _:

@@ -6,13 +6,12 @@ resolved, or by its command line. The link is switched by a rename: there is no 
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.config.document import did_you_mean, shown
+from celery_ops.config.document import shown
 from celery_ops.errors import CommandFailed
 from celery_ops.hosts.releases import looks
 from celery_ops.model import HostReleases
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from celery_ops.config.contexts import SymlinkRelease
+    from celery_ops.model import ServiceRef
     from celery_ops.ports import Completed
 
 _LIST = r"""
@@ -99,7 +99,8 @@ exec "$python" -c "$script" "$script" "$pid" "$app" "$link" "$base/$release" < /
 """Arguments: the link, the directory of the releases, the release, a worker's pid, its application
 (empty: as its command line says), and NAMES."""
 
-NAMES = r"""
+NAMES = (
+    r"""
 import json, os, sys
 script, pid, app, link, there = sys.argv[1:6]
 with open("/proc/%s/cmdline" % pid, "rb") as file:
@@ -110,23 +111,11 @@ if os.environ.pop("CELERY_OPS_ENVIRONED", "") != pid:
     environ = {name: value.replace(link, there) for name, mark, value in entries if mark}
     environ["CELERY_OPS_ENVIRONED"] = pid
     os.execve(sys.executable, [sys.executable, "-c", script, *sys.argv[1:]], environ)
-sys.path.insert(0, os.getcwd())
-for at, word in enumerate(words):
-    if not app and word in ("-A", "--app"):
-        app = words[at + 1]
-    if not app and word.startswith("--app="):
-        app = word[6:]
-from celery.app.utils import find_app
-found = find_app(app or os.environ.get("CELERY_APP") or "celery")
-found.finalize()
-found.loader.import_default_modules()
-print("\ntasks=" + json.dumps(sorted(found.tasks)))
 """
+    + looks.TELL_TASKS
+)
 """Run by the release's own interpreter, with the environment of the worker that runs now: what it
 registers is what the release would register there."""
-
-_PRIVATE = "celery."
-"""The names of Celery's own tasks, which every release has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +163,11 @@ class Symlink:
             runs=runs,
         )
 
+    def why_not(self, service: ServiceRef) -> str:
+        """Whoever starts it is told nothing by us: it is seen afterwards."""
+        del service
+        return ""
+
     def activate(self, release: str, *, expect: str | None) -> Command:
         named = looks.checked(release)
         return Command(
@@ -200,17 +194,12 @@ class Symlink:
             case "missing":
                 text = completed.out.decode("utf-8", "replace")
                 known = in_order(set(re.findall(r"^release=(.*)$", text, re.MULTILINE)))
-                raise missing(release, known)
+                raise looks.missing(release, known)
             case "none":
                 says = f"{shown(self.release.current)} is there and is no link: it is left alone."
                 raise CommandFailed(says)
             case _:
-                now = lines.get("now", "")
-                raise CommandFailed(
-                    f"The current release is {shown(now)}, another one than was planned for:"
-                    " it is left alone.",
-                    fix="Look again and plan anew.",
-                )
+                raise looks.held(lines.get("now", ""))
 
     def tasks(self, release: str, *, pid: int | None) -> Command | None:
         """Asked of the release itself, by its own interpreter in the place of the worker's."""
@@ -228,28 +217,16 @@ class Symlink:
     def read_tasks(self, release: str, completed: Completed) -> frozenset[str]:
         if self.release.tasks is not None:
             return looks.names_of_tasks(release, completed)
-        told = re.findall(r"^tasks=(.*)$", completed.out.decode("utf-8", "replace"), re.MULTILINE)
-        if completed.code or not told:
-            last = completed.err.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
-            raise CommandFailed(
-                f"Which tasks {release} has cannot be told: {last or looks.said(completed)}.",
-                fix="Log in as the workers' user there, or write `tasks:` below `symlink:`,"
-                " a command that prints them.",
-            )
-        return frozenset(name for name in json.loads(told[-1]) if not name.startswith(_PRIVATE))
+        return looks.told_tasks(
+            release,
+            completed,
+            fix="Log in as the workers' user there, or write `tasks:` below `symlink:`,"
+            " a command that prints them.",
+        )
 
     @property
     def _places(self) -> tuple[str, str]:
         return self.release.current, self.release.releases
-
-
-def missing(release: str, known: Collection[str]) -> CommandFailed:
-    """A release that a host does not have."""
-    there = ", ".join(known) or "none"
-    return CommandFailed(
-        f"there is no release {shown(release)}{did_you_mean(release, known)}.",
-        fix=f"There are: {there}.",
-    )
 
 
 def _since(at: float, now: float | None, switched: float | None) -> float | None:
