@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.document import shown
 from celery_ops.config.units import as_duration
 from celery_ops.fleet import beats as fleet_beats
-from celery_ops.runbook import actions, beat_proof
+from celery_ops.runbook import actions, beat_proof, catch_up, silences
 from celery_ops.runbook.beat_proof import Marks
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from celery_ops.ports import Hosts
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.planner import Request
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
 
@@ -86,11 +87,11 @@ def obstacles(
 def hazards(
     step: BeatStep,
     services: tuple[Service, ...],
+    request: Request,
     snapshot: FleetSnapshot,
-    scope: Mapping[str, object],
 ) -> list[str]:
     """What an operator must know of it before agreeing."""
-    ignored = resolve(step.others, scope) == OTHERS_IGNORED
+    ignored = resolve(step.others, {"params": request.params}) == OTHERS_IGNORED
     told = []
     if step.verb is WorkerVerb.STOP:
         blind = fleet_beats.blind(snapshot.hosts, [host.name for host in snapshot.hosts])
@@ -102,6 +103,7 @@ def hazards(
         ]
         strays = fleet_beats.strays(snapshot) if ignored else ()
         told += [f"{named(beat)} goes on sending: it is not stopped" for beat in strays]
+        told += silences.of(step, request).hazards
     if step.verb is WorkerVerb.START and len(services) > 1 and not ignored:
         first, *rest = (str(service.ref) for service in services)
         told.append(
@@ -109,31 +111,33 @@ def hazards(
             f"{', '.join(rest)} only if RedBeat's lock makes it stand by; else it stays stopped "
             f"and is owed no more (others: {OTHERS_IGNORED} starts them all)"
         )
+    if step.verb is WorkerVerb.START:
+        told += catch_up.foreseen(services, request.schedule, snapshot)
     return told
 
 
 def planned(
     step: BeatStep,
     services: tuple[Service, ...],
+    request: Request,
     snapshot: FleetSnapshot,
     hosts: Hosts,
-    scope: Mapping[str, object],
 ) -> PlannedStep:
-    """The exact commands."""
+    """The exact commands, and for how long it is watched who sends."""
     done = [
         PlannedAction(step.id, beat.name, str(action), actions.undo_of(step.verb, beat, hosts))
         for beat in (plan_beat(service, snapshot) for service in services)
         for action in actions.of_verb(step.verb, beat, hosts)
     ]
     names = tuple(str(service.ref) for service in services)
-    seconds = as_duration(resolve(step.silence, scope))
+    silence = silences.of(step, request)
+    seconds = as_duration(silence.seconds)
     says = {
-        WorkerVerb.STOP: f"stop beat, and watch for {seconds} that no scheduler sends",
+        WorkerVerb.STOP: f"stop beat, and watch for {seconds} that no scheduler sends: "
+        + silence.says,
         WorkerVerb.START: f"start beat, and watch for {seconds} that no more than one sends",
-    }
-    return PlannedStep(
-        step.id, says.get(step.verb, f"{step.verb} beat"), names, actions=tuple(done)
-    )
+    }.get(step.verb, f"{step.verb} beat")
+    return PlannedStep(step.id, says, names, actions=tuple(done), silence=silence.seconds)
 
 
 def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
@@ -154,9 +158,10 @@ async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> st
     match step.verb:
         case WorkerVerb.STOP:
             await _all(stage, step, ready, targets)
-            return await _silence(stage, step)
+            return await _silence(stage, step, planned_step.silence)
         case WorkerVerb.START:
-            return await _start(stage, step, ready, targets)
+            burst = await catch_up.tell(stage, step.id, ready, snapshot)
+            return await _start(stage, step, ready, targets) + burst
         case _:
             await _all(stage, step, ready, targets)
             return "beat has been restarted"
@@ -174,7 +179,7 @@ async def _all(
         raise StepFailed("; ".join(f"{one.name}: {one.failed}" for one in failed))
 
 
-async def _silence(stage: Stage, step: BeatStep) -> str:
+async def _silence(stage: Stage, step: BeatStep, planned: float | None) -> str:
     """That nobody sends any more, proved once: a later step may have started one again since.
 
     Raise StepFailed.
@@ -185,7 +190,7 @@ async def _silence(stage: Stage, step: BeatStep) -> str:
             raise StepFailed(past.outcome.says)
         return past.outcome.says
     try:
-        says = await _nobody_sends(stage, step)
+        says = await _nobody_sends(stage, step, planned)
     except StepFailed as failed:
         stage.effects.conclude(step.id, None, Result.FAILED, failed.says)
         raise
@@ -193,14 +198,15 @@ async def _silence(stage: Stage, step: BeatStep) -> str:
     return says
 
 
-async def _nobody_sends(stage: Stage, step: BeatStep) -> str:
-    """No process does, and no message comes. Raise StepFailed."""
+async def _nobody_sends(stage: Stage, step: BeatStep, planned: float | None) -> str:
+    """For so many seconds no process does, and no message comes. Raise StepFailed."""
+    seconds = stage.value(step.silence) if planned is None else planned
     marks = Marks(stage, await stage.look())
     async with marks.watching():
-        await stage.brake.sleep(stage.value(step.silence))
+        await stage.brake.sleep(seconds)
     snapshot = await beat_proof.look(stage)
     still = beat_proof.still_there(snapshot)
-    says = f"{beat_proof.seen_on(snapshot)}; {marks.told()}"
+    says = f"{beat_proof.seen_on(snapshot)}; in {as_duration(seconds)} {marks.told()}"
     if stage.value(step.others) == OTHERS_IGNORED:
         return f"beat is stopped, and {still or 'nobody'} is known to go on; {marks.told()}"
     if still:
