@@ -184,8 +184,16 @@ def _unknown(
         yield "no worker tells its settings"
     if "django_celery_beat" in kinds:
         yield "django-celery-beat's database is not read"
+    elif told and own is None and "redbeat" not in kinds and _any_untold(snapshot):
+        yield "what a database adds, if it has one"
     if "redbeat" in kinds and own is None:
         yield "RedBeat's entries are not in this broker, or cannot be read"
+
+
+def _any_untold(snapshot: FleetSnapshot) -> bool:
+    """A scheduler is stopped, and its supervisor does not tell how it is started."""
+    stopped = (one.service for one in snapshot.beats if one.service and not one.running)
+    return any(one.status is None or not one.status.value.arguments for one in stopped)
 
 
 def _schedulers(confs: Iterable[dict[str, Any]], snapshot: FleetSnapshot) -> Iterator[str]:

@@ -112,7 +112,8 @@ def hazards(
             f"and is owed no more (others: {OTHERS_IGNORED} starts them all)"
         )
     if step.verb is WorkerVerb.START:
-        told += catch_up.foreseen(services, request.schedule, snapshot)
+        sends = services if ignored else services[:1]
+        told += catch_up.foreseen(sends, request.schedule, snapshot)
     return told
 
 
@@ -160,8 +161,7 @@ async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> st
             await _all(stage, step, ready, targets)
             return await _silence(stage, step, planned_step.silence)
         case WorkerVerb.START:
-            burst = await catch_up.tell(stage, step.id, ready, snapshot)
-            return await _start(stage, step, ready, targets) + burst
+            return await _start(stage, step, ready, targets)
         case _:
             await _all(stage, step, ready, targets)
             return "beat has been restarted"
@@ -227,6 +227,7 @@ async def _start(
     if not is_any:  # one of them is enough, whoever runs already
         number = 0 if any(one.name in up and one not in ready for one in targets) else 1
     first, rest = list(ready[:number]), list(ready[number:])
+    burst = await catch_up.tell(stage, step.id, first, before)
     marks = Marks(stage, before)
     until = stage.clock.monotonic() + stage.value(step.silence)
     async with marks.watching():
@@ -243,7 +244,7 @@ async def _start(
     running = ", ".join(one.name for one in targets if one.name in up) or "none"
     left = [one.name for one in targets if one.name not in up]
     stays = f"; {', '.join(left)} stays stopped" if left else ""
-    return f"{running} runs{stays}; {says}"
+    return f"{running} runs{stays}; {says}{burst}"
 
 
 async def _waits_for_lock(stage: Stage, targets: Sequence[Target]) -> bool:

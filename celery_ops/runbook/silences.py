@@ -41,11 +41,12 @@ def of(step: BeatStep, request: Request) -> Silence:
     least = resolve(step.silence, {"params": request.params})
     slot = step.silence
     by_hand = isinstance(slot, Reference) and slot.path[-1] in request.given
-    unknown = f" (not known: {'; '.join(told)})" if (told := request.schedule.unknown) else ""
+    why = "; ".join(request.schedule.unknown)
+    unknown = f" (not known: {why})" if why else ""
     found = schedules.shortest(request.schedule)
     if found is None:
-        why = "as given" if by_hand else "how often it sends is not known"
-        return Silence(least, f"{why}{'' if by_hand else unknown}")
+        says = f"how often it sends is not known{': ' if why else ''}{why}"
+        return Silence(least, "as given" if by_hand else says)
     interval, entry = found
     source = some(request.schedule.told_by)
     shortest = f"the shortest interval, {as_duration(interval)} ({entry.name}; {source})"
