@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.document import shown
 from celery_ops.config.units import as_duration
 from celery_ops.fleet import beats as fleet_beats
-from celery_ops.runbook import actions, beat_proof, catch_up, silences
+from celery_ops.runbook import actions, beat_proof, catch_up, forgetting, silences
 from celery_ops.runbook.beat_proof import Marks
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
@@ -40,6 +40,8 @@ def chosen(
     step: BeatStep, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> tuple[Service, ...]:
     """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
+    if step.forgets is not None:
+        return forgetting.chosen(step.forgets, snapshot, scope)
     beats = tuple(service for service in snapshot.services if service.ref.beat)
     running = tuple(one for one in beats if one.state in UP or one.status is None)
     if step.verb in _STOPS:
@@ -58,6 +60,8 @@ def obstacles(
     scope: Mapping[str, object],
 ) -> list[str]:
     """Why it cannot be done, in words with what to do instead."""
+    if step.forgets is not None:
+        return forgetting.obstacles(step.forgets, services, snapshot, scope)
     others = resolve(step.others, scope)
     if others not in {OTHERS_REFUSED, OTHERS_IGNORED}:
         return [f"others is {OTHERS_REFUSED} or {OTHERS_IGNORED}, not {shown(others)}"]
@@ -91,6 +95,8 @@ def hazards(
     snapshot: FleetSnapshot,
 ) -> list[str]:
     """What an operator must know of it before agreeing."""
+    if step.forgets is not None:
+        return forgetting.hazards(services, snapshot)
     ignored = resolve(step.others, {"params": request.params}) == OTHERS_IGNORED
     told = []
     if step.verb is WorkerVerb.STOP:
@@ -125,6 +131,8 @@ def planned(
     hosts: Hosts,
 ) -> PlannedStep:
     """The exact commands, and for how long it is watched who sends."""
+    if step.forgets is not None:
+        return forgetting.planned(step, services, snapshot)
     done = [
         PlannedAction(step.id, beat.name, str(action), actions.undo_of(step.verb, beat, hosts))
         for beat in (plan_beat(service, snapshot) for service in services)
@@ -153,6 +161,8 @@ def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
 
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> str:
     """All of them; what is proved by that. Raise StepFailed."""
+    if step.forgets is not None:
+        return await forgetting.perform(stage, step, planned_step)
     snapshot = await stage.look()
     targets = [stage.targets[name] for name in planned_step.targets]
     ready = [one for one in targets if await _meet(stage, step, one, snapshot)]
@@ -313,7 +323,8 @@ def _rivals(services: tuple[Service, ...], snapshot: FleetSnapshot) -> list[str]
     ]
     return [
         f"{named(one)} sends already: with a second scheduler everything is sent twice. Stop it "
-        f"first; `others: {OTHERS_IGNORED}` in that step starts them all the same "
+        f"first, or leave the others stopped (celery-ops beat forget NAME); "
+        f"`others: {OTHERS_IGNORED}` in that step starts them all the same "
         f"(-p other_beats={OTHERS_IGNORED})"
         for one in (running if services else ())
     ]

@@ -48,7 +48,13 @@ from celery_ops.runbook.schema import (
     WaitStep,
 )
 from celery_ops.runbook.steps import Spot, StepReader, Verb, Where
-from celery_ops.runbook.worker_grammar import OF_BEAT, OWED_BY, optional, read_worker_step
+from celery_ops.runbook.worker_grammar import (
+    OF_BEAT,
+    OWED_BY,
+    optional,
+    read_forget,
+    read_worker_step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -326,6 +332,7 @@ VERBS: Mapping[str, Verb] = {
     "stop": Verb(read_worker_step, _ANYWHERE, (*_WORKER_KEYS, *OF_BEAT, "for_good")),
     "start": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, OWED_BY, *OF_BEAT)),
     "restart": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
+    "forget": Verb(read_forget, _STEPS, ("when",)),
     "wait": Verb(
         _read_wait,
         _ANYWHERE,

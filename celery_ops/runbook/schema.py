@@ -262,6 +262,10 @@ class BeatStep:
     owed_by: Slot[str] = Constant(ANY_RUN)
     silence: Slot[float] = Constant(DEFAULT_SILENCE)
     others: Slot[str] = Constant(OTHERS_REFUSED)
+    forgets: Slot[str] | None = None
+    """`forget: NAMES`, with commas between them: those are owed their start no more. Then nothing
+    is started.
+    """
 
 
 @dataclass(frozen=True, slots=True)

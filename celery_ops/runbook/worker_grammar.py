@@ -103,6 +103,18 @@ def _beat_step(steps: StepReader, spot: Spot, verb: WorkerVerb) -> BeatStep:
     )
 
 
+def read_forget(steps: StepReader, spot: Spot) -> BeatStep:
+    """`forget: NAMES`: schedulers that stay stopped."""
+    return BeatStep(
+        id=spot.id,
+        verb=WorkerVerb.START,
+        timeout=Constant(0.0),
+        when=steps.when(spot),
+        place=spot.place,
+        forgets=steps.values.plain_text(spot.value, spot.what),
+    )
+
+
 def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
     node = spot.keys.get("on_timeout")
     if node is None:
