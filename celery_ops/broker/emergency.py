@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Heartbeat,
         HeldMessage,
         Holder,
+        PeriodicTask,
         RunRecord,
         TakenRecord,
         Targets,
@@ -246,6 +247,9 @@ class NoBroker:
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         del message
+        return None
+
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
         return None
 
     def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:

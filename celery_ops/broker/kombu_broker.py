@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Heartbeat,
         HeldMessage,
         Holder,
+        PeriodicTask,
         RunRecord,
         TakenRecord,
         Targets,
@@ -155,6 +156,9 @@ class KombuBroker:
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         del message
+        return None
+
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
         return None
 
     def follow(self, task: str) -> AbstractAsyncContextManager[Followed]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Heartbeat,
         HeldMessage,
         Holder,
+        PeriodicTask,
         RunRecord,
         TakenRecord,
         Targets,
@@ -157,6 +158,9 @@ class RabbitBroker:
     async def ahead_of(self, message: TaskMessage) -> int | None:
         """Not told: a place in a queue is seen only by taking messages out of it."""
         del message
+        return None
+
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
         return None
 
     def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:

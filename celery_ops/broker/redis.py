@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import heartbeats, names, records, scripts
+from celery_ops.broker import heartbeats, names, records, redbeat, scripts
 from celery_ops.broker.lease import DEFAULT_TTL, RedisLease
 from celery_ops.broker.mailbox import Mailbox
 from celery_ops.broker.questions import ARGUMENTS
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Heartbeat,
         HeldMessage,
         Holder,
+        PeriodicTask,
         RunRecord,
         TakenRecord,
         Targets,
@@ -157,6 +158,9 @@ class RedisBroker:
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         return await self._tasks.ahead_of(message)
+
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
+        return await redbeat.entries(self._wire)
 
     def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
         return self._tasks.follow(task)

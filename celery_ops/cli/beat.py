@@ -1,4 +1,4 @@
-"""`beat`: the schedulers; `beat stop|start`: the runbooks by their short names."""
+"""`beat`: the schedulers; `beat stop|start|forget`: the runbooks by their short names."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ def beat(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
 
 for _verb, _runbook, _summary in _VERBS:
     beat.add_command(RunCommand(_verb, runbook=_runbook, summary=_summary, names_workers=False))
+
+beat.add_command(
+    RunCommand(
+        "forget",
+        runbook="forget-beat",
+        summary="Leave stopped schedulers stopped: no run owes them their start any more.",
+        names_workers=True,
+        named="beats",
+    )
+)

@@ -14,14 +14,20 @@ from celery_ops.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+WORKERS = "workers"
 _REPEATABLE = "allow_gap"
 
 
 class RunCommand(click.Command):
-    """Runs one runbook; with `names_workers`, on the workers that are its arguments."""
+    """Runs one runbook; with `names_workers`, on the workers that are its arguments, which are the
+    parameter of that name unless they are `named` otherwise.
+    """
 
-    def __init__(self, name: str, *, runbook: str, summary: str, names_workers: bool) -> None:
+    def __init__(
+        self, name: str, *, runbook: str, summary: str, names_workers: bool, named: str = WORKERS
+    ) -> None:
         self._runbook = runbook
+        self._named = named
         params = run_options()
         if names_workers:
             params.append(click.Argument(["names"], nargs=-1, required=True, metavar="NAME..."))
@@ -29,19 +35,19 @@ class RunCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         """Start the run and end with its code."""
-        code = start_run(ctx.ensure_object(Choice), wanted(self._runbook, ctx.params))
+        code = start_run(ctx.ensure_object(Choice), wanted(self._runbook, ctx.params, self._named))
         if code:
             raise click.exceptions.Exit(code)
 
 
-def wanted(runbook: str, options: Mapping[str, Any]) -> Wanted:
+def wanted(runbook: str, options: Mapping[str, Any], named: str = WORKERS) -> Wanted:
     """What the command line asks for. Raise UsageError for a parameter that is none."""
     given = _given(options["params"])
     names = options.get("names")
     if names:
-        if "workers" in given:
-            raise UsageError("the workers are named already: leave -p workers=… out")
-        given["workers"] = ",".join(names)
+        if named in given:
+            raise UsageError(f"the {named} are named already: leave -p {named}=… out")
+        given[named] = ",".join(names)
     return Wanted(
         runbook,
         given,

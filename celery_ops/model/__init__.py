@@ -13,6 +13,7 @@ from celery_ops.model.parking import Parked, parked
 from celery_ops.model.queues import UNWATCHED, Elsewhere, Flow, HeldMessage, Queue, Unproven
 from celery_ops.model.records import HELD, HOLD, PAUSED, ClockMark, Holder, RunRecord, TakenRecord
 from celery_ops.model.releases import HostReleases
+from celery_ops.model.schedules import PeriodicTask, Schedule
 from celery_ops.model.services import (
     Hazard,
     Host,
@@ -71,6 +72,7 @@ __all__ = [
     "Incarnation",
     "Level",
     "Parked",
+    "PeriodicTask",
     "Queue",
     "Reading",
     "RegisteredTask",
@@ -79,6 +81,7 @@ __all__ = [
     "Rights",
     "Role",
     "RunRecord",
+    "Schedule",
     "SeenProcess",
     "SeenProcesses",
     "SeenTask",

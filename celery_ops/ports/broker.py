@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Heartbeat,
         HeldMessage,
         Holder,
+        PeriodicTask,
         RunRecord,
         TakenRecord,
         Targets,
@@ -83,6 +84,10 @@ class Broker(Protocol):
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
         """How many messages are served before it; None if it was not found in its queue."""
+        ...
+
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
+        """The entries of RedBeat's schedule; None where this broker keeps none that can be read."""
         ...
 
     def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:

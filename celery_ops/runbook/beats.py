@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.document import shown
 from celery_ops.config.units import as_duration
 from celery_ops.fleet import beats as fleet_beats
-from celery_ops.runbook import actions, beat_proof
+from celery_ops.runbook import actions, beat_proof, catch_up, forgetting, silences
 from celery_ops.runbook.beat_proof import Marks
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.failure import StepFailed
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celery_ops.ports import Hosts
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.planner import Request
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.stage import Stage
 
@@ -40,6 +41,8 @@ def chosen(
     step: BeatStep, runbook: Runbook, snapshot: FleetSnapshot, scope: Mapping[str, object]
 ) -> tuple[Service, ...]:
     """Those that run, to be stopped; those that are owed, or stopped earlier on, to be started."""
+    if step.forgets is not None:
+        return forgetting.chosen(step.forgets, snapshot, scope)
     beats = tuple(service for service in snapshot.services if service.ref.beat)
     left = unanswering(_stop_of(step, runbook), snapshot, scope)
     beats = tuple(one for one in beats if one not in left)
@@ -90,6 +93,8 @@ def obstacles(
     scope: Mapping[str, object],
 ) -> list[str]:
     """Why it cannot be done, in words with what to do instead."""
+    if step.forgets is not None:
+        return forgetting.obstacles(step.forgets, services, snapshot, scope)
     others = resolve(step.others, scope)
     if others not in {OTHERS_REFUSED, OTHERS_IGNORED}:
         return [f"others is {OTHERS_REFUSED} or {OTHERS_IGNORED}, not {shown(others)}"]
@@ -121,10 +126,13 @@ def obstacles(
 def hazards(
     step: BeatStep,
     services: tuple[Service, ...],
+    request: Request,
     snapshot: FleetSnapshot,
-    scope: Mapping[str, object],
 ) -> list[str]:
     """What an operator must know of it before agreeing."""
+    if step.forgets is not None:
+        return forgetting.hazards(services, snapshot)
+    scope = {"params": request.params}
     ignored = resolve(step.others, scope) == OTHERS_IGNORED
     told = _left(step, snapshot, scope)
     if step.verb is WorkerVerb.STOP:
@@ -137,6 +145,7 @@ def hazards(
         ]
         strays = fleet_beats.strays(snapshot) if ignored else ()
         told += [f"{named(beat)} goes on sending: it is not stopped" for beat in strays]
+        told += silences.of(step, request).hazards
     if step.verb is WorkerVerb.START and len(services) > 1 and not ignored:
         first, *rest = (str(service.ref) for service in services)
         told.append(
@@ -144,31 +153,36 @@ def hazards(
             f"{', '.join(rest)} only if RedBeat's lock makes it stand by; else it stays stopped "
             f"and is owed no more (others: {OTHERS_IGNORED} starts them all)"
         )
+    if step.verb is WorkerVerb.START:
+        sends = services if ignored else services[:1]
+        told += catch_up.foreseen(sends, request.schedule, snapshot)
     return told
 
 
 def planned(
     step: BeatStep,
     services: tuple[Service, ...],
+    request: Request,
     snapshot: FleetSnapshot,
     hosts: Hosts,
-    scope: Mapping[str, object],
 ) -> PlannedStep:
-    """The exact commands."""
+    """The exact commands, and for how long it is watched who sends."""
+    if step.forgets is not None:
+        return forgetting.planned(step, services, snapshot)
     done = [
         PlannedAction(step.id, beat.name, str(action), actions.undo_of(step.verb, beat, hosts))
         for beat in (plan_beat(service, snapshot) for service in services)
         for action in actions.of_verb(step.verb, beat, hosts)
     ]
     names = tuple(str(service.ref) for service in services)
-    seconds = as_duration(resolve(step.silence, scope))
+    silence = silences.of(step, request)
+    seconds = as_duration(silence.seconds)
     says = {
-        WorkerVerb.STOP: f"stop beat, and watch for {seconds} that no scheduler sends",
+        WorkerVerb.STOP: f"stop beat, and watch for {seconds} that no scheduler sends: "
+        + silence.says,
         WorkerVerb.START: f"start beat, and watch for {seconds} that no more than one sends",
-    }
-    return PlannedStep(
-        step.id, says.get(step.verb, f"{step.verb} beat"), names, actions=tuple(done)
-    )
+    }.get(step.verb, f"{step.verb} beat")
+    return PlannedStep(step.id, says, names, actions=tuple(done), silence=silence.seconds)
 
 
 def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:
@@ -193,13 +207,15 @@ def kept_stopped(runbook: Runbook, plan: Plan) -> frozenset[str]:
 
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> str:
     """All of them; what is proved by that. Raise StepFailed."""
+    if step.forgets is not None:
+        return await forgetting.perform(stage, step, planned_step)
     snapshot = await stage.look()
     targets = [stage.targets[name] for name in planned_step.targets]
     ready = [one for one in targets if await _meet(stage, step, one, snapshot)]
     match step.verb:
         case WorkerVerb.STOP:
             await _all(stage, step, ready, targets)
-            return await _silence(stage, step)
+            return await _silence(stage, step, planned_step.silence)
         case WorkerVerb.START:
             return await _start(stage, step, ready, targets)
         case _:
@@ -219,7 +235,7 @@ async def _all(
         raise StepFailed("; ".join(f"{one.name}: {one.failed}" for one in failed))
 
 
-async def _silence(stage: Stage, step: BeatStep) -> str:
+async def _silence(stage: Stage, step: BeatStep, planned: float | None) -> str:
     """That nobody sends any more, proved once: a later step may have started one again since.
 
     Raise StepFailed.
@@ -230,7 +246,7 @@ async def _silence(stage: Stage, step: BeatStep) -> str:
             raise StepFailed(past.outcome.says)
         return past.outcome.says
     try:
-        says = await _nobody_sends(stage, step)
+        says = await _nobody_sends(stage, step, planned)
     except StepFailed as failed:
         stage.effects.conclude(step.id, None, Result.FAILED, failed.says)
         raise
@@ -238,14 +254,15 @@ async def _silence(stage: Stage, step: BeatStep) -> str:
     return says
 
 
-async def _nobody_sends(stage: Stage, step: BeatStep) -> str:
-    """No process does, and no message comes. Raise StepFailed."""
+async def _nobody_sends(stage: Stage, step: BeatStep, planned: float | None) -> str:
+    """For so many seconds no process does, and no message comes. Raise StepFailed."""
+    seconds = stage.value(step.silence) if planned is None else planned
     marks = Marks(stage, await stage.look())
     async with marks.watching():
-        await stage.brake.sleep(stage.value(step.silence))
+        await stage.brake.sleep(seconds)
     snapshot = await beat_proof.look(stage)
     still = beat_proof.still_there(snapshot)
-    says = f"{beat_proof.seen_on(snapshot)}; {marks.told()}"
+    says = f"{beat_proof.seen_on(snapshot)}; in {as_duration(seconds)} {marks.told()}"
     if stage.value(step.others) == OTHERS_IGNORED:
         return f"beat is stopped, and {still or 'nobody'} is known to go on; {marks.told()}"
     if still:
@@ -266,6 +283,7 @@ async def _start(
     if not is_any:  # one of them is enough, whoever runs already
         number = 0 if any(one.name in up and one not in ready for one in targets) else 1
     first, rest = list(ready[:number]), list(ready[number:])
+    burst = await catch_up.tell(stage, step.id, first, before)
     marks = Marks(stage, before)
     until = stage.clock.monotonic() + stage.value(step.silence)
     async with marks.watching():
@@ -282,7 +300,7 @@ async def _start(
     running = ", ".join(one.name for one in targets if one.name in up) or "none"
     left = [one.name for one in targets if one.name not in up]
     stays = f"; {', '.join(left)} stays stopped" if left else ""
-    return f"{running} runs{stays}; {says}"
+    return f"{running} runs{stays}; {says}{burst}"
 
 
 async def _waits_for_lock(stage: Stage, targets: Sequence[Target]) -> bool:
@@ -351,7 +369,8 @@ def _rivals(services: tuple[Service, ...], snapshot: FleetSnapshot) -> list[str]
     ]
     return [
         f"{named(one)} sends already: with a second scheduler everything is sent twice. Stop it "
-        f"first; `others: {OTHERS_IGNORED}` in that step starts them all the same "
+        f"first, or leave the others stopped (celery-ops beat forget NAME); "
+        f"`others: {OTHERS_IGNORED}` in that step starts them all the same "
         f"(-p other_beats={OTHERS_IGNORED})"
         for one in (running if services else ())
     ]
@@ -380,23 +399,7 @@ async def _meet(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSna
         says = "runs already"
         await stage.effects.give_back("service", target.planned)
         target.down = False
-    elif step.verb is WorkerVerb.START:
-        _tell_catch_up(stage, step, target, snapshot)
     if says:
         target.done = True
         stage.effects.conclude(step.id, target.name, Result.SKIPPED, says)
     return not says
-
-
-def _tell_catch_up(stage: Stage, step: BeatStep, target: Target, snapshot: FleetSnapshot) -> None:
-    """FACTS: an entry that fell due while beat was stopped is sent once, however often it did; a
-    beat that kept no schedule file knows of none.
-    """
-    stopped = [one.at for one in snapshot.taken if one.key == f"service:{target.name}"]
-    if stopped:
-        away = max(0.0, (snapshot.at - min(stopped)).total_seconds())
-        says = (
-            f"was stopped for {as_duration(away)}: each entry that fell due meanwhile is sent once,"
-            " at once, if it kept its schedule"
-        )
-        stage.say(target.name, says, step.id)

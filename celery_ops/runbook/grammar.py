@@ -55,6 +55,7 @@ from celery_ops.runbook.worker_grammar import (
     OWED_BY,
     offline,
     optional,
+    read_forget,
     read_worker_step,
 )
 
@@ -337,6 +338,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "start": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, OWED_BY, *OF_BEAT)),
     "restart": Verb(read_worker_step, _ANYWHERE, (*_STARTING_VERB.keys, "keep_available")),
+    "forget": Verb(read_forget, _STEPS, ("when",)),
     "wait": Verb(
         _read_wait,
         _ANYWHERE,

@@ -109,6 +109,7 @@ _OF_THE_TURN = frozenset({"drain", "resume", "stop", "start", "restart", "scale"
 
 _VALUES: Mapping[str, Schema] = {
     **dict.fromkeys(_OF_THE_TURN, _SELECTOR),
+    "forget": {**_WORD, "description": "schedulers that stay stopped, with commas between them"},
     "wait": {**_WORD, "description": "what is waited for, in words"},
     "check": _CONDITION,
     "doctor": {"type": "array", "items": _WORD, "minItems": 1},

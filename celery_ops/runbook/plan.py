@@ -141,6 +141,8 @@ class PlannedStep:
     actions: tuple[PlannedAction, ...] = ()
     evidence: tuple[str, ...] = ()
     """What proves that it may be done."""
+    silence: float | None = None
+    """Seconds for which nobody may send once beat is stopped."""
 
 
 @dataclass(frozen=True, slots=True)

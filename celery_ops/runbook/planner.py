@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import UsageError
 from celery_ops.fleet.tracing import Sightings
-from celery_ops.model import Level, WorkerState
+from celery_ops.model import Level, Schedule, WorkerState
 from celery_ops.runbook import (
     absences,
     actions,
@@ -103,6 +103,8 @@ class Request:
     """Where the tasks are that steps are about."""
     ended: Mapping[str, Endings] = field(default_factory=dict)
     """What was found of those that are to be sent again, by step."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """What is known of what schedulers send."""
 
 
 def selected(
@@ -293,8 +295,8 @@ class _Draft:
             case BeatStep():
                 services = self.chosen_beats(step)
                 self.refusals += beats.obstacles(step, services, self.snapshot, self.scope)
-                self.hazards += beats.hazards(step, services, self.snapshot, self.scope)
-                return beats.planned(step, services, self.snapshot, self.hosts, self.scope)
+                self.hazards += beats.hazards(step, services, self.request, self.snapshot)
+                return beats.planned(step, services, self.request, self.snapshot, self.hosts)
             case WaitStep() | CheckStep() | ConfirmStep() | RunStep() | NotifyStep():
                 return PlannedStep(
                     step.id, in_words(step, self.scope), actions=self.actions(step, ())

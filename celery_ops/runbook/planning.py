@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import PreconditionFailed
+from celery_ops.fleet import schedules
 from celery_ops.fleet.tracing import Tracer
-from celery_ops.model import Targets
+from celery_ops.model import Schedule, Targets
 from celery_ops.ports import Question
 from celery_ops.runbook import holding_plans, planner, running_ahead, sighting, switching
 from celery_ops.runbook.hazards import asks
@@ -95,6 +96,7 @@ class Planner:
             },
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
             ended=await self._endings.look(runbook, params, snapshot),
+            schedule=await self._schedule(runbook, snapshot),
         )  # fmt: skip
         plan = planner.build(request, snapshot, self._hosts, now)
         return replace(plan, hazards=(*plan.hazards, *await self._ahead(runbook, plan, snapshot)))
@@ -106,6 +108,11 @@ class Planner:
         store = self._surveyor.broker.store
         waiting = await running_ahead.producers(plan, snapshot, store)
         return [*waiting, *running_ahead.schedulers(plan, snapshot)]
+
+    async def _schedule(self, runbook: Runbook, snapshot: FleetSnapshot) -> Schedule:
+        if not any(isinstance(step, BeatStep) for step in runbook.steps):
+            return Schedule()
+        return await schedules.read(self._surveyor.broker, snapshot)
 
     async def _meet(self, request: Request, snapshot: FleetSnapshot) -> FleetSnapshot:
         """Wait for the word of selected solo pools that run a task: what they consume, nobody else

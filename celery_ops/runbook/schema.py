@@ -267,6 +267,10 @@ class BeatStep:
     offline: Slot[str] = Constant(Offline.FAIL)
     optional: bool = False
     gives_back: bool = True
+    forgets: Slot[str] | None = None
+    """`forget: NAMES`, with commas between them: those are owed their start no more. Then nothing
+    is started.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _NOT_GIVEN_BACK = {
     "put": "what was put back waits to be run, and another restore of the same backup goes on with"
     " the rest",
     "retry": "what was sent again waits to be run, and is kept from that by celery-ops task revoke",
+    "forget": "it is stopped, and started by its supervisor's own command",
     "unpark": "they are where they came from, and the rest is still parked",
 }
 

@@ -135,6 +135,18 @@ def offline(steps: StepReader, spot: Spot) -> Slot[str]:
     return slot
 
 
+def read_forget(steps: StepReader, spot: Spot) -> BeatStep:
+    """`forget: NAMES`: schedulers that stay stopped."""
+    return BeatStep(
+        id=spot.id,
+        verb=WorkerVerb.START,
+        timeout=Constant(0.0),
+        when=steps.when(spot),
+        place=spot.place,
+        forgets=steps.values.plain_text(spot.value, spot.what),
+    )
+
+
 def _on_timeout(steps: StepReader, spot: Spot) -> OnTimeout:
     node = spot.keys.get("on_timeout")
     if node is None:

@@ -89,6 +89,25 @@ def test_all_that_send_are_stopped_and_one_is_started_again(
     assert ann.do("beat", "--json").json["senders"] == 1
 
 
+def test_one_that_stays_stopped_is_owed_its_start_no_more(
+    fleet: HostFleet, ann: Operator, bob: Operator
+) -> None:
+    """The other one is given back as ever."""
+    fleet.hosts["web2"].run("systemctl", "start", STANDS_BY.name)
+    stopped = ann.do("beat", "stop", "--yes", *BRIEFLY)
+    assert stopped.code == 0, stopped.all
+    fleet.hosts["web2"].run("systemctl", "start", STANDS_BY.name)
+    refused = bob.do("beat", "forget", str(STANDS_BY), "--yes")
+    assert (refused.code, len(taken(fleet))) == (7, 2), refused.all
+    fleet.hosts["web2"].run("systemctl", "stop", STANDS_BY.name)
+    forgot = bob.do("beat", "forget", str(STANDS_BY), "--yes")
+    assert forgot.code == 0, forgot.all
+    assert len(taken(fleet)) == 1
+    started = ann.do("beat", "start", "--yes", *BRIEFLY)
+    assert started.code == 0, started.all
+    assert active(fleet) == "active"
+
+
 def test_a_restart_is_another_life(fleet: HostFleet, ann: Operator) -> None:
     before = life(fleet)
     said = ann.do("runbook", "rebeat", "--yes")

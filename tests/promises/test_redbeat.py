@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,6 +59,11 @@ def senders(fleet: Operations, since: int = 0) -> set[str]:
     return {json.loads(one)["headers"]["origin"].partition("@")[0] for one in sent}
 
 
+def is_due(fleet: Operations) -> bool:
+    due: Any = fleet.redis.zscore("redbeat::schedule", "redbeat:tick")
+    return float(due) < time.time()
+
+
 def test_a_standby_is_no_second_sender_and_both_come_back(fleet: Operations, ann: Operator) -> None:
     seen = ann.do("beat", "--json").json
     assert seen["senders"] == 1, seen
@@ -68,17 +74,21 @@ def test_a_standby_is_no_second_sender_and_both_come_back(fleet: Operations, ann
     names = {one["sends_as"].partition("@")[0] for one in ours}
     assert senders(fleet) < names, "one of the two sends, under the name that was told"
 
+    plan = ann.do("beat", "stop", "--plan")
+    assert "longer than the shortest interval, 500ms (tick; RedBeat's own entries" in plan.out
     stopped = ann.do("beat", "stop", "--yes", "-p", "silence=1s")
     assert stopped.code == 0, stopped.all
     assert (fleet.pid("one"), fleet.pid("two")) == (0, 0)
     assert not fleet.redis.exists(LOCK)
     length: Any = fleet.redis.llen("periodic")
 
+    wait_until(lambda: is_due(fleet), what="its entry has come due")
     started = ann.do("beat", "start", "--yes", "-p", "silence=1s")
     assert started.code == 0, started.all
     assert 0 not in (fleet.pid("one"), fleet.pid("two"))
     assert len(senders(fleet, length)) == 1
     assert "rig.work came from gen" in started.out
+    assert "tick (every 500ms) is sent at once" in started.out
     assert fleet.nothing_is_taken()
 
 

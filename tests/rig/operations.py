@@ -53,7 +53,7 @@ CONF = {
 @dataclass(frozen=True)
 class Program:
     """A worker as supervisord runs it, or a scheduler. `node` is its own name unless given;
-    `packages` is a folder with further ones.
+    `packages` is a folder with further ones, `environment` further variables.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Program:
     autostart: bool = True
     beat: bool = False
     packages: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def node_name(self) -> str:
@@ -75,7 +76,7 @@ class Program:
 
     def settings(self, fleet: Fleet, folder: Path) -> dict[str, str]:
         """The keys of its section of supervisord.conf."""
-        environment = fleet.environment() | {"RIG_PROGRAM": self.name}
+        environment = fleet.environment() | {"RIG_PROGRAM": self.name} | dict(self.environment)
         if self.packages:
             environment["PYTHONPATH"] = self.packages
         command = self._command()

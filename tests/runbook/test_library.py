@@ -39,6 +39,7 @@ def test_the_shipped_runbooks_are_all_valid_and_short_enough_for_3_am() -> None:
         "deploy",
         "drain-queue",
         "drain-worker",
+        "forget-beat",
         "hold-task",
         "move-queue",
         "park-queue",

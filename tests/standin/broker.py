@@ -18,6 +18,7 @@ from celery_ops.model import (
     Heartbeat,
     HeldMessage,
     Holder,
+    PeriodicTask,
     RunRecord,
     StoredCall,
     StoredResult,
@@ -396,6 +397,10 @@ class StandinBroker:
         waiting = [one.id for one in self.fleet.queues.get(message.queue, ())]
         return waiting.index(message.id) if message.id in waiting else None
 
+    async def redbeat(self) -> tuple[PeriodicTask, ...] | None:
+        self.check_reachable()
+        return self.fleet.redbeat
+
     @asynccontextmanager
     async def follow(self, task: str | None) -> AsyncIterator[StandinFollowed]:
         self.check_reachable()
@@ -529,7 +534,8 @@ class StandinBroker:
                     for name in worker.registered
                 ]
             case Question.CONF | Question.REVOKED:
-                return sorted(worker.revoked) if question is Question.REVOKED else {}
+                conf = {"beat_schedule": self.fleet.schedule}
+                return sorted(worker.revoked) if question is Question.REVOKED else conf
 
     def _stats(self, worker: SimulatedWorker) -> dict[str, object]:
         return {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from celery_ops.model import TaskMessage
+    from celery_ops.model import PeriodicTask, TaskMessage
     from tests.standin.clock import VirtualClock
 
 __all__ = [
@@ -60,6 +60,9 @@ class StandinFleet:
         """What workers announced of each message, where their task events are on."""
         self.announced: list[TaskNews] = []
         """All of it, in order."""
+        self.schedule: dict[str, object] = {}
+        """`beat_schedule`, as workers tell it."""
+        self.redbeat: tuple[PeriodicTask, ...] | None = None
         self.results: dict[str, TaskNews] = {}
         """How messages ended, where a worker keeps results."""
         self.ends: dict[str, tuple[Message, datetime]] = {}
