@@ -79,7 +79,7 @@ async def test_all_is_switched_while_tasks_go_on(operation: Operation, strategy:
     assert set((await releases(operation)).values()) == {"v1"}
     assert operation.fleet.lost == set()
     assert (beat_of(operation).state, beat_of(operation).starts) == (ServiceState.RUNNING, 2)
-    assert "each entry that fell due meanwhile is sent once" in ran.told()
+    assert "each entry that came due meanwhile is sent once" in ran.told()
 
 
 @both_strategies
