@@ -178,7 +178,7 @@ class PriorityProbing(Prober):
             f" {', '.join(map(str, dict.fromkeys(levels)))} at once",
             expect="they are received in the order of their priorities",
             undo=None,
-            verb="probe",
+            verb="probe priorities",
         )
         case.begin({str(uuid.uuid4()): Probed(level, n) for n, level in enumerate(levels)})
         case.messages = {

@@ -334,8 +334,7 @@ class ProbeStep:
     when: Condition | None
     place: Place
     optional: bool = False
-    priorities: Slot[bool] = Constant(value=False)
-    """Whether it is also looked at in which order the queues serve priorities."""
+    priorities: Slot[bool] = Constant(value=False)  # also in which order they are served
 
 
 class QueueVerb(StrEnum):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.rig import wait_until
+from tests.rig.mortal import Death, When
 from tests.rig.operations import COMMON, Operations, Program, operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.promises.conftest import MakeOperator
     from tests.rig.operator import Said
@@ -30,15 +32,20 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
         yield made
 
 
-def smoke(
-    fleet: Operations, hire: MakeOperator, queue: str, *, options: str = "", timeout: str = "20s"
-) -> Said:
-    """What the shipped runbook says of a queue; `options` are the broker's, as JSON."""
+def probing(fleet: Operations, options: str = "") -> Path:
+    """The configuration of the fleet, with a probe."""
     path = fleet.folder / "probing.yaml"
     more = f"    probe: {{task: rig.quiet, queues: [{COMMON}]}}\n"
     more += f"    broker_options: {options}\n" if options else ""
     path.write_text(fleet.config.read_text().replace("    services:\n", f"{more}    services:\n"))
-    ann = hire("ann", "--config", str(path))
+    return path
+
+
+def smoke(
+    fleet: Operations, hire: MakeOperator, queue: str, *, options: str = "", timeout: str = "20s"
+) -> Said:
+    """What the shipped runbook says of a queue; `options` are the broker's, as JSON."""
+    ann = hire("ann", "--config", str(probing(fleet, options)))
     given = ("-p", f"queues={queue}", "-p", f"timeout={timeout}")
     return ann.do("runbook", "smoke", "--yes", "--json", *given)
 
@@ -136,3 +143,23 @@ def test_events_are_off_again_and_none_is_asked_for_on_request(
     replies = {one.node: str(one.value) for one in fleet.poller.ask("enable_events")}
     fleet.poller.ask("disable_events")
     assert not [name for name, said in replies.items() if "already" in said]
+
+
+@pytest.mark.parametrize("when", list(When))
+def test_one_whose_executor_is_killed_goes_on_and_leaves_no_events_on(
+    fleet: Operations, operator: MakeOperator, when: When
+) -> None:
+    fleet.poller.ask("disable_events")
+    ann = operator("ann", "--config", str(probing(fleet)))
+    variables = Death("probe priorities", when).variables(ann.home / "mortal")
+    said = ann.do("runbook", "smoke", "--yes", "-p", "queues=twins", **variables)
+    assert said.code == 9, said.all
+    said = ann.do("runs", "resume", "--json")
+    assert said.code == 0, said.all
+    assert outcome(said, "twins")[1].startswith(PROVED)
+    replies = {one.node: str(one.value) for one in fleet.poller.ask("enable_events")}
+    fleet.poller.ask("disable_events")
+    assert not [name for name, said in replies.items() if "already" in said]
+    redis: Any = fleet.redis
+    wait_until(lambda: redis.hlen("unacked") == 0, what="nothing is held")
+    assert not redis.keys("twins*")
