@@ -102,6 +102,7 @@ class Conclusion:
         if course.began and course.ending in ends:
             try:
                 await self._events_off()
+                await self._releases_first(course)
                 await self._cleanup.put_right(failed_only=course.ending is Ending.DONE)
             except (Aborted, LeaseBroken) as error:
                 _break_off(course, error)
@@ -157,6 +158,28 @@ class Conclusion:
         goes_on = again(report, self._stage.plan, self._runbook, course.state)
         return replace(report, causes=found, again=goes_on)
 
+    async def _releases_first(self, course: Course) -> None:
+        """Of workers that are down, for they are about to be started, and not with what would not
+        start. What fails of it is tried again, and told, when all else is taken back.
+        """
+        is_aborted = course.ending is Ending.ABORTED and bool(course.step)
+        if not (is_aborted or course.ending is Ending.UNDONE):
+            return
+        done = Recall.of(read(self._stage.journal.path))
+        step = course.step if is_aborted else None
+        for one in reversals(done, self._runbook, self._stage.plan, step):
+            target = self._stage.targets.get(one.target)
+            if isinstance(one, Irreversible) or not one.release or target is None:
+                continue
+            if not (target.down and self._stage.effects.may_go_on):
+                continue
+            try:
+                await self._switch_back(f"{UNDO}{one.step}", one)
+            except (LeaseBroken, LeaseHeld):
+                raise
+            except (StepFailed, OpsError) as error:
+                self._stage.say(one.target, error.says, STEP)
+
     async def _take_back(self, course: Course, step: str | None = None) -> None:
         """Reverse what the current batch has done beyond what it owes, the newest first; with a
         `step`: no other's.
@@ -209,13 +232,7 @@ class Conclusion:
     async def _release_back(self, step: str, one: Reversal) -> None:
         """And a worker that runs another one by now is restarted. Raise StepFailed."""
         stage, target = self._stage, self._stage.targets.get(one.target)
-        stage.effects.intend(
-            step, one.target, f"make {one.release} the current release of {one.host} again",
-            expect="it is the one that services are started with", undo=None, verb="undo",
-        )  # fmt: skip
-        await switch(
-            stage, step, one.target, one.host, one.release, expect=None, timeout=UNDO_TIMEOUT
-        )
+        await self._switch_back(step, one)
         if target is None or target.owed:
             return
         snapshot = await stage.look()
@@ -236,6 +253,16 @@ class Conclusion:
         failed, target.failed = target.failed, kept
         if failed and failed != kept:
             raise StepFailed(failed)
+
+    async def _switch_back(self, step: str, one: Reversal) -> None:
+        """Raise StepFailed."""
+        self._stage.effects.intend(
+            step, one.target, f"make {one.release} the current release of {one.host} again",
+            expect="it is the one that services are started with", undo=None, verb="undo",
+        )  # fmt: skip
+        await switch(
+            self._stage, step, one.target, one.host, one.release, expect=None, timeout=UNDO_TIMEOUT
+        )
 
     async def _stop_again(self, step: str, target: Target) -> None:
         """Drained first, for it may have begun tasks since. Raise StepFailed."""

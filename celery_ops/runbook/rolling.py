@@ -377,9 +377,13 @@ class Rolling:
             return alive
         self._failed += [target.name for target in failed]
         undo = f"{self._roll.id} undo"
-        owed = [target for target in failed if target.owed]
+        too_many = len(self._failed) > self._stage.value(self._roll.max_failed)
+        switches = any(isinstance(step, ActivateStep) for step in self._roll.steps)
+        # Who is down is started when its release is back: with this one it did not come up.
+        later = too_many and switches and self._roll.on_fail is OnFail.UNDO
+        owed = [target for target in failed if target.owed and not (later and target.down)]
         await all_of([self._stage.verbs.put_right(undo, target) for target in owed])
-        if len(self._failed) > self._stage.value(self._roll.max_failed):
+        if too_many:
             await self._too_many(failed)
         return [target for target in alive if not target.failed]
 

@@ -15,6 +15,8 @@ from tests.standin.releases import StandinReleases
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_ops.ports import Command, Completed
+
 SWITCHES = """
 name: switches
 summary: Switches the release.
@@ -148,6 +150,28 @@ async def test_a_canary_that_does_not_come_up_is_put_back(operation: Operation) 
     snapshot = await operation.look()
     assert {worker.release for worker in snapshot.workers} == {"v3"}
     assert {worker.queues for worker in snapshot.workers} == {("default",)}
+    assert snapshot.taken == ()
+
+
+class Deadly(StandinReleases):
+    """No worker comes up with `v1`."""
+
+    def obey(self, host: str, command: Command) -> Completed:
+        done = super().obey(host, command)
+        for worker in self._fleet.workers:
+            worker.faults.dies_at_start = self.current[host] == "v1"
+        return done
+
+
+async def test_a_canary_that_dies_at_its_start_is_started_with_the_release_before(
+    operation: Operation,
+) -> None:
+    operation.hosts.layout = Deadly(operation.fleet, ("web1", "web2"), "v1", "v2", "v3")
+    ran = await operation.run("switches", release="v1", workers="w1@web1")
+    assert ran.ending is Ending.UNDONE, ran.told()
+    assert layout(operation).switched == [("web1", "v1"), ("web1", "v3")]
+    snapshot = await operation.look()
+    assert {worker.release for worker in snapshot.workers} == {"v3"}
     assert snapshot.taken == ()
 
 
