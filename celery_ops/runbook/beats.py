@@ -175,14 +175,17 @@ def planned(
         for action in actions.of_verb(step.verb, beat, hosts)
     ]
     names = tuple(str(service.ref) for service in services)
-    silence = silences.of(step, request)
-    seconds = as_duration(silence.seconds)
-    says = {
-        WorkerVerb.STOP: f"stop beat, and watch for {seconds} that no scheduler sends: "
-        + silence.says,
-        WorkerVerb.START: f"start beat, and watch for {seconds} that no more than one sends",
-    }.get(step.verb, f"{step.verb} beat")
-    return PlannedStep(step.id, says, names, actions=tuple(done), silence=silence.seconds)
+    if step.verb is WorkerVerb.STOP:
+        silence = silences.of(step, request)
+        says = f"stop beat, and watch for {as_duration(silence.seconds)} that no scheduler sends"
+        return PlannedStep(
+            step.id, f"{says}: {silence.says}", names, actions=tuple(done), silence=silence.seconds
+        )
+    says = f"{step.verb} beat"
+    if step.verb is WorkerVerb.START:
+        seconds = as_duration(resolve(step.silence, {"params": request.params}))
+        says += f", and watch for {seconds} that no more than one sends"
+    return PlannedStep(step.id, says, names, actions=tuple(done))
 
 
 def left_stopped(runbook: Runbook, plan: Plan) -> set[str]:

@@ -41,14 +41,14 @@ def operation(tmp_path: Path) -> Operation:
     return made
 
 
-def stop(plan: Plan) -> PlannedStep:
+def on_beat(plan: Plan) -> PlannedStep:
     return next(one for one in plan.steps if one.targets)
 
 
 async def test_silence_is_longer_than_the_shortest_interval(operation: Operation) -> None:
     plan = await operation.plan("stop-beat")
-    assert stop(plan).silence == 25.0
-    assert stop(plan).says == (
+    assert on_beat(plan).silence == 25.0
+    assert on_beat(plan).says == (
         "stop beat, and watch for 25s that no scheduler sends: longer than the shortest interval,"
         " 20s (often; w1@web1)"
     )
@@ -72,8 +72,8 @@ async def test_what_is_given_by_hand_counts_as_it_is(
     operation: Operation, given: str, seconds: float, says: str
 ) -> None:
     plan = await operation.plan("stop-beat", silence=given)
-    assert stop(plan).silence == seconds
-    assert says in stop(plan).says
+    assert on_beat(plan).silence == seconds
+    assert says in on_beat(plan).says
     told = [one for one in plan.hazards if "-p silence=25s waits for longer" in one]
     assert bool(told) is (seconds <= 20.0)
     assert (await operation.execute(plan)).ending is Ending.DONE
@@ -82,24 +82,25 @@ async def test_what_is_given_by_hand_counts_as_it_is(
 async def test_nobody_waits_for_an_hour_unless_it_was_asked_for(operation: Operation) -> None:
     operation.fleet.schedule = {"hourly": HOURLY}
     plan = await operation.plan("stop-beat")
-    assert stop(plan).silence == 600.0
+    assert on_beat(plan).silence == 600.0
     (hazard,) = plan.hazards
     assert "for 10m proves little: the shortest interval is 1h (hourly)" in hazard
     plan = await operation.plan("stop-beat", silence="2h")
-    assert (stop(plan).silence, plan.hazards) == (7200.0, ())
+    assert (on_beat(plan).silence, plan.hazards) == (7200.0, ())
 
 
 async def test_where_no_schedule_is_known_that_is_said(operation: Operation) -> None:
     operation.fleet.schedule = {}
     plan = await operation.plan("stop-beat")
-    assert stop(plan).silence == 5.0
-    assert stop(plan).says.endswith("how often it sends is not known")
+    assert on_beat(plan).silence == 5.0
+    assert on_beat(plan).says.endswith("how often it sends is not known")
 
 
 async def test_before_it_starts_it_is_said_what_it_sends_at_once(operation: Operation) -> None:
     await operation.run("stop-beat", silence="1s")
     await operation.clock.sleep(600)
     plan = await operation.plan("start-beat")
+    assert on_beat(plan).says == "start beat, and watch for 5s that no more than one sends"
     (hazard,) = plan.hazards
     assert hazard.startswith(f"{BEAT} was stopped for 10m")
     assert hazard.endswith(
