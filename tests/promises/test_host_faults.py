@@ -8,6 +8,7 @@ somebody who knows nothing of celery_ops, who also counts the consumers all the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -39,6 +40,17 @@ STOPS_SOON = {"timeout: 2m": "timeout: 15s"}
 """Likewise: how long a stop and a start may take."""
 
 
+NUMBERS = itertools.count(1)
+"""Of tasks: none has the number of one that was released."""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostFleet]:
+    """For all whose incident leaves everything as it was, or takes back what it did."""
+    with host_fleet(tmp_path_factory.mktemp("fleet"), "web1", HOST) as fleet:
+        yield fleet
+
+
 class Incident:
     """Two hosts, an operator, and a restart of one worker while something goes wrong."""
 
@@ -47,6 +59,7 @@ class Incident:
         self.ann = ann
         self.host = fleet.hosts[HOST]
         self.before = fleet.incarnations()
+        self.held = [next(NUMBERS) for _ in range(8)]
         self.write_runbook({})
 
     def write_runbook(self, changes: Mapping[str, str]) -> None:
@@ -89,7 +102,7 @@ class Incident:
 
     def keep_busy(self) -> None:
         """The victim runs a task that does not end."""
-        for number in range(1, 9):
+        for number in self.held:
             self.fleet.fleet.send(number, task="rig.hold", queue="mail")
         wait_until(lambda: self._runs_a_task(VICTIM.node), what="a task that does not end")
 
@@ -97,7 +110,7 @@ class Incident:
         return any(one.node == node and one.value for one in self.fleet.poller.ask("active"))
 
     def let_go(self) -> None:
-        self.fleet.fleet.release(*range(1, 9))
+        self.fleet.fleet.release(*self.held)
 
     # --- the restart ---
 
@@ -166,32 +179,39 @@ class Incident:
 
 
 @contextlib.contextmanager
-def incident(
-    folder: Path,
-    *,
-    unit: Mapping[str, str] | None = None,
-    sudoers: list[str] | None = None,
-    least: int = 2,
-) -> Iterator[Incident]:
+def incident(folder: Path, fleet: HostFleet, *, least: int = 2) -> Iterator[Incident]:
     """At its end the guard was never broken: a run takes one worker at a time, the fault itself
     those of a host; then `common` keeps its `least` consumers, and `mail` one.
     """
-    with host_fleet(folder / "fleet", "web1", HOST, unit=unit, sudoers=sudoers) as fleet:
-        with Sampler(Poller(fleet.redis)) as sampler:
-            yield Incident(fleet, fleet.operator(folder, "ann"))
-        assert sampler.least("mail") >= 1
-        assert sampler.least("common") >= least
-        fleet.dismiss()
-        assert fleet.leaks() == []
+    fleet.config.write_text(fleet.configuration())
+    fleet.wait_until_ready()
+    with Sampler(Poller(fleet.redis)) as sampler:
+        yield Incident(fleet, fleet.operator(folder, "ann"))
+    assert sampler.least("mail") >= 1
+    assert sampler.least("common") >= least
+    fleet.dismiss()
+    assert fleet.leaks() == []
+
+
+@contextlib.contextmanager
+def on_own_hosts(
+    folder: Path, *, unit: Mapping[str, str] | None = None, sudoers: list[str] | None = None
+) -> Iterator[Incident]:
+    """The same on hosts that nobody uses afterwards."""
+    with (
+        host_fleet(folder / "fleet", "web1", HOST, unit=unit, sudoers=sudoers) as fleet,
+        incident(folder, fleet) as it,
+    ):
+        yield it
 
 
 # --- hosts that are not there ---------------------------------------------------------------------
 
 
 def test_a_host_that_cannot_be_reached_is_left_alone_and_others_are_restarted(
-    tmp_path: Path,
+    tmp_path: Path, hosts: HostFleet
 ) -> None:
-    with incident(tmp_path, least=1) as it:
+    with incident(tmp_path, hosts, least=1) as it:
         with cut_off(it.host):
             said = it.restart()
             assert said.code == 7, said.all
@@ -206,9 +226,9 @@ def test_a_host_that_cannot_be_reached_is_left_alone_and_others_are_restarted(
 
 
 def test_a_host_that_is_cut_off_in_a_run_and_comes_back_gets_its_queues_back(
-    tmp_path: Path,
+    tmp_path: Path, hosts: HostFleet
 ) -> None:
-    with incident(tmp_path) as it:
+    with incident(tmp_path, hosts) as it:
         it.keep_busy()
         running = it.start(*GIVES_UP)
         it.ann.until_draining()
@@ -223,8 +243,10 @@ def test_a_host_that_is_cut_off_in_a_run_and_comes_back_gets_its_queues_back(
         assert not it.lives_anew()
 
 
-def test_a_frozen_host_is_given_up_and_the_named_command_mends_it(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+def test_a_frozen_host_is_given_up_and_the_named_command_mends_it(
+    tmp_path: Path, hosts: HostFleet
+) -> None:
+    with incident(tmp_path, hosts) as it:
         it.keep_busy()
         running = it.start(*GIVES_UP)
         it.ann.until_draining()
@@ -241,7 +263,7 @@ def test_a_frozen_host_is_given_up_and_the_named_command_mends_it(tmp_path: Path
 def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
     tmp_path: Path,
 ) -> None:
-    with incident(tmp_path) as it:
+    with on_own_hosts(tmp_path) as it:
         it.put_before_sudo(SLOW_SUDO["before its effect"])
         it.write_runbook(STOPS_SOON)
         running = it.start()
@@ -259,7 +281,7 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
 
 
 def test_who_lost_its_power_after_the_drain_is_not_told_to_stop(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+    with on_own_hosts(tmp_path) as it:
         running = it.start(*GIVES_UP)
         it.until_result("2.1")
         power_off(it.host)
@@ -281,8 +303,10 @@ def test_who_lost_its_power_after_the_drain_is_not_told_to_stop(tmp_path: Path) 
 # --- connections that are lost --------------------------------------------------------------------
 
 
-def test_a_connection_that_was_lost_before_a_command_is_made_anew(tmp_path: Path) -> None:
-    with incident(tmp_path) as it, Proxy(it.host) as proxy:
+def test_a_connection_that_was_lost_before_a_command_is_made_anew(
+    tmp_path: Path, hosts: HostFleet
+) -> None:
+    with incident(tmp_path, hosts) as it, Proxy(it.host) as proxy:
         it.go_through(proxy)
         running = it.start()
         it.ann.until(lambda event: event["event"] == "intent", "a drain")
@@ -302,9 +326,9 @@ SLOW_SUDO = {
 
 @pytest.mark.parametrize("when", SLOW_SUDO)
 def test_a_command_whose_connection_was_lost_is_settled_by_looking(
-    tmp_path: Path, when: str
+    tmp_path: Path, hosts: HostFleet, when: str
 ) -> None:
-    with incident(tmp_path) as it, Proxy(it.host) as proxy:
+    with incident(tmp_path, hosts) as it, Proxy(it.host) as proxy:
         it.go_through(proxy)
         it.put_before_sudo(SLOW_SUDO[when])
         running = it.start()
@@ -318,9 +342,9 @@ def test_a_command_whose_connection_was_lost_is_settled_by_looking(
 
 
 def test_a_command_that_was_lost_with_its_connection_is_not_believed_to_be_done(
-    tmp_path: Path,
+    tmp_path: Path, hosts: HostFleet
 ) -> None:
-    with incident(tmp_path) as it, Proxy(it.host) as proxy:
+    with incident(tmp_path, hosts) as it, Proxy(it.host) as proxy:
         it.go_through(proxy)
         it.put_before_sudo("touch ~/mark; sleep 2; exit 1")
         it.write_runbook(STOPS_SOON)
@@ -333,8 +357,8 @@ def test_a_command_that_was_lost_with_its_connection_is_not_believed_to_be_done(
         it.all_is_well()
 
 
-def test_an_sshd_that_takes_no_more_logins_is_told(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+def test_an_sshd_that_takes_no_more_logins_is_told(tmp_path: Path, hosts: HostFleet) -> None:
+    with incident(tmp_path, hosts) as it:
         it.set_sshd("MaxStartups 2")
         with crowd(it.host, 2):
             said = it.restart()
@@ -345,10 +369,11 @@ def test_an_sshd_that_takes_no_more_logins_is_told(tmp_path: Path) -> None:
         said = it.restart()
         assert said.code == 0, said.all
         it.all_is_well()
+        it.set_sshd("")
 
 
-def test_a_slow_line_only_takes_longer(tmp_path: Path) -> None:
-    with incident(tmp_path) as it, Proxy(it.host, delay=0.1) as proxy:
+def test_a_slow_line_only_takes_longer(tmp_path: Path, hosts: HostFleet) -> None:
+    with incident(tmp_path, hosts) as it, Proxy(it.host, delay=0.1) as proxy:
         it.go_through(proxy)
         said = it.restart()
         assert said.code == 0, said.all
@@ -361,7 +386,7 @@ def test_a_slow_line_only_takes_longer(tmp_path: Path) -> None:
 
 
 def test_a_refused_sudo_gives_the_queues_back_and_tells_what_to_allow(tmp_path: Path) -> None:
-    with incident(tmp_path, sudoers=[]) as it:
+    with on_own_hosts(tmp_path, sudoers=[]) as it:
         said = it.restart()
         assert said.code == 1, said.all
         assert f"sudo was refused on {HOST}: sudo: a password is required" in said.out
@@ -370,8 +395,8 @@ def test_a_refused_sudo_gives_the_queues_back_and_tells_what_to_allow(tmp_path: 
         it.all_is_well()
 
 
-def test_a_masked_unit_is_not_stopped(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+def test_a_masked_unit_is_not_stopped(tmp_path: Path, hosts: HostFleet) -> None:
+    with incident(tmp_path, hosts) as it:
         it.host.run("systemctl", "mask", "--runtime", VICTIM.service.name)
         said = it.restart()
         assert said.code == 7, said.all
@@ -380,12 +405,13 @@ def test_a_masked_unit_is_not_stopped(tmp_path: Path) -> None:
         assert it.ann.journals() == []
         assert not it.lives_anew()
         it.all_is_well()
+        it.host.run("systemctl", "unmask", "--runtime", VICTIM.service.name)
 
 
 def test_a_unit_that_starts_and_dies_needs_a_human_and_the_named_command_mends_it(
     tmp_path: Path,
 ) -> None:
-    with incident(tmp_path, unit={"RestartSec": "100ms", "StartLimitBurst": "3"}) as it:
+    with on_own_hosts(tmp_path, unit={"RestartSec": "100ms", "StartLimitBurst": "3"}) as it:
         fault = it.host.root / "srv/rig/faults/w1.dies"
         fault.touch()
         said = it.restart()
@@ -401,7 +427,7 @@ def test_a_unit_that_starts_and_dies_needs_a_human_and_the_named_command_mends_i
 
 
 def test_a_stop_that_ends_in_sigkill_is_told_and_the_worker_is_started(tmp_path: Path) -> None:
-    with incident(tmp_path, unit={"TimeoutStopSec": "8"}) as it:
+    with on_own_hosts(tmp_path, unit={"TimeoutStopSec": "8"}) as it:
         it.write_runbook({"on_timeout: fail": "on_timeout: proceed"})
         it.keep_busy()
         said = it.restart(*GIVES_UP)
@@ -412,21 +438,26 @@ def test_a_stop_that_ends_in_sigkill_is_told_and_the_worker_is_started(tmp_path:
         it.all_is_well()
 
 
-def test_a_full_disk_is_in_nobodys_way(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+def test_a_full_disk_is_in_nobodys_way(tmp_path: Path, hosts: HostFleet) -> None:
+    with incident(tmp_path, hosts) as it:
         fill_disk(it.host)
         said = it.restart()
         assert said.code == 0, said.all
         assert it.lives_anew()
         it.all_is_well()
+        it.host.run("rm", "/filled")
 
 
-def test_what_a_login_shell_prints_is_not_taken_for_an_answer(tmp_path: Path) -> None:
-    with incident(tmp_path) as it:
+def test_what_a_login_shell_prints_is_not_taken_for_an_answer(
+    tmp_path: Path, hosts: HostFleet
+) -> None:
+    with incident(tmp_path, hosts) as it:
         profile = it.host.root / "home/ops/.bashrc"
         banner = "echo ActiveState=inactive; echo Welcome >&2\n"
-        profile.write_text(banner + profile.read_text())
+        before = profile.read_text()
+        profile.write_text(banner + before)
         said = it.restart()
         assert said.code == 0, said.all
         assert it.lives_anew()
         it.all_is_well()
+        profile.write_text(before)

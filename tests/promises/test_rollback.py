@@ -16,7 +16,7 @@ import pytest
 from tests.rig import wait_until
 from tests.rig.load import Load
 from tests.rig.poller import Sampler
-from tests.rig.released import NEW, OLD, current, released_fleet, ticks
+from tests.rig.released import NEW, OLD, Tick, current, released_fleet, ticks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +32,18 @@ ROLLBACK = (
     "-p",
     "release=previous",
     "-p",
-    "watch=20s",
-    "-p",
     "batch=3",
     "-p",
     "silence=2s",
 )
 TASKS_BEFORE = 20
+OPTIONS = {
+    "drain-first": ("-p", "watch=20s"),
+    # Three batches, not six, and the guard still has to cut them: one consumer of mail a time.
+    "rolling": ("-p", "watch=8s", "-p", "keep_available=50%"),
+}
+WATCHED = {"drain-first": 20, "rolling": 8}
+"""Seconds: so many ticks, or nearly."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +79,35 @@ def rolled_back(folder: Path, fleet: HostFleet, *options: str) -> RolledBack:
     return RolledBack(fleet, run, load, sampler)
 
 
-@pytest.mark.parametrize("strategy", ["drain-first", "rolling"])
+@pytest.mark.parametrize("strategy", OPTIONS)
 def test_a_release_is_rolled_back_under_load(tmp_path: Path, strategy: str) -> None:
     with released_fleet(tmp_path / "fleet") as fleet:
         assert current(fleet) == dict.fromkeys(fleet.hosts, NEW)
         if strategy == "rolling":  # beat runs twice
+            told = len(ticks(fleet))
             fleet.hosts["web2"].run("systemctl", "start", "celery-beat")
-            wait_until(lambda: len({one.origin for one in ticks(fleet)}) == 2, what="both send")
-        seen = rolled_back(tmp_path, fleet, "-p", f"strategy={strategy}")
+            wait_until(lambda: _both_send(ticks(fleet)[told:]), what="both send", timeout=60)
+        seen = rolled_back(tmp_path, fleet, "-p", f"strategy={strategy}", *OPTIONS[strategy])
         assert seen.run.code == 0, seen.run.all
         assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
         _no_task_was_lost_or_doubled(seen)
-        _beat_was_away_all_the_while(seen)
+        _beat_was_away_all_the_while(seen, watched=WATCHED[strategy])
         _all_consume_as_before(seen)
         if strategy == "drain-first":
             assert seen.sampler.least("common") == 0
             drained = seen.moment("result", "3", last=True)
             assert drained < seen.moment("intent", "4", verb="activate")
         else:
-            assert seen.sampler.least("common") >= 4
+            assert seen.sampler.least("common") >= 3
             assert seen.sampler.least("mail") >= 2
         fleet.dismiss()
         assert fleet.leaks() == []
+
+
+def _both_send(told: list[Tick]) -> bool:
+    """More than once: a slow host sends one before it is told not to, after its boot."""
+    times = Counter(one.origin.rpartition("@")[2] for one in told)
+    return min(times["web1"], times["web2"]) > 1
 
 
 def _no_task_was_lost_or_doubled(seen: RolledBack) -> None:
@@ -106,7 +118,7 @@ def _no_task_was_lost_or_doubled(seen: RolledBack) -> None:
     assert seen.fleet.redis.hlen("unacked") == 0
 
 
-def _beat_was_away_all_the_while(seen: RolledBack) -> None:
+def _beat_was_away_all_the_while(seen: RolledBack, *, watched: int) -> None:
     """It is stopped before anything else is done, and started when all else is done."""
     stopped = seen.moment("result", "2")
     started = seen.moment("intent", "6")
@@ -120,7 +132,7 @@ def _beat_was_away_all_the_while(seen: RolledBack) -> None:
     assert all(one.release == OLD for one in told if one.origin == senders[1])
     assert min(one.at for one in told if one.origin == senders[1]) >= started
     assert {one.origin for one in told if one.at >= started} == {senders[1]}, "one sends"
-    assert after > 15, "it was watched for twenty seconds"
+    assert after > watched * 3 / 4, "it was watched for so long"
     assert before > 3
 
 
