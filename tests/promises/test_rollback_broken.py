@@ -84,6 +84,7 @@ def _all_die_again_and_again(ann: Operator, fleet: HostFleet) -> None:
     wait_until(lambda: not fleet.poller.consumers(), what="nobody consumes", timeout=60)
     for number in WAITING:
         fleet.fleet.send(number, queue="common")
+    _refused_where_one_host_lacks_the_release(ann, fleet)
     run = rolled_back(ann, "-p", "release=previous")
     assert run.code == 0, run.all
     assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
@@ -91,6 +92,17 @@ def _all_die_again_and_again(ann: Operator, fleet: HostFleet) -> None:
     wait_until(lambda: set(fleet.fleet.ends()) >= set(WAITING), what="what waited has run")
     assert set(fleet.fleet.starts().values()) == {1}
     assert fleet.nothing_is_taken()
+
+
+def _refused_where_one_host_lacks_the_release(ann: Operator, fleet: HostFleet) -> None:
+    kept, away = f"{RELEASES}/{OLD}", "/srv/app/elsewhere"
+    fleet.hosts["web2"].run("mv", kept, away)
+    refused = rolled_back(ann, "-p", f"release={OLD}")
+    assert refused.code == 7, refused.all
+    assert "web2" in refused.err
+    assert fleet.show_unit(fleet.beats[0], "ActiveState") == {"ActiveState": "active"}
+    assert current(fleet) == dict.fromkeys(fleet.hosts, NEW)
+    fleet.hosts["web2"].run("mv", away, kept)
 
 
 def _aborted_when_beat_was_stopped(ben: Operator, fleet: HostFleet) -> None:
