@@ -84,8 +84,9 @@ def planned(step: BeatStep, services: Sequence[Service], snapshot: FleetSnapshot
 
 async def perform(stage: Stage, step: BeatStep, planned_step: PlannedStep) -> str:
     """Each that is seen to be stopped. Raise StepFailed."""
-    snapshot = await stage.look()
     targets = [stage.targets[name] for name in planned_step.targets]
+    services = [one.planned.service for one in targets if one.planned.service is not None]
+    snapshot = await stage.surveyor.refresh(questions=(), services=services)
     for target in targets:
         await _forget(stage, step.id, target, snapshot)
     failed = [f"{one.name}: {one.failed}" for one in targets if one.failed]
@@ -106,10 +107,10 @@ async def _forget(stage: Stage, step: str, target: Target, snapshot: FleetSnapsh
     if service is None or target.failed:
         stage.effects.conclude(step, target.name, Result.FAILED, target.failed)
         return
-    target.planned = (
-        past.worker if past is not None and past.worker else plan_beat(service, snapshot)
-    )
-    if past is None:
+    target.planned = plan_beat(service, snapshot)
+    if past is not None:
+        target.planned = past.worker or target.planned
+    else:
         stage.effects.intend(
             step, target.name, _does(target.planned),
             expect=_EXPECT, undo=None, verb=FORGET, worker=target.planned,
