@@ -164,7 +164,8 @@ async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
     owed = [one for one in taken if one.run == taken_up.run]
-    holds = [one for one in owed if one.kind in {HOLD, HELD}]
+    ends_by_itself = bool(taken_up.plan.sieves)
+    holds = [one for one in owed if one.kind in {HOLD, HELD} and not ends_by_itself]
     if holds:
         raise UsageError(
             f"{taken_up.run} holds {', '.join(holds[0].tasks)}, which is not undone but released",

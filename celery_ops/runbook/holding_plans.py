@@ -21,7 +21,7 @@ from celery_ops.runbook.moves import rate_of
 from celery_ops.runbook.plan import PlannedAction, PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
 from celery_ops.runbook.scouting import Scouted
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, SieveStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,6 +173,8 @@ async def look(
 ) -> dict[str, Scouted]:
     """What its steps that hold or release would do, by their ids. Raise UsageError."""
     found = {}
+    if any(isinstance(step, SieveStep) for step in runbook.steps):
+        return {}  # its release step ends what this one began
     for step in runbook.steps:
         if isinstance(step, HoldStep | ReleaseStep) and not is_left_out(step, params):
             if broker.beside(HOLDS) is None:
