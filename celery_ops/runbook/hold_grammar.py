@@ -54,7 +54,7 @@ def _read_sieve(steps: StepReader, spot: Spot) -> SieveStep:
         steps.wrong(spot.keys["untold"].place, says)
     return SieveStep(
         id=spot.id,
-        release=_text(steps, spot, "unknown_to", ""),
+        release=steps.values.release(spot.keys["unknown_to"], f"unknown_to of {spot.what}"),
         untold=untold,
         timeout=steps.timeout(spot),
         when=steps.when(spot),

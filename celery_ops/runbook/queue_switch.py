@@ -50,17 +50,17 @@ class Switch:
         step: str,
         tasks: tuple[str, ...],
         *,
-        any_life: bool = False,
+        unknown_to: str = "",
     ) -> None:
-        """`any_life`: what is recorded is owed to whichever life of a worker, since its next one is
-        switched before anything could be recorded of it.
+        """`unknown_to`: workers are switched to that release meanwhile, and what is recorded is
+        owed to whichever life of theirs, since a new one is told before it could be recorded.
         """
         self.told: dict[str, list[Incarnation]] = {}
         self._stage = stage
         self._effects = effects
         self._step = step
         self._tasks = tasks
-        self._any_life = any_life
+        self._unknown_to = unknown_to
         self._owed: dict[str, TakenRecord] = {}
         self._told_at: dict[tuple[str, str], float] = {}
         self._strange: set[tuple[str, str]] = set()
@@ -81,6 +81,7 @@ class Switch:
                 record = replace(
                     self._effects.record(HELD, target),
                     incarnation=None, queues=(declared,), service=None, tasks=self._tasks,
+                    unknown_to=self._unknown_to,
                 )  # fmt: skip
                 if record.key not in self._owed:
                     await self._effects.take_down(record)
@@ -125,8 +126,8 @@ class Switch:
             for declared in worker.consuming.value if worker.consuming is not None else ():
                 if declared.name == queue:
                     record = self._effects.held(worker, declared, self._tasks)
-                    if self._any_life:
-                        record = replace(record, incarnation=None)
+                    if self._unknown_to:
+                        record = replace(record, incarnation=None, unknown_to=self._unknown_to)
                     await self._effects.take_down(record)
                     self._owed[record.key] = record
         await self._effects.control([ControlAction(one.name, add) for one in workers])

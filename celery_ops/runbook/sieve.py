@@ -82,7 +82,9 @@ class Sieve:
         self._forwarding = Forwarding(
             self._effects, stage.clock, self._is_unknown, run=plan.run, say=self._say
         )
-        self._switch = Switch(stage, self._effects, planned.step, (planned.name,), any_life=True)
+        self._switch = Switch(
+            stage, self._effects, planned.step, (planned.name,), unknown_to=planned.release
+        )
         self._nodes: frozenset[str] = frozenset()
         self._greeted: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []

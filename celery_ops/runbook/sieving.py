@@ -50,20 +50,23 @@ class Sieving:
     async def begin(self, step: SieveStep) -> str:
         """What came of it."""
         planned = self._planned
-        if planned is None or planned.idle:
+        if planned is None:
+            return ""
+        if planned.idle:
+            says = f"nothing is parked: {planned.idle}"
+            self._stage.effects.conclude(planned.step, None, Result.SKIPPED, says)
             return ""
         beside = self._broker.beside(HOLDS)
         if beside is None:
             return await self._put_aside(planned, planned.step)
         sieve = Sieve(self._stage, planned, self._broker, beside, self._hands)
         try:
-            said = await sieve.begin(self._stage.value(step.timeout))
+            await sieve.begin(self._stage.value(step.timeout))
         except LeaseHeld as held:
             says = f"{planned.name} is not parked: {held.says}"
             self._stage.effects.conclude(planned.step, planned.name, Result.FAILED, says)
             return says
         self._sieve = sieve
-        self._stage.say(None, said, planned.step)
         return ""
 
     async def end(self, step: ReleaseStep) -> str:
