@@ -284,6 +284,11 @@ async def _release(
     hazards = [] if wanted.keeps or not held else [
         f"{counted(held, 'message')} that were held run as soon as a worker is free{rate}"
     ]  # fmt: skip
+    if held and owed[0].unknown_to and not wanted.keeps:
+        hazards.append(
+            f"workers of {owed[0].unknown_to} discard them: -p parked=keep leaves them parked until"
+            " celery-ops queue unpark"
+        )
     says = f"release {', '.join(tasks)}, held by run {run}"
     planned = PlannedStep(step.id, says, actions=tuple(actions))
     return Scouted(planned, tuple(moves), tuple(refused), tuple(hazards))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
 from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord
-from celery_ops.model.holding import hold_of
+from celery_ops.model.holding import hold_of, own_names
 from celery_ops.ports import CancelConsumer, Question
 from celery_ops.runbook import queue_judges, unknown_tasks
 from celery_ops.runbook.events import Result
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 NODES_EVERY = 0.005
 """Seconds between two looks at who listens; four times as long as one of them takes, at least."""
 LOOKS_EVERY = 0.5
-TOLD_FIRST, TOLD_LATER, TOLD_FOR = 0.01, 0.2, 5.0
+TOLD_FIRST, TOLD_LATER, TOLD_FOR = 0.004, 0.2, 5.0
 """Seconds between two orders to a worker that starts, at first and later, and how long it gets
 them: it is seen a moment before it listens.
 """
@@ -64,6 +64,8 @@ class Sieve:
         self.queues: tuple[str, ...] = ()
         self.discarded: list[str] = []
         """What workers announced that they have discarded: the exception's text."""
+        self.sent: dict[str, float] = {}
+        """Who has sent what is unknown, and when it was seen last, on the clock of the run."""
         self._stage = stage
         self._planned = planned
         self._broker = broker
@@ -213,10 +215,8 @@ class Sieve:
         if target is None and not self._is_ours(name):
             return
         known = None if target is None else target.planned.queues
-        queues = [
-            queue for queue in self.queues
-            if known is None or queue in {one.name for one in known}
-        ]  # fmt: skip
+        own = None if known is None else own_names(one.name for one in known)
+        queues = [queue for queue in self.queues if own is None or queue in own]
         clock, pause = self._stage.clock, TOLD_FIRST
         until = clock.monotonic() + TOLD_FOR
         heard = asyncio.Event()
@@ -225,7 +225,7 @@ class Sieve:
             replies = await self._effects.replies(CancelConsumer(queue), [name])
             if name in replies:
                 heard.set()
-            if name in replies and known is not None:
+            if name in replies and own is not None:
                 await self._effects.replies(consume_through(queue), [name])
 
         told: set[asyncio.Task[None]] = set()
@@ -241,8 +241,9 @@ class Sieve:
     async def _watch(self) -> None:
         """Whoever is missed by that, and new queues; and what the broker may have forgotten."""
         clock = self._stage.clock
-        reminded = clock.monotonic()
+        reminded = began = clock.monotonic()
         while True:
+            await clock.sleep(max(LOOKS_EVERY, 2 * (clock.monotonic() - began)))
             began = clock.monotonic()
             with suppress(BrokerUnreachable, LeaseLost):
                 snapshot = await self._stage.surveyor.refresh(
@@ -253,7 +254,6 @@ class Sieve:
                 if clock.monotonic() - reminded >= REMINDED_EVERY:
                     reminded = clock.monotonic()
                     await self._effects.remind()
-            await clock.sleep(max(LOOKS_EVERY, 2 * (clock.monotonic() - began)))
 
     async def _listen(self) -> None:
         """What workers discard all the same, where task events are on."""
@@ -294,7 +294,10 @@ class Sieve:
         return not self._stage.plan.where.scope and bool(name)
 
     def _is_unknown(self, message: StoredMessage) -> bool:
-        return self._planned.is_unknown(message.task)
+        is_unknown = self._planned.is_unknown(message.task)
+        if is_unknown and message.origin:
+            self.sent[message.origin] = self._stage.clock.monotonic()
+        return is_unknown
 
     def _say(self, says: str) -> None:
         self._stage.say(None, says, self._planned.step)

@@ -19,6 +19,7 @@ from celery_ops.runbook import queue_judges, unknown_tasks
 from celery_ops.runbook.carrying import Carrier
 from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.failure import StepFailed
+from celery_ops.runbook.probes import listed
 from celery_ops.runbook.recall import UNDO
 from celery_ops.runbook.releasing import Release
 from celery_ops.runbook.sieve import Sieve, switched
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from celery_ops.runbook.stage import Stage
     from celery_ops.runbook.task_steps import ReleaseStep, SieveStep
 
+STILL_SENDS = 30.0
+"""Seconds: who has sent one since is likely to send more."""
 END_TIMEOUT = 60.0
 """Seconds, for workers to consume their own queues again, at the end of a run that failed."""
 
@@ -167,6 +170,14 @@ class Sieving:
 
     async def _told(self) -> list[str]:
         left = [f"{one.says} ({one.mend}, once workers know it)" for one in await self.left()]
+        if self._sieve is not None:
+            since = self._stage.clock.monotonic() - STILL_SENDS
+            still = sorted(name for name, at in self._sieve.sent.items() if at > since)
+            if still:
+                says = (
+                    f"{listed(still)} sent some until now: workers discard what comes from now on"
+                )
+                left.append(says)
         discarded = Counter(self._sieve.discarded if self._sieve is not None else ())
         if discarded:
             names = ", ".join(f"{says} ({count})" for says, count in sorted(discarded.items()))
