@@ -46,7 +46,7 @@ def encode_taken(record: TakenRecord) -> str:
             "at": record.at.isoformat(),
             "tasks": list(record.tasks),
             "at_boot": record.at_boot,
-            **({"unknown_to": record.unknown_to} if record.unknown_to else {}),
+            "unknown_to": record.unknown_to,
         }
     )
 

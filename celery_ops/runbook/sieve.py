@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
@@ -291,7 +292,8 @@ class Sieve:
         }
 
     def _is_ours(self, name: str) -> bool:
-        return not self._stage.plan.where.scope and bool(name)
+        scope = self._stage.plan.where.scope
+        return not scope or any(fnmatchcase(name, one) for one in scope)
 
     def _is_unknown(self, message: StoredMessage) -> bool:
         is_unknown = self._planned.is_unknown(message.task)

@@ -130,9 +130,10 @@ def parked(fleet: HostFleet) -> dict[int, bytes]:
 
 def waiting(fleet: HostFleet, keys: Collection[bytes | str]) -> dict[int, bytes]:
     """What waits there, byte by byte."""
-    found = {}
+    found: dict[int, bytes] = {}
     for key in keys:
         for raw in fleet.redis.lrange(key, 0, -1):
+            assert isinstance(raw, bytes)
             message = json.loads(raw)
             assert message["headers"]["task"] == "rig.novel"
             found[json.loads(b64decode(message["body"]))[0][0]] = raw
