@@ -190,7 +190,7 @@ async def _is_handed_over(taken_up: _TakenUp) -> bool:
 def _giving_back(record: TakenRecord) -> str:
     if record.kind == "service":
         return f"{record.worker}: start it again ({record.service})"
-    return f"{record.worker}: give back {record.what}"
+    return f"{record.worker}: give back {record.what}" if record.worker else f"end {record.what}"
 
 
 def _agree(*, yes: bool) -> None:

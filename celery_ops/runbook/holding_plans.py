@@ -14,6 +14,7 @@ from celery_ops.errors import UsageError
 from celery_ops.model import HELD, HOLD, parked
 from celery_ops.model.holding import HOLDS, behind, held_of, through
 from celery_ops.runbook import held_queues, queue_judges
+from celery_ops.runbook.forwarding import MOST_A_SECOND
 from celery_ops.runbook.hold_grammar import BACK, KEEP
 from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.loader import resolve
@@ -38,9 +39,6 @@ NOT_HERE = (
     " revoke the tasks that are there now"
 )
 NOTHING_HELD = "no task is held"
-MOST_A_SECOND = 10_000
-"""Messages that one run carries on: measured on two cores under a load of 10; five times as many
-where nothing else runs there."""
 _GAP = (
     "a worker that starts meanwhile (a restart too) consumes its own queues until it is seen, for a"
     " few tenths of a second as a rule: what is sent in that moment may begin"

@@ -20,7 +20,7 @@ from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLo
 from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord
 from celery_ops.model.holding import hold_of, own_names
 from celery_ops.ports import CancelConsumer, Question
-from celery_ops.runbook import queue_judges, unknown_tasks
+from celery_ops.runbook import held_queues, queue_judges, unknown_tasks
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.forwarding import Forwarding
 from celery_ops.runbook.lease_keeper import LeaseKeeper
@@ -98,9 +98,13 @@ class Sieve:
         """
         stage, planned = self._stage, self._planned
         past = stage.recall.next(planned.step, planned.name)
-        records = [one for one in await self._broker.taken() if one.run == stage.plan.run]
-        if past is not None and hold_of(records) is None:
+        taken = await self._broker.taken()
+        hold = hold_of(taken)
+        if hold is not None and hold.run != stage.plan.run:
+            raise LeaseHeld(held_queues.in_words(hold))
+        if past is not None and past.outcome is not None and hold is None:
             return "was ended before this was resumed"
+        records = switched(taken, stage.plan.run)
         await self._keeper.acquire(0.0, lambda _: None, stage.brake.sleep)
         try:
             await self._begin(records, resumes=past is not None)
@@ -131,7 +135,7 @@ class Sieve:
         before = () if hold is None else [queue.name for queue in hold.queues]
         found = (*planned.queues, *before, *unknown_tasks.concerned(snapshot))
         self.queues = tuple(dict.fromkeys(found))
-        self._switch.recollect([one for one in records if one.kind in {HOLD, HELD}])
+        self._switch.recollect(records)
         if resumes:
             self._say("gone on with")
         else:

@@ -22,6 +22,7 @@ from celery_ops.fleet.peeking import look as peek
 from celery_ops.model import HELD, HOLD, parked
 from celery_ops.model.holding import HOLDS, behind, held_of, own_names, through
 from celery_ops.runbook import held_queues
+from celery_ops.runbook.forwarding import MOST_A_SECOND
 from celery_ops.runbook.hold_grammar import IGNORE, REFUSE
 from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.loader import resolve
@@ -47,6 +48,11 @@ _WINDOW = (
     " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended): what"
     " {release} does not register and comes in that moment may be discarded; it is named at the end"
     " where task events tell it"
+)
+_WAY = (
+    f"all messages of these queues pass through this run meanwhile, about {MOST_A_SECOND:,} a"
+    " second; if its process dies, workers get none of them, and none is lost, until celery-ops"
+    " runs resume"
 )
 _NO_HOLD = (
     "on this kind of broker what {release} does not register is put aside once before workers are"
@@ -157,7 +163,7 @@ def plan(
         says = f"{release} registers all tasks that workers have and that wait"
         return _idle(step, release, says)
     sieve = PlannedSieve(step, release, tuple(sorted(registered.tasks)), concerned(snapshot))
-    hazards = [(_WINDOW if holds else _NO_HOLD).format(release=release)]
+    hazards = [one.format(release=release) for one in ((_WINDOW, _WAY) if holds else (_NO_HOLD,))]
     hazards += [
         f"{host} cannot tell which tasks {release} registers: {why}"
         for host, why in registered.untold.items()

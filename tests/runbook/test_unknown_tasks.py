@@ -5,7 +5,7 @@ how they are put aside where nothing can be done beside.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from celery_ops.model import FleetSnapshot, TakenRecord, Worker
-    from celery_ops.runbook.events import Event
+    from celery_ops.runbook.journal import Event
     from celery_ops.runbook.scouting import Scouted
 
 MAIL, BULK = ConsumedQueue("mail", "{}"), ConsumedQueue("bulk", "{}")
@@ -79,7 +79,7 @@ def seen(*workers: Worker, taken: tuple[TakenRecord, ...] = ()) -> FleetSnapshot
     return replace(fleet(*workers, queues=(Queue("mail", 1, 0, 1),), taken=taken), counted=True)
 
 
-def having(*tasks: str, **parts: object) -> Worker:
+def having(*tasks: str, **parts: Any) -> Worker:
     told = Reading(tuple(RegisteredTask(one, None, None) for one in tasks), AT)
     return worker(**{"registered": told, "consuming": Reading((MAIL,), AT), **parts})
 
