@@ -8,6 +8,8 @@ is put aside by its own, twice: before they are switched, and after.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.config.units import counted
@@ -23,11 +25,12 @@ from celery_ops.runbook.probes import listed
 from celery_ops.runbook.recall import UNDO
 from celery_ops.runbook.releasing import Release
 from celery_ops.runbook.sieve import Sieve, switched
+from celery_ops.runbook.unknown_tasks import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_ops.model import TakenRecord
+    from celery_ops.model import StoredMessage, TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.plan import PlannedSieve
@@ -49,6 +52,8 @@ class Sieving:
         self._hands = hands
         self._sieve: Sieve | None = None
         self._queues: tuple[str, ...] = ()
+        self._aside: dict[str, dict[str, StoredMessage]] = {}
+        """What this process has put aside, by place and id: a look would mark it."""
 
     async def begin(self, step: SieveStep) -> str:
         """What came of it."""
@@ -114,6 +119,8 @@ class Sieving:
         for queue in self._places(planned):
             place = held_of(queue, self._stage.plan.run)
             waiting = await unknown_tasks.left(self._broker, place)
+            moved = Waiting.of(self._aside.get(place, {}).values())
+            waiting = moved if moved.count == waiting.count else waiting
             if waiting.count:
                 says = f"{waiting.in_words} of {queue}, {planned.name}, in {place}"
                 left.append(Owed(says, f"celery-ops queue unpark {place}"))
@@ -199,13 +206,19 @@ class Sieving:
                     expect="it waits there, where nobody consumes",
                     undo=f"celery-ops queue unpark {place}", verb="hold",
                 )  # fmt: skip
-            done = await Carrier(stage, step, "put aside").transfer(
-                Transfer(
-                    f"{run} {step} {queue}", queue, place,
-                    choose=lambda message: planned.is_unknown(message.task),
-                )
-            )  # fmt: skip
+            aside = self._aside.setdefault(place, {})
+
+            def goes(message: StoredMessage, aside: dict[str, StoredMessage] = aside) -> bool:
+                if not planned.is_unknown(message.task):
+                    return False
+                aside[message.id or str(len(aside))] = replace(message, raw=b"", body=None)
+                return True
+
+            ticket = f"{run} {step} {queue}"
+            carrier = Carrier(stage, step, "put aside")
+            done = await carrier.transfer(Transfer(ticket, queue, place, choose=goes))
             total += done
             says = f"{counted(done, 'message')} put aside"
             stage.effects.conclude(step, queue, Result.DONE, says)
+            await carrier.patiently(partial(stage.effects.forget, ticket))
         return f"{counted(total, 'message')} of {planned.name} put aside" if total else ""

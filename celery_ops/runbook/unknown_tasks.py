@@ -43,6 +43,8 @@ ASK_TIMEOUT = 60.0
 MOST_NAMED = 5
 MOST_OF_A_QUEUE = 2_000
 """Messages of a queue that are named in a plan."""
+UNSEEN = "?"
+"""What stands for the tasks of messages that were not looked at."""
 _WINDOW = (
     "a worker that starts consumes its own queues until it is told not to, for some hundredths of a"
     " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended): what"
@@ -211,7 +213,7 @@ class Waiting:
     def of(cls, messages: Iterable[StoredMessage], *, more: bool = False) -> Waiting:
         seen = tuple(messages)
         origins = sorted({one.origin for one in seen if one.origin})
-        return cls(Counter(one.task or "?" for one in seen), origins, more)
+        return cls(Counter(one.task or UNSEEN for one in seen), origins, more)
 
     @property
     def count(self) -> int:
@@ -220,6 +222,8 @@ class Waiting:
     @property
     def in_words(self) -> str:
         """`3 messages (shop.new: 2, shop.other: 1; sent by gen7@web1)`."""
+        if set(self.unknown) == {UNSEEN}:
+            return f"{counted(self.count, 'message')} (not looked at)"
         ordered = sorted(self.unknown.items(), key=lambda one: (-one[1], one[0]))
         names = ", ".join(f"{task}: {count:,}" for task, count in ordered[:MOST_NAMED])
         names += f", and {len(ordered) - MOST_NAMED} more tasks" if ordered[MOST_NAMED:] else ""
@@ -259,13 +263,13 @@ async def left(broker: Broker, place: str) -> Waiting:
     try:
         count = await store.count(place)
         if not count or store.marks:
-            return Waiting({"?": count} if count else {})
+            return Waiting({UNSEEN: count} if count else {})
         seen = await store.peek(place, skip=0, count=MOST_OF_A_QUEUE)
     except PreconditionFailed:
         return Waiting()
     known = Waiting.of(seen)
     unseen = count - known.count
-    return known if unseen <= 0 else Waiting({**known.unknown, "?": unseen}, known.origins)
+    return known if unseen <= 0 else Waiting({**known.unknown, UNSEEN: unseen}, known.origins)
 
 
 def _lacking(

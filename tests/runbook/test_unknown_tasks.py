@@ -181,7 +181,7 @@ def test_what_is_parked_is_told_by_task_and_sender() -> None:
         for task, origin in [("b", "gen2@x"), ("a", "gen1@x"), ("a", "gen1@x")]
     ]
     assert Waiting.of(messages).in_words == "3 messages (a: 2, b: 1; sent by gen1@x, gen2@x)"
-    assert Waiting({"?": 1}).in_words == "1 message (?: 1; sent by senders that they do not tell)"
+    assert Waiting({"?": 1}).in_words == "1 message (not looked at)"
 
 
 def test_what_is_consumed_in_place_of_a_queue_stands_for_it() -> None:
