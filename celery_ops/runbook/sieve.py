@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
-from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord
+from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord, Targets
 from celery_ops.model.holding import hold_of, own_names
 from celery_ops.ports import CancelConsumer, Question
 from celery_ops.runbook import held_queues, queue_judges, unknown_tasks
@@ -42,6 +42,8 @@ TOLD_FIRST, TOLD_LATER, TOLD_FOR = 0.004, 0.2, 5.0
 """Seconds between two orders to a worker that starts, at first and later, and how long it gets
 them: it is seen a moment before it listens.
 """
+AWAITED_FOR = 60.0
+"""Seconds for which one that was killed is awaited at a time."""
 REMINDED_EVERY = 5.0
 BETWEEN_LOOKS = 0.25
 _LOOKED_AT = (Question.PING, Question.STATS, Question.ACTIVE_QUEUES)
@@ -89,7 +91,7 @@ class Sieve:
             stage, self._effects, planned.step, (planned.name,), unknown_to=planned.release
         )
         self._nodes: frozenset[str] = frozenset()
-        self._greeted: set[asyncio.Task[None]] = set()
+        self._greeted: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, timeout: float) -> str:
@@ -120,9 +122,10 @@ class Sieve:
 
     async def stop(self) -> None:
         """Nothing is carried on any more, and nobody is switched."""
-        for task in (*self._tasks, *self._greeted):
+        beside = (*self._tasks, *self._greeted.values())
+        for task in beside:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._greeted, return_exceptions=True)
+        await asyncio.gather(*beside, return_exceptions=True)
         self._tasks = []
         await self._keeper.release()
 
@@ -206,42 +209,72 @@ class Sieve:
             began = clock.monotonic()
             with suppress(BrokerUnreachable):
                 nodes = await self._broker.nodes() or frozenset()
-                for name in nodes - self._nodes:
-                    self._switch.begins_anew(name)
-                    task = asyncio.create_task(self._tell(name))
-                    self._greeted.add(task)
-                    task.add_done_callback(self._greeted.discard)
+                for name in nodes - self._nodes - self._greeted.keys():
+                    self._begin_to_tell(name, TOLD_FOR)
                 self._nodes = nodes
             await clock.sleep(max(NODES_EVERY, 4 * (clock.monotonic() - began)))
 
-    async def _tell(self, name: str) -> None:
-        """Again and again, until it says that it has heard."""
+    def _await_killed(self, snapshot: FleetSnapshot) -> None:
+        """One that was killed is bound still: its next life is not seen to come, so it is told in
+        advance.
+        """
+        for name in self._nodes - self._greeted.keys():
+            worker = snapshot.worker(name)
+            if worker is not None and not worker.answers and not worker.busy_solo:
+                self._begin_to_tell(name, AWAITED_FOR)
+
+    def _begin_to_tell(self, name: str, lasts: float) -> None:
         target = self._stage.targets.get(name)
         if target is None and not self._is_ours(name):
             return
+        self._switch.begins_anew(name)
         known = None if target is None else target.planned.queues
-        own = None if known is None else own_names(one.name for one in known)
-        queues = [queue for queue in self.queues if own is None or queue in own]
+        if known is None:
+            telling = self._meet(name, lasts)
+        else:
+            own = own_names(one.name for one in known)
+            telling = self._tell(name, [one for one in self.queues if one in own], lasts)
+        self._greeted[name] = task = asyncio.create_task(telling)
+        task.add_done_callback(lambda _: self._greeted.pop(name, None))
+
+    async def _tell(self, name: str, queues: list[str], lasts: float) -> None:
+        """Again and again, until it says of each queue that it has heard."""
         clock, pause = self._stage.clock, TOLD_FIRST
-        until = clock.monotonic() + TOLD_FOR
-        heard = asyncio.Event()
+        until = clock.monotonic() + lasts
+        deaf = set(queues)
 
         async def order(queue: str) -> None:
-            replies = await self._effects.replies(CancelConsumer(queue), [name])
-            if name in replies:
-                heard.set()
-            if name in replies and own is not None:
+            if name in await self._effects.replies(CancelConsumer(queue), [name]):
+                deaf.discard(queue)
                 await self._effects.replies(consume_through(queue), [name])
 
         told: set[asyncio.Task[None]] = set()
         try:
-            while not heard.is_set() and clock.monotonic() < until:
-                told |= {asyncio.create_task(order(queue)) for queue in queues}
+            while deaf and clock.monotonic() < until:
+                for queue in deaf:
+                    told.add(task := asyncio.create_task(order(queue)))
+                    task.add_done_callback(told.discard)
                 await clock.sleep(pause)
                 pause = min(pause * 1.3, TOLD_LATER)
         finally:
             # They end by themselves within a second; what they failed of is seen by the next look.
             await asyncio.gather(*told, return_exceptions=True)
+
+    async def _meet(self, name: str, lasts: float) -> None:
+        """One of which nobody knows what it consumes has to say that first."""
+        clock, since = self._stage.clock, self._stage.clock.now()
+        until = clock.monotonic() + lasts
+        while clock.monotonic() < until:
+            with suppress(BrokerUnreachable, LeaseLost):
+                snapshot = await self._stage.surveyor.refresh(
+                    questions=_LOOKED_AT, to=Targets((name,)), timeout=TOLD_LATER
+                )
+                await self._switch_all(snapshot)
+                worker = snapshot.worker(name)
+                told = None if worker is None else worker.consuming
+                if told is not None and told.at >= since:
+                    return
+            await clock.sleep(TOLD_FIRST)
 
     async def _watch(self) -> None:
         """Whoever is missed by that, and new queues; and what the broker may have forgotten."""
@@ -256,6 +289,7 @@ class Sieve:
                 )
                 await self._switch_all(snapshot)
                 await self._switch.put_right(snapshot)
+                self._await_killed(snapshot)
                 if clock.monotonic() - reminded >= REMINDED_EVERY:
                     reminded = clock.monotonic()
                     await self._effects.remind()
