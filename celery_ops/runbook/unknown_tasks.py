@@ -53,8 +53,8 @@ _WINDOW = (
 )
 _WAY = (
     f"all messages of these queues pass through this run meanwhile, about {MOST_A_SECOND:,} a"
-    " second; if its process dies, workers get none of them, and none is lost, until celery-ops"
-    " runs resume"
+    " second; if its process dies, workers that were switched get none of them until celery-ops"
+    " runs resume, and none is lost, but one that starts just then consumes its own queues"
 )
 _NO_HOLD = (
     "on this kind of broker what {release} does not register is put aside once before workers are"

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.rig
 FIRSTS = itertools.count(0, 100_000)
 """The number of the first task of each test."""
 PROGRAMS = (Program("a"), Program("b", pool="prefork"))
+SWITCHED = {f"celery-ops.through.{name}": count for name, count in
+            ((COMMON, 2), ("a", 1), ("b", 1))}  # fmt: skip
 KNOWN, UNKNOWN = "rig.work", "rig.work_late"
 TASKS = f"{KNOWN}\\nrig.again\\n"
 RELEASE = f"""
@@ -185,6 +187,29 @@ def test_a_run_that_ends_before_gives_all_back(fleet: Operations, ann: Operator,
         it_waits(ann)
         going.interrupt()
     run = going.wait()
+    all_is_well_again(fleet, ann, sent, run)
+    assert consumed(fleet) == before
+
+
+def test_one_that_was_killed_is_switched_as_it_comes_back(fleet: Operations, ann: Operator) -> None:
+    """It is bound all the while, so it is not seen to come."""
+    before = consumed(fleet)
+    sent = Sent(fleet)
+    going = ann.start(*switch("wait"))
+    it_waits(ann)
+    spawned = fleet.spawned("b")
+    os.kill(fleet.pid("b"), signal.SIGKILL)
+
+    def is_back() -> bool:
+        sent.more(1)
+        return fleet.spawned("b") > spawned and fleet.poller.consumers() == SWITCHED
+
+    wait_until(is_back, what="it is switched")
+    sent.more(20)
+    going.interrupt()
+    run = going.wait()
+    print(f"{len(sent.unknown)} sent, {parked(fleet)} parked, {sent.begun} begun")
+    assert parked(fleet) > sent.begun
     all_is_well_again(fleet, ann, sent, run)
     assert consumed(fleet) == before
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rig.host_fleet import HostFleet
-    from tests.rig.operator import Operator, Said
+    from tests.rig.operator import Event, Operator, Said
 
 pytestmark = pytest.mark.rig
 
@@ -101,25 +101,23 @@ def test_what_the_earlier_release_does_not_know_is_parked_and_comes_back(
 def switched_in_spite_of_a_crash(
     ann: Operator, strategy: str, sending: contextlib.ExitStack
 ) -> Said:
-    """The executor is killed while the first worker starts; nobody sends any more what is unknown
-    when the last one is switched.
+    """The executor is killed when the first worker is switched. Nobody sends any more what is
+    unknown when the last one is.
     """
     going = ann.start("runbook", "switch", "-p", f"strategy={strategy}", "--yes")
-    first = ann.until(lambda one: one.get("verb") == "start", "the start of a worker")
+    first = ann.until(lambda one: _is_verified(one, ""), "the first worker is switched")
     os.kill(ann.executor(), signal.SIGKILL)
     died = going.wait()
     assert died.code == 4, died.all
     going = ann.start("runs", "resume", "--json")
-    ann.until(
-        lambda one: (
-            one["event"] == "result"
-            and one["step"].endswith("verify")
-            and one["target"] != first["target"]
-        ),
-        "the last worker is switched",
-    )
+    ann.until(lambda one: _is_verified(one, first["target"]), "the last worker is switched")
     sending.close()
     return going.wait()
+
+
+def _is_verified(event: Event, other_than: str) -> bool:
+    of_a_proof = event["event"] == "result" and event["step"].endswith("verify")
+    return bool(of_a_proof and event["target"] != other_than)
 
 
 def parked(fleet: HostFleet) -> dict[int, bytes]:
@@ -149,7 +147,7 @@ def _each_ran_once_or_is_parked(novel: Load, kept: dict[int, bytes], fleet: Host
     said = fleet.logged(["unregistered"])
     discarded = len(re.findall(r"Received unregistered task of type", said))
     print(f"{novel.sent} sent, {len(starts)} begun, {len(kept)} parked, {discarded} discarded")
-    assert len(kept) > 50
+    assert len(kept) > max(50, 20 * discarded)
     assert not starts.keys() & kept.keys()
     assert set(starts.values()) == {1}
     assert len(set(novel.numbers) - starts.keys() - kept.keys()) == discarded
