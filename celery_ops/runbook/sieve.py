@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 NODES_EVERY = 0.005
 """Seconds between two looks at who listens; four times as long as one of them takes, at least."""
 LOOKS_EVERY = 0.5
-TOLD_FIRST, TOLD_LATER, TOLD_FOR = 0.004, 0.2, 5.0
+TOLD_FIRST, TOLD_LATER, TOLD_FOR = 0.004, 0.05, 5.0
 """Seconds between two orders to a worker that starts, at first and later, and how long it gets
 them: it is seen a moment before it listens.
 """
@@ -47,7 +47,7 @@ AWAITED_FOR = 60.0
 REMINDED_EVERY = 5.0
 BETWEEN_LOOKS = 0.25
 _LOOKED_AT = (Question.PING, Question.STATS, Question.ACTIVE_QUEUES)
-_REPLY_TIMEOUT = 0.5
+_REPLY_TIMEOUT, _MEET_TIMEOUT = 0.5, 0.2
 _DISCARDED = "NotRegistered"
 """How the event begins of a message that a worker has discarded."""
 
@@ -90,6 +90,7 @@ class Sieve:
         self._switch = Switch(
             stage, self._effects, planned.step, (planned.name,), unknown_to=planned.release
         )
+        self._switching = asyncio.Lock()
         self._nodes: frozenset[str] = frozenset()
         self._greeted: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -267,7 +268,7 @@ class Sieve:
         while clock.monotonic() < until:
             with suppress(BrokerUnreachable, LeaseLost):
                 snapshot = await self._stage.surveyor.refresh(
-                    questions=_LOOKED_AT, to=Targets((name,)), timeout=TOLD_LATER
+                    questions=_LOOKED_AT, to=Targets((name,)), timeout=_MEET_TIMEOUT
                 )
                 await self._switch_all(snapshot)
                 worker = snapshot.worker(name)
@@ -313,11 +314,12 @@ class Sieve:
             self.queues = (*self.queues, *new)
             await self._note()
             self._forwarding.add(new)
-        for queue in self.queues:
-            joined = self._switch.newcomers(queue, snapshot)
-            if joined:
-                await self._switch.over(queue, joined)
-        self._switch.settle(snapshot)
+        async with self._switching:  # else one that two looks have found is told twice
+            for queue in self.queues:
+                joined = self._switch.newcomers(queue, snapshot)
+                if joined:
+                    await self._switch.over(queue, joined)
+            self._switch.settle(snapshot)
 
     # --- what it goes by ---
 
