@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import counted
 from celery_ops.errors import LeaseHeld, OpsError
 from celery_ops.model import HELD
-from celery_ops.model.holding import HOLDS, held_of
-from celery_ops.ports import Transfer
+from celery_ops.model.holding import HOLDS, held_of, through
+from celery_ops.ports import AddConsumer, Transfer
 from celery_ops.runbook import queue_judges, unknown_tasks
+from celery_ops.runbook.actions import ControlAction
 from celery_ops.runbook.carrying import Carrier
 from celery_ops.runbook.events import Owed, Result
 from celery_ops.runbook.failure import StepFailed
@@ -30,7 +31,7 @@ from celery_ops.runbook.unknown_tasks import Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_ops.model import StoredMessage, TakenRecord
+    from celery_ops.model import FleetSnapshot, StoredMessage, TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.effects import Effects
     from celery_ops.runbook.plan import PlannedSieve
@@ -152,7 +153,16 @@ class Sieving:
                 expect="workers consume their own queues, and all but what is parked waits there",
                 undo=None, verb="release",
             )  # fmt: skip
-        records = await self._owed(records)
+        snapshot = await stage.look()
+        records = await self._owed(records, snapshot)
+        # First, so that no queue is left without a consumer while the other one is taken away.
+        await stage.effects.control(
+            [
+                ControlAction(record.worker, AddConsumer(record.queues[0]))
+                for record in records
+                if _consumes_in_its_place(record, snapshot)
+            ]
+        )
         try:
             says = await Release(stage, step, self._broker, beside).of(records, timeout=timeout)
         except (StepFailed, OpsError) as error:
@@ -160,9 +170,8 @@ class Sieving:
             raise
         stage.effects.conclude(step, planned.name, Result.DONE, says)
 
-    async def _owed(self, records: list[TakenRecord]) -> list[TakenRecord]:
+    async def _owed(self, records: list[TakenRecord], snapshot: FleetSnapshot) -> list[TakenRecord]:
         """Without those of workers that are not there: they consume their own once they start."""
-        snapshot = await self._stage.look()
         owed = []
         for record in records:
             worker = snapshot.worker(record.worker)
@@ -222,3 +231,13 @@ class Sieving:
             stage.effects.conclude(step, queue, Result.DONE, says)
             await carrier.patiently(partial(stage.effects.forget, ticket))
         return f"{counted(total, 'message')} of {planned.name} put aside" if total else ""
+
+
+def _consumes_in_its_place(record: TakenRecord, snapshot: FleetSnapshot) -> bool:
+    """That worker gets what goes through the run, and can be told; nobody has drained it."""
+    worker = snapshot.worker(record.worker)
+    if worker is None or record.queue is None or worker.taken is not None:
+        return False
+    consumed = worker.queues or ()
+    is_switched = through(record.queue) in consumed and record.queue not in consumed
+    return is_switched and queue_judges.may_be_told(worker)
