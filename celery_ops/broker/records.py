@@ -46,6 +46,7 @@ def encode_taken(record: TakenRecord) -> str:
             "at": record.at.isoformat(),
             "tasks": list(record.tasks),
             "at_boot": record.at_boot,
+            "unknown_to": record.unknown_to,
         }
     )
 
@@ -64,6 +65,7 @@ def decode_taken(text: str | bytes) -> TakenRecord:
         at=fields.moment("at"),
         tasks=fields.texts("tasks"),
         at_boot=fields.text("at_boot", ""),
+        unknown_to=fields.text("unknown_to", ""),
     )
     fields.end()
     if record.kind not in _KINDS:

@@ -45,7 +45,9 @@ class Adopt(click.Command):
             if code:
                 raise click.exceptions.Exit(code)
         if any(one.kind in {HOLD, HELD} for one in records):
-            code = start_run(choice, wanted("release-task", ctx.params))
+            keeps = ("parked=keep",) if any(one.unknown_to for one in records) else ()
+            params = (*ctx.params["params"], *keeps)
+            code = start_run(choice, wanted("release-task", {**ctx.params, "params": params}))
             if code:
                 raise click.exceptions.Exit(code)
         paused = (one.paused for one in records if one.paused is not None)

@@ -164,7 +164,8 @@ async def _owed(taken_up: _TakenUp) -> tuple[RunDesk, list[TakenRecord]]:
         taken = await deployment.broker.taken()
         desk = engine.desk(deployment, taken_up.chosen)
     owed = [one for one in taken if one.run == taken_up.run]
-    holds = [one for one in owed if one.kind in {HOLD, HELD}]
+    ends_by_itself = bool(taken_up.plan.sieves)
+    holds = [one for one in owed if one.kind in {HOLD, HELD} and not ends_by_itself]
     if holds:
         raise UsageError(
             f"{taken_up.run} holds {', '.join(holds[0].tasks)}, which is not undone but released",
@@ -189,7 +190,7 @@ async def _is_handed_over(taken_up: _TakenUp) -> bool:
 def _giving_back(record: TakenRecord) -> str:
     if record.kind == "service":
         return f"{record.worker}: start it again ({record.service})"
-    return f"{record.worker}: give back {record.what}"
+    return f"{record.worker}: give back {record.what}" if record.worker else f"end {record.what}"
 
 
 def _agree(*, yes: bool) -> None:

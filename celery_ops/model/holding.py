@@ -33,6 +33,11 @@ def behind(name: str) -> str | None:
     return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) and name != _PREFIX else None
 
 
+def own_names(names: Iterable[str]) -> frozenset[str]:
+    """The same, where what is consumed in place of a queue stands for that queue."""
+    return frozenset(behind(name) or name for name in names)
+
+
 def held_of(queue: str, run: str) -> str:
     """Where the messages of held tasks wait that came from a queue."""
     return str(Parked(queue, run, PARKED_BY))

@@ -39,6 +39,8 @@ class TakenRecord:
     operator: str
     at: datetime
     tasks: tuple[str, ...] = ()
+    unknown_to: str = ""
+    """The release that does not register what is held: its workers would discard it."""
     at_boot: str = ""
     """How the service was set to be started at boot, where that was unset with its stop."""
 
@@ -87,7 +89,8 @@ class TakenRecord:
         if self.paused is not None:
             return f"celery-ops queue resume {shlex.quote(self.paused)}"
         if self.kind in {HOLD, HELD}:
-            return f"celery-ops task release {shlex.join(self.tasks)}"
+            keeps = " -p parked=keep" if self.unknown_to else ""
+            return f"celery-ops task release {shlex.join(self.tasks)}{keeps}"
         verb = "start" if self.kind == "service" else "resume"
         return f"celery-ops worker {verb} {self.worker}"
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.orders import Target
     from celery_ops.runbook.queue_consumers import Pauses
     from celery_ops.runbook.schema import Runbook
+    from celery_ops.runbook.sieving import Sieving
     from celery_ops.runbook.stage import Stage
 
 ABORTED_BY = "aborted by "
@@ -82,7 +83,14 @@ class Conclusion:
     """The last part of a run."""
 
     def __init__(
-        self, stage: Stage, runbook: Runbook, broker: Broker, *, pauses: Pauses, undo: bool
+        self,
+        stage: Stage,
+        runbook: Runbook,
+        broker: Broker,
+        *,
+        pauses: Pauses,
+        sieving: Sieving,
+        undo: bool,
     ) -> None:
         """`undo`: to take back what was done was asked for, in place of going on."""
         self._stage = stage
@@ -90,6 +98,7 @@ class Conclusion:
         self._broker = broker
         self._undo = undo
         self._pauses = pauses
+        self._sieving = sieving
         keeps = frozenset() if undo else kept_stopped(runbook, stage.plan)
         self._cleanup = Cleanup(stage, broker, pauses, keeps=keeps)
         self.gave_back: list[str] = []
@@ -108,11 +117,7 @@ class Conclusion:
                 _break_off(course, error)
             except LeaseHeld as error:
                 course.says = _joined(course.says, error.says)
-            if course.ending is Ending.UNDONE:
-                course.state = RunState.UNDONE
-                await self._take_back(course)
-            if course.ending is Ending.ABORTED and course.step:
-                await self._take_back(course, course.step)
+            await self._reverse_all(course)
         nothing_done = {Ending.REFUSED, Ending.UNCONFIRMED, Ending.UNREACHABLE}
         if course.began and course.ending not in nothing_done:
             await self._finally(course)
@@ -133,6 +138,17 @@ class Conclusion:
         if course.began and course.ending not in nothing_done:
             await self._tell(course)
         return self._explained(report, course)
+
+    async def _reverse_all(self, course: Course) -> None:
+        """What the end of a run asks to be reversed. Raise BrokerUnreachable."""
+        if course.ending is Ending.UNDONE:
+            course.state = RunState.UNDONE
+            await self._take_back(course)
+        if course.ending is Ending.ABORTED and course.step:
+            await self._take_back(course, course.step)
+        if course.ending is not Ending.INTERRUPTED:
+            # Last: what waits for workers that got their queues back goes on until then.
+            course.says = _joined(course.says, await self._sieving.give_back())
 
     async def _events_off(self) -> None:
         """Task events that a probe needed, also of workers behind a broker that is away for a
@@ -353,7 +369,7 @@ class Conclusion:
             with suppress(LeaseLost):  # whoever has it now may have given it all back
                 await self._stage.effects.remind()
             everything = await self._broker.taken()
-            parked = await left_parked(self._stage)
+            parked = await left_parked(self._stage) + await self._sieving.left()
         except BrokerUnreachable:
             return self.report_from_memory()
         taken = [one for one in everything if one.run == self._stage.plan.run]
@@ -452,4 +468,4 @@ def _break_off(course: Course, why: Aborted | LeaseBroken) -> None:
 
 
 def _joined(before: str, says: str) -> str:
-    return f"{before}; {says}" if before else says
+    return "; ".join(filter(None, (before, says)))

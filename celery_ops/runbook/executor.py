@@ -43,6 +43,7 @@ from celery_ops.runbook.recall import Recall
 from celery_ops.runbook.schema import (
     CheckStep,
 )
+from celery_ops.runbook.sieving import Sieving
 from celery_ops.runbook.stage import Stage
 from celery_ops.runbook.task_events import TaskEvents
 from celery_ops.runbook.watch import Watch
@@ -131,12 +132,18 @@ class Executor:
         for target in self._stage.targets.values():
             target.queues_taken, target.down = self._recall.leaves(target.name)
         self._pauses = Pauses(self._stage, broker)
+        self._sieving = Sieving(self._stage, broker, self._hands)
         self._performer = Performer(
             self._stage, self._runbook, broker, lease=self._keeper, hands=self._hands,
-            pauses=self._pauses, recall=self._recall,
+            pauses=self._pauses, sieving=self._sieving, recall=self._recall,
         )  # fmt: skip
         self._conclusion = Conclusion(
-            self._stage, self._runbook, broker, pauses=self._pauses, undo=undo
+            self._stage,
+            self._runbook,
+            broker,
+            pauses=self._pauses,
+            sieving=self._sieving,
+            undo=undo,
         )
 
     async def execute(self) -> Ending:
@@ -160,6 +167,7 @@ class Executor:
         finally:
             for one in beside:
                 one.cancel()
+            await self._sieving.stop()
         await self._end(course, report)
         return course.ending
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import counted
 from celery_ops.fleet import beats
 from celery_ops.model import WorkerState, parked
+from celery_ops.model.holding import own_names
 from celery_ops.runbook.targets import processes_of
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def of_worker(worker: Worker) -> WorkerFacts:
         supervised=worker.service is not None,
         pid=worker.pid,
         started_at=worker.started_at,
-        queues=None if worker.queues is None else frozenset(worker.queues),
+        queues=None if worker.queues is None else own_names(worker.queues),
         active=_length(worker.active),
         reserved=_length(worker.reserved),
         scheduled=_length(worker.scheduled),
@@ -192,7 +193,7 @@ def of_planned(target: PlannedWorker) -> WorkerFacts:
         supervised=target.service is not None,
         pid=life.pid if life else None,
         started_at=life.started_at if life else None,
-        queues=None if target.queues is None else frozenset(one.name for one in target.queues),
+        queues=None if target.queues is None else own_names(one.name for one in target.queues),
         active=target.active,
         reserved=target.reserved,
         scheduled=target.scheduled,

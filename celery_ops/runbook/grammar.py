@@ -372,8 +372,7 @@ VERBS: Mapping[str, Verb] = {
     "hold": Verb(
         read_hold,
         _STEPS,
-        ("task", "queues", "timeout", "when"),
-        {"task": "the name of a task, or several with commas"},
+        ("task", "queues", "unknown_to", "untold", "timeout", "when"),
     ),
     "release": Verb(read_release, _STEPS, ("task", "parked", "rate", "timeout", "when")),
     "pause": Verb(read_queue_step, _STEPS, ("timeout", "when")),

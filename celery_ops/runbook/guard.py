@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from celery_ops.model.holding import own_names
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
@@ -141,7 +143,7 @@ def consumers(
         is_taken = worker.busy_solo and worker.name in taking
         if is_there and (worker.answers or is_taken):
             told = worker.queues if worker.queues is not None else planned.get(worker.name, ())
-            for queue in told:
+            for queue in own_names(told):
                 found.setdefault(queue, set()).add(worker.name)
     return found
 

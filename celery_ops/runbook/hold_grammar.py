@@ -1,11 +1,11 @@
-"""How `hold: task` and `release: task` are read."""
+"""How `hold: task`, by names or of what a release does not know, and `release: task` are read."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from celery_ops.runbook.schema import Constant
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, SieveStep
 
 if TYPE_CHECKING:
     from celery_ops.runbook.schema import Slot
@@ -14,16 +14,48 @@ if TYPE_CHECKING:
 TASK = "task"
 BACK, KEEP = "back", "keep"
 """What becomes of messages that were held."""
+IGNORE, REFUSE = "ignore", "refuse"
+"""What is done where nobody can tell which tasks a release registers."""
 
 
-def read_hold(steps: StepReader, spot: Spot) -> HoldStep | None:
-    """Which tasks is the key's to say."""
+def read_hold(steps: StepReader, spot: Spot) -> HoldStep | SieveStep | None:
+    """Which tasks is the key's to say: by their names, or those that a release does not know."""
     if steps.values.reader.choice(spot.value, spot.what, [TASK]) is None:
         return None
+    named = [key for key in (TASK, "unknown_to") if key in spot.keys]
+    if len(named) != 1:
+        steps.wrong(
+            spot.place,
+            f"{spot.what} needs one of the keys 'task', the name of a task or several with commas,"
+            " and 'unknown_to', a release that does not register them",
+        )
+        return None
+    if named == ["unknown_to"]:
+        return _read_sieve(steps, spot)
+    if "untold" in spot.keys:
+        steps.wrong(spot.keys["untold"].place, f"untold of {spot.what} needs 'unknown_to'")
     return HoldStep(
         id=spot.id,
         tasks=_text(steps, spot, TASK, ""),
         queues=_text(steps, spot, "queues", ""),
+        timeout=steps.timeout(spot),
+        when=steps.when(spot),
+        place=spot.place,
+    )
+
+
+def _read_sieve(steps: StepReader, spot: Spot) -> SieveStep:
+    if "queues" in spot.keys:
+        says = f"{spot.what} is about all queues that workers consume: no 'queues'"
+        steps.wrong(spot.keys["queues"].place, says)
+    untold = _text(steps, spot, "untold", IGNORE)
+    if isinstance(untold, Constant) and untold.value not in {IGNORE, REFUSE}:
+        says = f"untold of {spot.what} is one of {IGNORE}, {REFUSE}"
+        steps.wrong(spot.keys["untold"].place, says)
+    return SieveStep(
+        id=spot.id,
+        release=steps.values.release(spot.keys["unknown_to"], f"unknown_to of {spot.what}"),
+        untold=untold,
         timeout=steps.timeout(spot),
         when=steps.when(spot),
         place=spot.place,

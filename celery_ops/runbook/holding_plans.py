@@ -14,6 +14,7 @@ from celery_ops.errors import UsageError
 from celery_ops.model import HELD, HOLD, parked
 from celery_ops.model.holding import HOLDS, behind, held_of, through
 from celery_ops.runbook import held_queues, queue_judges
+from celery_ops.runbook.forwarding import MOST_A_SECOND
 from celery_ops.runbook.hold_grammar import BACK, KEEP
 from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.loader import resolve
@@ -21,7 +22,7 @@ from celery_ops.runbook.moves import rate_of
 from celery_ops.runbook.plan import PlannedAction, PlannedMove, PlannedStep
 from celery_ops.runbook.probes import listed
 from celery_ops.runbook.scouting import Scouted
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep
+from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, SieveStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +39,6 @@ NOT_HERE = (
     " revoke the tasks that are there now"
 )
 NOTHING_HELD = "no task is held"
-MOST_A_SECOND = 10_000
-"""Messages that one run carries on: measured on two cores under a load of 10; five times as many
-where nothing else runs there."""
 _GAP = (
     "a worker that starts meanwhile (a restart too) consumes its own queues until it is seen, for a"
     " few tenths of a second as a rule: what is sent in that moment may begin"
@@ -173,6 +171,8 @@ async def look(
 ) -> dict[str, Scouted]:
     """What its steps that hold or release would do, by their ids. Raise UsageError."""
     found = {}
+    if any(isinstance(step, SieveStep) for step in runbook.steps):
+        return {}  # its release step ends what this one began
     for step in runbook.steps:
         if isinstance(step, HoldStep | ReleaseStep) and not is_left_out(step, params):
             if broker.beside(HOLDS) is None:
@@ -282,6 +282,11 @@ async def _release(
     hazards = [] if wanted.keeps or not held else [
         f"{counted(held, 'message')} that were held run as soon as a worker is free{rate}"
     ]  # fmt: skip
+    if held and owed[0].unknown_to and not wanted.keeps:
+        hazards.append(
+            f"workers of {owed[0].unknown_to} discard them: -p parked=keep leaves them parked until"
+            " celery-ops queue unpark"
+        )
     says = f"release {', '.join(tasks)}, held by run {run}"
     planned = PlannedStep(step.id, says, actions=tuple(actions))
     return Scouted(planned, tuple(moves), tuple(refused), tuple(hazards))

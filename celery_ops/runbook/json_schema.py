@@ -162,6 +162,8 @@ _KEYS: Mapping[str, Schema] = {
     "ids": {**_WORD, "description": "of tasks, separated by commas"},
     "task": {**_WORD, "description": "the name of a task, or a pattern"},
     "queues": {**_WORD, "description": "names of queues, separated by commas"},
+    "unknown_to": {**_WORD, "description": "a release: tasks that it does not register"},
+    "untold": {"type": "string", "description": "ignore or refuse: if that cannot be told"},
     "parked": {"type": "string", "description": "back or keep: what was held"},
     "signal": {"type": "string", "description": "TERM or KILL, to the process that runs a task"},
     "unseen": {"type": ["boolean", "string"], "description": "also ids that are seen nowhere"},

@@ -44,7 +44,13 @@ from celery_ops.runbook.schema import (
     WaitStep,
     WorkerStep,
 )
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
+from celery_ops.runbook.task_steps import (
+    HoldStep,
+    ReleaseStep,
+    RetryStep,
+    RevokeStep,
+    SieveStep,
+)
 from celery_ops.runbook.watching import watch_workers
 
 if TYPE_CHECKING:
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
     from celery_ops.runbook.queue_consumers import Pauses
     from celery_ops.runbook.recall import Recall
     from celery_ops.runbook.schema import ControlStep, Other, Runbook, Step
+    from celery_ops.runbook.sieving import Sieving
     from celery_ops.runbook.stage import Stage
 
 
@@ -73,6 +80,7 @@ class Performer:
         lease: LeaseKeeper,
         hands: Callable[..., Effects],
         pauses: Pauses,
+        sieving: Sieving,
         recall: Recall,
     ) -> None:
         """`hands` makes effects for a `broker` under a `keeper`; `recall` is what the run's own
@@ -85,6 +93,7 @@ class Performer:
         self._lease = lease
         self._hands = hands
         self._pauses = pauses
+        self._sieving = sieving
         self._recall = recall
 
     async def applies(self, step: Step) -> bool:
@@ -126,7 +135,8 @@ class Performer:
                 scope = self._stage.scope(await self._stage.look())
                 await run_on_host(self._stage, step, None, scope)
             case _:
-                self.came_to.append(await self._of_others(step))
+                came = await self._of_others(step)
+                self.came_to += [came] if came else []
 
     async def _of_others(self, step: ProbeStep | Other) -> str:
         """What a step without targets came to."""
@@ -136,14 +146,16 @@ class Performer:
                 return await Probing(self._stage, step).of_queues() if is_there else probes.LEFT_OUT
             case RestoreStep():
                 return await Restoring(self._stage, step).go()
-            case RevokeStep() | RetryStep() | HoldStep() | ReleaseStep():
+            case RevokeStep() | RetryStep() | HoldStep() | SieveStep() | ReleaseStep():
                 return await self._of_tasks(step)
             case QueueStep():
                 return await self._of_a_queue(step)
             case ActivateStep():
                 return await activate_on(self._stage, step)
 
-    async def _of_tasks(self, step: RevokeStep | RetryStep | HoldStep | ReleaseStep) -> str:
+    async def _of_tasks(
+        self, step: RevokeStep | RetryStep | HoldStep | SieveStep | ReleaseStep
+    ) -> str:
         match step:
             case RevokeStep():
                 return await Revoking(self._stage, step).go()
@@ -152,6 +164,10 @@ class Performer:
             case HoldStep():
                 held = Holding(self._stage, step, self._broker, self._lease, self._hands)
                 return await held.go()
+            case SieveStep():
+                return await self._sieving.begin(step)
+            case ReleaseStep() if self._stage.plan.sieves:
+                return await self._sieving.end(step)
             case ReleaseStep():
                 return await Releasing(self._stage, step, self._broker).go()
 

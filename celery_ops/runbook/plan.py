@@ -180,6 +180,32 @@ class PlannedActivation:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSieve:
+    """What a step parks while others go on: messages whose task the `release` does not register.
+
+    `registered` are those that it does. `queues` are looked after, as far as they were known then.
+    `idle` is why nothing is parked at all; empty: it is.
+    """
+
+    step: str
+    release: str
+    registered: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    idle: str = ""
+
+    def is_unknown(self, task: str | None) -> bool:
+        """Workers of that release would discard it. A message that does not tell its task is not,
+        and Celery's own tasks are known to every release.
+        """
+        return task is not None and task not in self.registered and not task.startswith("celery.")
+
+    @property
+    def name(self) -> str:
+        """What is held, for people."""
+        return f"what {self.release} does not register"
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmation:
     """A question that must be answered before anything is changed. `typed`: the text to type."""
 
@@ -270,6 +296,8 @@ class Plan:
     """What steps about the messages of queues are meant for."""
     activations: tuple[PlannedActivation, ...] = ()
     """The releases that steps switch hosts to."""
+    sieves: tuple[PlannedSieve, ...] = ()
+    """What steps park since a release does not know it."""
 
     @property
     def message_count(self) -> int:

@@ -58,7 +58,6 @@ from celery_ops.runbook.schema import (
     DoctorStep,
     NotifyStep,
     ProbeStep,
-    QueueStep,
     RestoreStep,
     Roll,
     RunStep,
@@ -69,7 +68,7 @@ from celery_ops.runbook.schema import (
 )
 from celery_ops.runbook.slots import skips
 from celery_ops.runbook.targets import plan_beat, plan_worker
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
+from celery_ops.runbook.task_steps import RetryStep, RevokeStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -151,6 +150,7 @@ def build(request: Request, snapshot: FleetSnapshot, hosts: Hosts, now: datetime
         tasks=tuple(draft.tasks),
         moves=draft.moves,
         activations=tuple(draft.activations),
+        sieves=tuple(one for made in request.scouted.values() for one in made.sieves),
         left_out=draft.left_out,
         at_end=tuple(in_words(step, draft.scope) for step in request.runbook.finally_),
     )
@@ -319,7 +319,7 @@ class _Draft:
                 return one
             case ActivateStep():
                 return self.switch(step, ()).planned
-            case HoldStep() | ReleaseStep() | QueueStep():
+            case _:
                 made = self.request.scouted.get(step.id) or queue_plans.planned(
                     step, self.request.runbook, self.snapshot, self.scope
                 )

@@ -11,7 +11,14 @@ from celery_ops.fleet import schedules
 from celery_ops.fleet.tracing import Tracer
 from celery_ops.model import Schedule, Targets
 from celery_ops.ports import Question
-from celery_ops.runbook import holding_plans, planner, running_ahead, sighting, switching
+from celery_ops.runbook import (
+    holding_plans,
+    planner,
+    running_ahead,
+    sighting,
+    switching,
+    unknown_tasks,
+)
 from celery_ops.runbook.hazards import asks
 from celery_ops.runbook.loader import loads
 from celery_ops.runbook.params import ALLOW_GAP, BUSY_WAIT, parse_params
@@ -93,6 +100,9 @@ class Planner:
             scouted={
                 **await scout.look(runbook, params, now),
                 **await holding_plans.look(runbook, params, snapshot, self._surveyor.broker),
+                **await unknown_tasks.look(
+                    runbook, params, snapshot, self._surveyor.broker, self._hosts, run
+                ),
             },
             traced=await sighting.look(self._tracer, runbook, params, snapshot),
             ended=await self._endings.look(runbook, params, snapshot),

@@ -4,6 +4,7 @@ held. What each had declared is recorded first, as when a queue is paused.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_ops.model import HELD
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from celery_ops.model import FleetSnapshot, Incarnation, TakenRecord, Worker
     from celery_ops.runbook.effects import Effects
+    from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.stage import Stage
 
 TOLD_AGAIN_AFTER = 5.0
@@ -41,12 +43,24 @@ def consume_through(queue: str) -> Control:
 class Switch:
     """The workers that a hold has switched. `told` are the lives that were, by queue."""
 
-    def __init__(self, stage: Stage, effects: Effects, step: str, tasks: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        effects: Effects,
+        step: str,
+        tasks: tuple[str, ...],
+        *,
+        unknown_to: str = "",
+    ) -> None:
+        """`unknown_to`: workers are switched to that release meanwhile, and what is recorded is
+        owed to whichever life of theirs, since a new one is told before it could be recorded.
+        """
         self.told: dict[str, list[Incarnation]] = {}
         self._stage = stage
         self._effects = effects
         self._step = step
         self._tasks = tasks
+        self._unknown_to = unknown_to
         self._owed: dict[str, TakenRecord] = {}
         self._told_at: dict[tuple[str, str], float] = {}
         self._strange: set[tuple[str, str]] = set()
@@ -59,6 +73,23 @@ class Switch:
         """What this run had taken before it was taken up again."""
         self._owed = {one.key: one for one in records if one.kind == HELD}
         self._effects.recall(records)
+
+    async def foresee(self, target: PlannedWorker, queues: Iterable[str]) -> None:
+        """Record of a worker that it is owed these of its queues, whichever life of it that is."""
+        for declared in target.queues or ():
+            if declared.name in queues:
+                record = replace(
+                    self._effects.record(HELD, target),
+                    incarnation=None, queues=(declared,), service=None, tasks=self._tasks,
+                    unknown_to=self._unknown_to,
+                )  # fmt: skip
+                if record.key not in self._owed:
+                    await self._effects.take_down(record)
+                    self._owed[record.key] = record
+
+    def begins_anew(self, name: str) -> None:
+        """A worker of that name has just come: its last life took what it was told with it."""
+        self._told_at = {key: at for key, at in self._told_at.items() if key[1] != name}
 
     def newcomers(self, queue: str, snapshot: FleetSnapshot) -> tuple[Worker, ...]:
         """Who consumes the queue itself, and was not told just now that it must not. Of those who
@@ -95,6 +126,8 @@ class Switch:
             for declared in worker.consuming.value if worker.consuming is not None else ():
                 if declared.name == queue:
                     record = self._effects.held(worker, declared, self._tasks)
+                    if self._unknown_to:
+                        record = replace(record, incarnation=None, unknown_to=self._unknown_to)
                     await self._effects.take_down(record)
                     self._owed[record.key] = record
         await self._effects.control([ControlAction(one.name, add) for one in workers])

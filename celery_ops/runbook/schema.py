@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from celery_ops.config.units import Count
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
 from celery_ops.runbook.roll_words import Offline, OnFail, Order
-from celery_ops.runbook.task_steps import HoldStep, ReleaseStep, RetryStep, RevokeStep
+from celery_ops.runbook.task_steps import (
+    HoldStep,
+    ReleaseStep,
+    RetryStep,
+    RevokeStep,
+    SieveStep,
+)
 
 if TYPE_CHECKING:
     from celery_ops.config.document import Place
@@ -442,6 +448,7 @@ Step = (
     | RevokeStep
     | RetryStep
     | HoldStep
+    | SieveStep
     | ReleaseStep
     | ProbeStep
     | QueueStep
@@ -450,7 +457,10 @@ Step = (
     | NotifyStep
     | Roll
 )
-Other = RestoreStep | RevokeStep | RetryStep | HoldStep | ReleaseStep | QueueStep | ActivateStep
+Other = (
+    RestoreStep | RevokeStep | RetryStep | HoldStep | SieveStep | ReleaseStep | QueueStep
+    | ActivateStep
+)  # fmt: skip
 """What is not meant for workers that are chosen by name."""
 PreflightStep = CheckStep | DoctorStep
 FinalStep = CheckStep | NotifyStep
@@ -474,8 +484,8 @@ class Runbook:
     def changes(self) -> bool:
         """False for a runbook that only reads."""
         changes = (
-            RestoreStep | RevokeStep | RetryStep | HoldStep | ReleaseStep | BeatStep | ProbeStep
-            | QueueStep | ActivateStep
+            RestoreStep | RevokeStep | RetryStep | HoldStep | SieveStep | ReleaseStep | BeatStep
+            | ProbeStep | QueueStep | ActivateStep
         )  # fmt: skip
         return self.may_take_workers or any(
             isinstance(step, changes) and getattr(step, "verb", None) is not QueueVerb.BACKUP

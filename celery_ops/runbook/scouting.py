@@ -21,7 +21,7 @@ from celery_ops.runbook import backups, dead_letters, held_queues, moves
 from celery_ops.runbook.leaving_out import is_left_out
 from celery_ops.runbook.looks import Found, estimate, known, marking, nothing, of_a_look
 from celery_ops.runbook.moves import Wanted
-from celery_ops.runbook.plan import PlannedMove, PlannedStep
+from celery_ops.runbook.plan import PlannedMove, PlannedSieve, PlannedStep
 from celery_ops.runbook.probes import listed
 from celery_ops.runbook.queue_judges import likely_name
 from celery_ops.runbook.schema import CheckStep, ConfirmStep, NotifyStep, QueueStep, QueueVerb
@@ -50,6 +50,7 @@ class Scouted:
     moves: tuple[PlannedMove, ...] = ()
     refusals: tuple[str, ...] = ()
     hazards: tuple[str, ...] = ()
+    sieves: tuple[PlannedSieve, ...] = ()
 
 
 class Scout:

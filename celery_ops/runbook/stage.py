@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from celery_ops.errors import PreconditionFailed
+from celery_ops.model.holding import through
 from celery_ops.ports import Question
 from celery_ops.runbook import facts
 from celery_ops.runbook.attempts import backoff, failed_attempt
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from celery_ops.config.units import Count
     from celery_ops.fleet.survey import Surveyor
-    from celery_ops.model import FleetSnapshot, Incarnation
+    from celery_ops.model import ConsumedQueue, FleetSnapshot, Incarnation
     from celery_ops.ports import Clock, Hosts, Results
     from celery_ops.runbook.brake import Brake
     from celery_ops.runbook.effects import Effects
@@ -166,6 +167,7 @@ class Stage:
         now = plan_worker(worker, snapshot)
         before = target.planned
         queues = before.queues if before.queues is not None else now.queues
+        queues = None if queues is None else in_place_of(queues, now.queues or ())
         life = now.incarnation
         if life is None and now.identity is not None and now.identity == before.identity:
             life = before.incarnation  # a busy solo pool tells nothing; its supervisor knows it
@@ -229,6 +231,14 @@ class Stage:
         while self.brake.paused:
             await self.brake.sleep(0.2)
         self.journal.append(EventKind.CONTINUED)
+
+
+def in_place_of(
+    queues: Sequence[ConsumedQueue], consumed: Sequence[ConsumedQueue]
+) -> tuple[ConsumedQueue, ...]:
+    """A worker's queues as it consumes them now: what goes through a run in place of its own."""
+    now = {one.name: one for one in consumed}
+    return tuple(now.get(through(one.name), one) if one.name not in now else one for one in queues)
 
 
 def _was_restarted(before: Incarnation | None, now: Incarnation | None) -> bool:

@@ -78,6 +78,22 @@ class HoldStep:
 
 
 @dataclass(frozen=True, slots=True)
+class SieveStep:
+    """`hold: task` with `unknown_to`: messages whose task that `release` does not register are
+    parked from then on, beside the steps that follow, until a release step ends it.
+
+    `untold` is what is done where nobody can tell what it registers: `ignore` or `refuse`.
+    """
+
+    id: str
+    release: Slot[str]
+    untold: Slot[str]
+    timeout: Slot[float]
+    when: Condition | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseStep:
     """`release: task`: workers consume their own queues again, and the messages that were held go
     back to these, at most at a `rate`; or they stay parked (`parked`: `back` or `keep`).

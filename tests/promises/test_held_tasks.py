@@ -141,7 +141,7 @@ def test_an_abort_gives_all_back_to_one_that_is_drained_too(
     running = ann.do("task", "hold", HELD, "--yes")
     assert running.code == 0, running.all
     hold = ann.journals()[0].stem
-    gaps = [f"-pallow_gap={queue}" for queue in SWITCHED]
+    gaps = [f"-pallow_gap={queue}" for queue in (COMMON, "a")]
     drained = ann.do("worker", "drain", "a@rig", "--yes", *gaps)
     assert drained.code == 0, drained.all
     ours, others = send(fleet, 10)

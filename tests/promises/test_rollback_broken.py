@@ -155,7 +155,7 @@ def _nothing_was_sent_between(fleet: HostFleet, run: Said, until: float) -> None
     stopped, started = (
         max(datetime.fromisoformat(one["at"]).timestamp() for one in run.events
             if one["event"] == event and one.get("step") == step)
-        for event, step in (("result", "2"), ("intent", "6"))
+        for event, step in (("result", "2"), ("intent", "8"))
     )  # fmt: skip
     told = ticks(fleet)
     before = {one.origin for one in told if one.at < stopped}

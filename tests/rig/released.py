@@ -94,6 +94,9 @@ def released_fleet(
     ) as made:
         for host in list(made.hosts.values())[1:]:
             host.run("systemctl", "disable", "--now", "celery-beat")
+        for host in made.hosts.values():
+            # Whoever logs in there to look is not who runs it.
+            host.run("chmod", "-R", "a+rX", RELEASES)
         yield made
 
 
