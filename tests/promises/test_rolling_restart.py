@@ -63,14 +63,27 @@ def _restart(operator: Operator, name: str) -> Restarted:
     with Redis.from_url(_broker(operator, name), protocol=2) as redis:
         poller = Poller(redis)
         wait_until(lambda: poller.consumers() == CONSUMERS, what="four workers", timeout=60)
-        before = operator.do("-c", name, "status", "--json").json
+        before = _whole_status(operator, name)
         with Sampler(poller) as sampler:
             restart = ("runbook", "rolling-restart", "--yes", "--json", "-p", "hold=1s")
             run = operator.do("-c", name, *restart)
-        after = operator.do("-c", name, "status", "--json").json
+        after = _whole_status(operator, name)
     ledger = operator.do("-c", name, "demo", "ledger", "--json", "--settle")
     assert ledger.code == 0, ledger.err
     return Restarted(before, run, sampler, after, ledger.json)
+
+
+def _whole_status(operator: Operator, name: str) -> Any:
+    """Once all have answered: on a slow machine a look may be over before."""
+    seen: list[Any] = []
+
+    def is_whole() -> bool:
+        seen.append(operator.do("-c", name, "status", "--json").json)
+        told = [worker["started_at"] for worker in seen[-1]["workers"]]
+        return bool(seen[-1]["complete"] and all(told))
+
+    wait_until(is_whole, what="a status of everybody", timeout=60)
+    return seen[-1]
 
 
 def _broker(operator: Operator, name: str) -> str:

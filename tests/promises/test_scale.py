@@ -63,9 +63,12 @@ def test_a_pool_grows_and_shrinks_and_keeps_its_tasks(fleet: Operations, ann: Op
     assert said.code == 0, said.all
     assert children(fleet) == 3
     for number in range(3):
-        fleet.fleet.send(number, 4.0, queue="pre")
+        fleet.fleet.send(number, task="rig.hold", queue="pre")
     wait_until(lambda: len(fleet.fleet.starts()) == 3, what="all three are busy")
-    said = ann.do("runbook", "resize", "--yes", "-p", "to=1")
+    running = ann.start("runbook", "resize", "--yes", "-p", "to=1")
+    ann.until(lambda event: "All processes busy" in str(event.get("outcome")), "that it cannot yet")
+    fleet.fleet.release(0, 1, 2)
+    said = running.wait()
     assert said.code == 0, said.all
     assert "All processes busy" in said.all
     wait_until(lambda: children(fleet) == 1, what="the pool is as small as it was")
