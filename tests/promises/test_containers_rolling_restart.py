@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.promises.down_and_up import down_and_up_again
 from tests.rig import wait_until
 from tests.rig.container_fleet import MEMBERS, SHELLED, ContainerFleet, container_fleet
 from tests.rig.load import Load
@@ -26,7 +27,8 @@ RESTART = (
     *("runbook", "rolling-restart", "-p", "hold=1s", "-p", "workers=queue:common"),
     *("-p", "batch=3", "-p", "keep_available=25%"),
 )
-DRAINED = "under-init@box"
+GOES = ("two@box", "under-init@box")
+"""One of docker's and one of compose's."""
 TASKS_BEFORE = 20
 
 
@@ -45,13 +47,17 @@ def test_workers_in_containers_are_restarted_under_load_and_no_task_is_lost(
         wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
         plan = ann.do(*RESTART, "--plan")
         with Sampler(fleet.poller) as sampler:
-            drained = ann.do("worker", "drain", DRAINED, "--yes")
-            resumed = ann.do("worker", "resume", DRAINED, "--yes")
             run = ann.do(*RESTART, "--yes", "--json")
+        down_and_up_again(
+            ann,
+            fleet.poller,
+            goes=GOES,
+            runs=lambda: fleet.running() - {SHELLED.node},
+            workers=f"!{SHELLED.node}",
+        )
     load.settle(logs=fleet.logged)
     assert plan.code == 0, plan.all
     assert "LOST" not in plan.out
-    assert (drained.code, resumed.code) == (0, 0), drained.all + resumed.all
     assert run.code == 0, run.all
     assert sorted(run.events[-1]["outcome"]["report"]["done"]) == NODES
     assert load.sent > 50

@@ -1,4 +1,4 @@
-"""The main job where Celery's manual has led people: `celery multi`, with systemd and without, and
+"""The main jobs where Celery's manual has led people: `celery multi`, with systemd and without, and
 commands of somebody's own. Under load, and no task is lost or run twice.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.hosts import begun
+from tests.promises.down_and_up import down_and_up_again
 from tests.rig import wait_until
 from tests.rig.detached import end_all
 from tests.rig.host_fleet import host_fleet
@@ -60,6 +61,7 @@ def test_nodes_of_celery_multi_with_a_forking_unit_each(tmp_path: Path) -> None:
         with Load(fleet.fleet, *fleet.consumers) as load:
             wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
             run = ann.do(*RESTART, *HALF, "-p", "allow_gap=mail")
+            down_and_up_again(ann, fleet.poller, goes=["w2@web1"], runs=fleet.running)
         load.settle(logs=fleet.logged)
         _no_task_was_lost(run, load, fleet.fleet)
         assert fleet.redis.hlen("unacked") == 0
@@ -79,6 +81,10 @@ def test_nodes_without_a_supervisor_and_those_behind_commands(tmp_path: Path) ->
             wait_until(lambda: len(here.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
             with Sampler(here.poller) as sampler:
                 run = here.operator.do(*RESTART, *HALF)
+            node = f"{MULTI}@here"
+            down_and_up_again(
+                here.operator, here.poller, goes=[node], runs=here.running, workers=node
+            )
         load.settle(logs=here.logged)
         plan = str(run.events[0]["plan"])
         assert f"kill -s TERM $(cat {here.folder}/{MULTI}.pid)" in plan
@@ -121,6 +127,14 @@ class Unsupervised:
 
     def pids(self) -> dict[str, str]:
         return {name: (self.folder / f"{name}.pid").read_text() for name in (MULTI, OWN)}
+
+    def running(self) -> set[str]:
+        """The node of `celery multi`, if the process of its pidfile lives."""
+        pidfile = self.folder / f"{MULTI}.pid"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(pidfile.read_text()), 0)
+            return {f"{MULTI}@here"}
+        return set()
 
     def logged(self, _: object) -> str:
         return "\n".join(log.read_text()[-3000:] for log in self.folder.glob("*.log"))

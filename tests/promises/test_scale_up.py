@@ -1,4 +1,6 @@
-"""Under supervisord workers are scaled down and up again, and pools grow as each worker allows."""
+"""Under supervisord workers are restarted, scaled down and up again under load, whether their stop
+signals the pool's children or not; and pools grow as each worker allows.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.promises.down_and_up import down_and_up_again
 from tests.rig import wait_until
+from tests.rig.load import Load
 from tests.rig.operations import Operations, Program, operations
 
 if TYPE_CHECKING:
@@ -16,7 +20,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.rig
 
-TASKS, AT_WORK = 16, 3
+NODES = ("auto@rig", "one@rig", "two@rig")
+TASKS_BEFORE = 4
+EVERY = 0.6
+"""Seconds between two tasks: a pool has one process, and in between a single worker is left."""
+RESTART = ("runbook", "rolling-restart", "-p", "hold=1s", "-p", "keep_available=1")
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +32,29 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     with operations(
         tmp_path_factory.mktemp("fleet"),
         Program("auto", pool="prefork", queues=("common",), arguments=("--autoscale", "3,1")),
-        Program("one", pool="prefork", queues=("common",)),
+        Program("one", pool="prefork", queues=("common",), stop_as_group=True),
         Program("two", queues=("common", "mail")),
     ) as made:
         yield made
 
 
-def test_down_and_up_again_under_load(fleet: Operations, ann: Operator) -> None:
+def test_restarted_and_down_and_up_again_under_load(fleet: Operations, ann: Operator) -> None:
     plan = ann.do("runbook", "scale-down", "-p", "to=1", "--plan")
     assert "supervisord starts it again when it is restarted itself" in plan.all
-    for number in range(TASKS):
-        fleet.fleet.send(number, 1.0, queue="mail" if number % 4 == 0 else "common")
-    wait_until(lambda: len(fleet.fleet.starts()) >= AT_WORK, what="all of them are at work")
-    down = ann.do("runbook", "scale-down", "-p", "to=1", "-p", "hold=1s", "--yes")
-    assert down.code == 0, down.all
-    assert fleet.poller.consumers() == {"common": 1, "mail": 1}
-    assert fleet.redis.hlen("celery-ops:taken") == 2
-    up = ann.do("runbook", "scale-up", "--yes")
-    assert up.code == 0, up.all
-    assert fleet.poller.consumers() == {"common": 3, "mail": 1}
-    wait_until(lambda: len(fleet.fleet.ends()) >= TASKS, what="all tasks end")
-    assert fleet.fleet.starts() == fleet.fleet.ends() == dict.fromkeys(range(TASKS), 1)
-    assert not fleet.redis.exists("celery-ops:taken")
+    restart = ann.do(*RESTART, "-p", "allow_gap=mail", "--plan")
+    danger = "a stop signals the pool's children too: the proven drain before it"
+    assert [node for node in NODES if f"{node}: {danger}" in restart.all] == ["one@rig"]
+    before = {name: fleet.pid(name) for name in fleet.programs}
+    with Load(fleet.fleet, *("common", "mail"), every=EVERY) as load:
+        wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
+        run = ann.do(*RESTART, "-p", "allow_gap=mail", "--yes")
+        assert run.code == 0, run.all
+        assert all(fleet.pid(name) not in {0, pid} for name, pid in before.items())
+        down_and_up_again(ann, fleet.poller, goes=["auto@rig", "one@rig"], runs=fleet.running)
+    load.settle()
+    assert load.twice() == []
+    assert set(fleet.fleet.starts()) == set(load.numbers)
+    assert fleet.nothing_is_taken()
 
 
 def test_pools_grow_as_each_worker_allows(ann: Operator) -> None:

@@ -143,6 +143,13 @@ class ContainerFleet:
         shape = "{{.Id}} {{.State.StartedAt}}"
         return {one.node: self.daemon.inspect(one.container, shape) for one in self.members}
 
+    def running(self) -> set[str]:
+        """The workers whose container runs, says docker itself."""
+        shape = "{{.State.Running}}"
+        return {
+            one.node for one in self.members if self.daemon.inspect(one.container, shape) == "true"
+        }
+
     def leaks(self) -> list[str]:
         """Every file of an operator's in which the broker's password can be read."""
         return self._operators.leaks()

@@ -222,6 +222,12 @@ class HostFleet:
         """The life of each worker, as its own systemd tells it."""
         return {one.node: self.show(one, "InvocationID")["InvocationID"] for one in self.members}
 
+    def running(self) -> set[str]:
+        """The workers whose unit is active, and which are to run when their host boots again."""
+        shown = {one.node: self.show(one, "ActiveState", "UnitFileState") for one in self.members}
+        up = {"ActiveState": "active", "UnitFileState": "enabled"}
+        return {node for node, told in shown.items() if told == up}
+
     def nothing_is_taken(self) -> bool:
         """No worker owes or is owed anything, says the broker itself."""
         return not self.redis.exists("celery-ops:taken")

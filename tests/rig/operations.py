@@ -53,7 +53,8 @@ CONF = {
 @dataclass(frozen=True)
 class Program:
     """A worker as supervisord runs it, or a scheduler. `node` is its own name unless given;
-    `packages` is a folder with further ones, `environment` further variables.
+    `packages` is a folder with further ones, `environment` further variables. With `stop_as_group`
+    the stop signal goes to the pool's children, too.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Program:
     beat: bool = False
     packages: str = ""
     environment: tuple[tuple[str, str], ...] = ()
+    stop_as_group: bool = False
 
     @property
     def node_name(self) -> str:
@@ -88,6 +90,7 @@ class Program:
             "startsecs": "1",
             "startretries": "0",
             "stopwaitsecs": "30",
+            "stopasgroup": str(self.stop_as_group).lower(),
         }
         return {key: value.replace("%", "%%") for key, value in keys.items()}
 
@@ -187,6 +190,12 @@ class Operations:
         """The pid of a program, as its supervisor says; 0 if it does not run."""
         info: Any = self._supervisor.getProcessInfo(name)
         return int(info["pid"])
+
+    def running(self) -> set[str]:
+        """The workers whose program runs, says their supervisor itself."""
+        return {
+            one.node_name for name, one in self.programs.items() if self._state(name) == "RUNNING"
+        }
 
     def spawned(self, name: str) -> int:
         """How often a program was started, says its supervisor."""
