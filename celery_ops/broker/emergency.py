@@ -195,6 +195,7 @@ class NoBroker:
     """Stands in for `instead_of`, which cannot be used. Implements `ports.Broker`."""
 
     refuses_runs = ""
+    serves_first = False
 
     def __init__(self, instead_of: Broker, lock: Path, clock: Clock) -> None:
         self._instead_of = instead_of

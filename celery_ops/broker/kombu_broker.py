@@ -66,6 +66,8 @@ _INSTEAD = (
 class KombuBroker:
     """Implements `ports.Broker` for watching. Connects when it is first used."""
 
+    serves_first = False
+
     def __init__(
         self,
         address: KombuAddress,

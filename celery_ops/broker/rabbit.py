@@ -65,6 +65,7 @@ class RabbitBroker:
     """
 
     refuses_runs = ""
+    serves_first = False
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class RedisBroker:
     """
 
     refuses_runs = ""
+    serves_first = True
 
     def __init__(
         self,

@@ -86,9 +86,9 @@ return outcomes
 SEND = (
     HOLDS
     + """
--- KEYS: the lease, the list of a queue. ARGV: token, message.
+-- KEYS: the lease, the list of a queue. ARGV: token, message, the side: LPUSH or RPUSH.
 if not holds(KEYS[1], ARGV[1]) then return 0 end
-redis.call('LPUSH', KEYS[2], ARGV[2])
+redis.call(ARGV[3], KEYS[2], ARGV[2])
 return 1
 """
 )

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 LOOKED_THROUGH = 100_000
 """So many messages, the newest, are compared with one that is looked for: some milliseconds."""
+_FROM_ITS_END = {
+    False: ("MAXLEN", LOOKED_THROUGH),
+    True: ("RANK", -1, "MAXLEN", LOOKED_THROUGH),
+}
 CONFIRMED_WITHIN = 3.0
 """Seconds until the server has to confirm a subscription."""
 
@@ -36,7 +40,9 @@ class Tasks:
         """As the port says. Consumers take from the right end of the list."""
         keys = (self._names.lease, self._names.key(message.queue, message.priority))
         raw = composing.envelope(message)
-        if not await self._wire.write("EVAL", scripts.SEND, len(keys), *keys, fence.token, raw):
+        side = "RPUSH" if message.first else "LPUSH"
+        said = (*keys, fence.token, raw, side)
+        if not await self._wire.write("EVAL", scripts.SEND, len(keys), *said):
             raise LeaseLost("The lease of this context is no longer ours; nothing was sent.")
 
     async def ahead_of(self, message: TaskMessage) -> int | None:
@@ -44,7 +50,7 @@ class Tasks:
         key = self._names.key(message.queue, message.priority)
         raw = composing.envelope(message)
         length, at = await self._wire.read_many(
-            [("LLEN", key), ("LPOS", key, raw, "MAXLEN", LOOKED_THROUGH)]
+            [("LLEN", key), ("LPOS", key, raw, *_FROM_ITS_END[message.first])]
         )
         if at is None or isinstance(at, Exception) or isinstance(length, Exception):
             return None

@@ -30,6 +30,8 @@ class TaskMessage:
     root: str | None = None
     """The task that began all of it; None: itself."""
     parent: str | None = None
+    first: bool = False
+    """It is served before what waits, by a broker that can do that."""
     tag: str = ""
     """Tells this message from every other one, also of the same task; empty: its id does."""
 

@@ -54,6 +54,11 @@ class Broker(Protocol):
         """
         ...
 
+    @property
+    def serves_first(self) -> bool:
+        """Whether a message can be sent that is served before what waits in its queue."""
+        ...
+
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
         """Heartbeats as they come, until cancelled; ends with BrokerUnreachable, never silently."""
         ...
@@ -110,7 +115,9 @@ class Broker(Protocol):
         ...
 
     async def send(self, message: TaskMessage, *, fence: Fence) -> None:
-        """Put it behind all others in its queue; raise LeaseLost, and send nothing, without it."""
+        """Put it behind all others in its queue, or before them (`first`, where the broker
+        `serves_first`); raise LeaseLost, and send nothing, without the lease.
+        """
         ...
 
     async def take(self, record: TakenRecord, *, fence: Fence) -> None: ...

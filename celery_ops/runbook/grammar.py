@@ -355,7 +355,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "scale": Verb(read_scale, _ANYWHERE, ("to", "by", "timeout", "when")),
     "control": Verb(read_control, _ANYWHERE, ("on", "args", "timeout", "takes", "when")),
-    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "optional", "priorities", "when")),
+    "probe": Verb(read_probe, _ANYWHERE, ("timeout", "optional", "first", "priorities", "when")),
     "notify": Verb(_read_notify, frozenset({Where.STEPS, Where.FINALLY}), ("env", "when")),
     "restore": Verb(
         _read_restore,

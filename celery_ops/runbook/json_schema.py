@@ -178,6 +178,7 @@ _KEYS: Mapping[str, Schema] = {
     "vouched": _WORD,
     "for": _DURATION,
     "optional": {"type": "boolean", "description": "left out where there is none of it"},
+    "first": {"type": "boolean", "description": "before what waits, where the broker can do that"},
     "priorities": {"type": ["boolean", "string"], "description": "also their order, proved"},
     "max_failures": {**_NUMBER, "description": "so many tasks may fail, or a share of all: 5%"},
     "give_back": {

@@ -106,6 +106,7 @@ class Prober:
         return TaskMessage(
             id_, self.task, queue, at + timedelta(seconds=self.timeout),
             origin=f"celery-ops run {plan.run} by {plan.operator}",
+            first=self.step.first and self.stage.surveyor.broker.serves_first,
         )  # fmt: skip
 
     async def look(self) -> FleetSnapshot:

@@ -43,21 +43,28 @@ class WayIn:
     consumers: tuple[Worker, ...]
     is_only: bool
     """It is known that nobody else consumes the queue."""
+    ready: int | None = None
+    """The messages that wait there; None: they cannot be counted."""
 
 
 def way_in(name: str, snapshot: FleetSnapshot) -> WayIn:
     """The queue that the worker shares with the fewest, and of these the shortest."""
     worker = snapshot.worker(name)
     queues = worker.queues if worker is not None and worker.answers else None
-    ready = {queue.name: queue.ready or 0 for queue in snapshot.queues}
+    ready = {queue.name: queue.ready for queue in snapshot.queues}
     ways = [
-        WayIn(queue, snapshot.consumers_of(queue), is_only=only_consumer(queue, snapshot) == name)
+        WayIn(
+            queue,
+            snapshot.consumers_of(queue),
+            is_only=only_consumer(queue, snapshot) == name,
+            ready=ready.get(queue),
+        )
         for queue in queues or ()
     ]
     nothing = WayIn("", (), is_only=False)
     return min(
         ways,
-        key=lambda way: (len(way.consumers), ready.get(way.queue, 0), way.queue),
+        key=lambda way: (len(way.consumers), way.ready or 0, way.queue),
         default=nothing,
     )
 
@@ -128,7 +135,7 @@ def obstacles(
     found = [] if queues else [no_queue(step)]
     for queue in queues:
         consumers = snapshot.consumers_of(queue)
-        strangers = [worker.name for worker in consumers if _knows(worker, probe.task) is False]
+        strangers = [worker.name for worker in consumers if knows(worker, probe.task) is False]
         if not consumers:
             found.append(unconsumed(queue, snapshot))
         elif strangers:
@@ -269,7 +276,8 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _knows(worker: Worker, task: str) -> bool | None:
+def knows(worker: Worker, task: str) -> bool | None:
+    """Whether a worker registers that task; None: it has not told."""
     return None if worker.registered is None else _registered(worker, task) is not None
 
 

@@ -51,6 +51,8 @@ def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
         steps.wrong(spot.value.place, "worker is only known inside a roll; name the queues here")
     for node in nodes:
         _check_queue(steps, spot, node)
+    if "first" in spot.keys and not is_worker:
+        steps.wrong(spot.keys["first"].place, "`first` is for `probe: worker`")
     if "priorities" in spot.keys and spot.where is Where.ROLL:
         steps.wrong(spot.keys["priorities"].place, "priorities are proved outside of a roll")
     timeout = spot.keys.get("timeout")
@@ -62,16 +64,17 @@ def read_probe(steps: StepReader, spot: Spot) -> ProbeStep | None:
         timeout=None if timeout is None else values.some_time(timeout, f"timeout of {spot.what}"),
         when=steps.when(spot),
         place=spot.place,
-        optional=_is_optional(steps, spot),
+        optional=_is_set(steps, spot, "optional"),
+        first=_is_set(steps, spot, "first"),
         priorities=values.flag(spot.keys["priorities"], f"priorities of {spot.what}")
         if "priorities" in spot.keys
         else Constant(value=False),
     )
 
 
-def _is_optional(steps: StepReader, spot: Spot) -> bool:
-    node = spot.keys.get("optional")
-    what = f"optional of {spot.what}"
+def _is_set(steps: StepReader, spot: Spot, key: str) -> bool:
+    node = spot.keys.get(key)
+    what = f"{key} of {spot.what}"
     return node is not None and steps.values.reader.boolean(node, what) is True
 
 

@@ -331,7 +331,7 @@ class ProbeStep:
 
     A text may name several queues, separated by commas; `configured` stands for the context's own,
     `consumed` for all that our workers consume. `timeout` in seconds; None: the context's. An
-    `optional` one is left out where the context has no probe.
+    `optional` one is left out where there is none; one that is `first` goes before what waits.
     """
 
     id: str
@@ -340,6 +340,7 @@ class ProbeStep:
     when: Condition | None
     place: Place
     optional: bool = False
+    first: bool = False
     priorities: Slot[bool] = Constant(value=False)  # also in which order they are served
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ELSEWHERE_SECONDS = 0.4
 """What left its queue so long ago, and was not announced by the worker, another one has."""
 MOST_TRIES = 200
+_PASSED = frozenset({Result.DONE, Result.SKIPPED})
 
 
 class WorkerProbing(Prober):
@@ -58,7 +59,7 @@ class WorkerProbing(Prober):
         """Whether the journal says how it went. What was sent and not seen to end is sent anew."""
         while (act := self.stage.recall.next(self.step.id, target.name)) is not None:
             if act.outcome is not None:
-                target.failed = "" if act.outcome.result is Result.DONE else act.outcome.says
+                target.failed = "" if act.outcome.result in _PASSED else act.outcome.says
                 return True
         return False
 
@@ -67,7 +68,7 @@ class WorkerProbing(Prober):
             came = await self._until_it_runs_one(target, way)
         except BrokerUnreachable as error:
             came = Outcome(Result.UNKNOWN, f"it is not known how it ended: {error.says}")
-        target.failed = "" if came.result is Result.DONE else f"probe: {came.says}"
+        target.failed = "" if came.result in _PASSED else f"probe: {came.says}"
         self.stage.effects.conclude(
             self.step.id, target.name, came.result, target.failed or came.says
         )
@@ -75,6 +76,9 @@ class WorkerProbing(Prober):
     async def _until_it_runs_one(self, target: Target, way: WayIn) -> Outcome:
         if not way.queue:
             return Outcome(Result.FAILED, "it consumes nothing that a probe could be sent to")
+        why_not = self._why_not(target, way)
+        if why_not:
+            return Outcome(Result.SKIPPED, f"not probed: {why_not}")
         clock, broker = self.stage.clock, self.stage.surveyor.broker
         until = clock.monotonic() + self.timeout
         for tries in itertools.count(1):
@@ -92,6 +96,16 @@ class WorkerProbing(Prober):
         why = f": its task events could not be switched on ({untold})" if untold else ""
         fix = "; a queue of its own would tell (worker_direct)"
         return Outcome(Result.UNKNOWN, f"{says}{why or fix}")
+
+    def _why_not(self, target: Target, way: WayIn) -> str:
+        """Why a probe would tell nothing of this worker; empty: it would."""
+        worker = next((one for one in way.consumers if one.name == target.name), None)
+        if self.step.optional and worker is not None and probes.knows(worker, self.task) is False:
+            return f"its release does not know the task {self.task}"
+        if self.step.first and way.ready != 0 and not self.stage.surveyor.broker.serves_first:
+            waiting = "what waits" if way.ready is None else counted(way.ready, "message")
+            return f"it would come behind {waiting} in {way.queue}"
+        return ""
 
     async def _watch(
         self, message: TaskMessage, followed: Followed, target: Target, way: WayIn, until: float

@@ -355,6 +355,17 @@ class BrokerContract(AskingContract):
         assert await broker.ahead_of(replace(PING, id="id-3")) is None
 
     @pytest.mark.usefixtures("unconsumed")
+    async def test_one_that_is_sent_first_goes_before_what_waits_where_that_is_possible(
+        self, broker: Broker
+    ) -> None:
+        fence = await broker.lease.acquire(ANN)
+        first, second = (replace(PING, id=id_, first=True) for id_ in ("id-1", "id-2"))
+        for message in (replace(PING, id="id-0"), first, second):
+            await broker.send(message, fence=fence)
+        ahead = [await broker.ahead_of(one) for one in (second, first)]
+        assert ahead == ([0, 1] if broker.serves_first else [None, None])
+
+    @pytest.mark.usefixtures("unconsumed")
     async def test_no_task_is_sent_without_the_lease(self, broker: Broker) -> None:
         with pytest.raises(LeaseLost):
             await broker.send(PING, fence=NOBODY)

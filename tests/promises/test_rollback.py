@@ -99,6 +99,7 @@ def test_a_release_is_rolled_back_under_load(tmp_path: Path, strategy: str) -> N
         _no_task_was_lost_or_doubled(seen)
         _beat_was_away_all_the_while(seen, watched=WATCHED[strategy])
         _all_consume_as_before(seen)
+        _each_ran_a_probe(seen)
         if strategy == "drain-first":
             assert seen.least("common") == 0
             drained = seen.moment("result", "3", last=True)
@@ -147,6 +148,17 @@ def _was_done(seen: RolledBack, step: str) -> bool:
         one["event"] == "intent" and (one.get("step") or "").startswith(step)
         for one in seen.run.events
     )
+
+
+def _each_ran_a_probe(seen: RolledBack) -> None:
+    probed = {
+        one["target"]
+        for one in seen.run.events
+        if one["event"] == "intent" and one.get("verb") == "probe"
+    }
+    assert probed == {one.node for one in seen.fleet.members}
+    with seen.fleet.server.client(1) as counts:
+        assert int(counts.hget("pings", "ended") or 0) >= len(probed)
 
 
 def _all_consume_as_before(seen: RolledBack) -> None:

@@ -88,7 +88,8 @@ def released_fleet(
         files=files,
         links={LINK[1:]: f"releases/{NEW}"},
         settings={
-            "release": {"symlink": {"current": LINK, "releases": RELEASES, "tasks": list(TASKS)}}
+            "probe": {"task": "rig.ping", "queues": ["common"], "timeout": "20s"},
+            "release": {"symlink": {"current": LINK, "releases": RELEASES, "tasks": list(TASKS)}},
         },
         **how,
     ) as made:

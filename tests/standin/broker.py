@@ -215,6 +215,7 @@ class StandinBroker:
     """
 
     refuses_runs = ""
+    serves_first = True
 
     def __init__(self, fleet: StandinFleet, *, counts_listeners: bool = True) -> None:
         self.fleet = fleet

@@ -145,7 +145,8 @@ class StandinFleet:
     def deliver(self, task: TaskMessage, now: datetime) -> None:
         """A message as the broker is given it; `now` is what its sender's clock says."""
         self.settle()
-        self.queues.setdefault(task.queue, deque()).append(self.composed(task, now))
+        queue = self.queues.setdefault(task.queue, deque())
+        (queue.appendleft if task.first else queue.append)(self.composed(task, now))
         self.ledger.sent += 1
         self._fill(self.clock.monotonic())
 
