@@ -163,7 +163,10 @@ def test_an_application_tells_its_broker_and_its_options(
     done = ops("config", "init", "local", "-A", "proj")
     text = (ops.home / "celery-ops.yaml").read_text()
     assert "    broker_options: {visibility_timeout: 7200, max_retries: 3}\n    app: proj\n" in text
-    assert not done.code, done.err
+    not_found = [line for line in done.err.splitlines() if " on local: pid " in line]
+    # A scheduler in another test's container may be the deployment's own, for all it tells.
+    assert done.code == bool(not_found), done.err
+    assert all("it runs in the container" in line for line in not_found), done.err
 
 
 @pytest.mark.rig

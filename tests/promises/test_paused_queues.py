@@ -101,7 +101,7 @@ def test_what_is_drained_is_empty_with_retries_and_etas(fleet: Operations, ann: 
     for number in numbers[20:25]:
         fleet.fleet.send(number, 0.1, queue=COMMON, countdown=9)
     for number in numbers[25:]:
-        args = [number, 2, 6]
+        args = [number, 2, 8]  # well above the five seconds that it is watched at least
         fleet.fleet.send_with(args, task="rig.again", queue=COMMON)
     drained = ann.do("queue", "drain", COMMON, "-p", "stop_beat=yes", "-p", "timeout=2m")
     ends, starts = fleet.fleet.ends(), fleet.fleet.starts()
