@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.model import parked
+from celery_ops.model import HOLD, ConsumedQueue, TakenRecord, parked
 from celery_ops.model.holding import behind, hold_of
 
 if TYPE_CHECKING:
-    from celery_ops.model import FleetSnapshot, TakenRecord
+    from collections.abc import Iterable
+
+    from celery_ops.model import FleetSnapshot
+    from celery_ops.runbook.plan import Plan
 
 
 def in_the_way(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
@@ -44,3 +47,21 @@ def in_words(record: TakenRecord) -> str:
     """Which tasks are held, and by whom."""
     is_held = "is held" if len(record.tasks) == 1 else "are held"
     return f"{', '.join(record.tasks)} {is_held} by run {record.run} of {record.operator}"
+
+
+def record(
+    plan: Plan, queues: Iterable[str], tasks: tuple[str, ...], *, unknown_to: str = ""
+) -> TakenRecord:
+    """A hold as every operator can see it in the broker."""
+    return TakenRecord(
+        kind=HOLD,
+        worker="",
+        incarnation=None,
+        queues=tuple(ConsumedQueue(queue, "{}") for queue in queues),
+        service=None,
+        run=plan.run,
+        operator=plan.operator,
+        at=plan.at,
+        tasks=tasks,
+        unknown_to=unknown_to,
+    )

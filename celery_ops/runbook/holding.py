@@ -25,10 +25,10 @@ from celery_ops.errors import (
     OpsError,
     PreconditionFailed,
 )
-from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord
+from celery_ops.model import HELD, HOLD, Holder, TakenRecord
 from celery_ops.model.holding import HOLDS, held_of, hold_of
 from celery_ops.ports import Question
-from celery_ops.runbook import holding_plans, queue_judges
+from celery_ops.runbook import held_queues, holding_plans, queue_judges
 from celery_ops.runbook.brake import Aborted
 from celery_ops.runbook.events import EventKind, Outcome, Result
 from celery_ops.runbook.failure import StepFailed
@@ -171,20 +171,8 @@ class Holding:
 
     async def _note(self) -> None:
         """Record the hold where every operator can see it."""
-        plan = self._stage.plan
-        await self._effects.take_down(
-            TakenRecord(
-                kind=HOLD,
-                worker="",
-                incarnation=None,
-                queues=tuple(ConsumedQueue(queue, "{}") for queue in self._queues),
-                service=None,
-                run=plan.run,
-                operator=plan.operator,
-                at=plan.at,
-                tasks=self._wanted.tasks,
-            )
-        )
+        record = held_queues.record(self._stage.plan, self._queues, self._wanted.tasks)
+        await self._effects.take_down(record)
 
     async def _until_switched(self, carrying: asyncio.Task[None]) -> None:
         """Nobody consumes one of these queues, and it stays so. Raise StepFailed."""

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
-from celery_ops.model import HELD, HOLD, ConsumedQueue, Holder, TakenRecord, Targets
+from celery_ops.model import HELD, HOLD, Holder, TakenRecord, Targets
 from celery_ops.model.holding import hold_of, own_names
 from celery_ops.ports import CancelConsumer, Question
 from celery_ops.runbook import held_queues, queue_judges, unknown_tasks
@@ -159,21 +159,11 @@ class Sieve:
 
     async def _note(self) -> None:
         """Record it where every operator can see it."""
-        plan = self._stage.plan
-        await self._effects.take_down(
-            TakenRecord(
-                kind=HOLD,
-                worker="",
-                incarnation=None,
-                queues=tuple(ConsumedQueue(queue, "{}") for queue in self.queues),
-                service=None,
-                run=plan.run,
-                operator=plan.operator,
-                at=plan.at,
-                tasks=(self._planned.name,),
-                unknown_to=self._planned.release,
-            )
+        planned = self._planned
+        record = held_queues.record(
+            self._stage.plan, self.queues, (planned.name,), unknown_to=planned.release
         )
+        await self._effects.take_down(record)
 
     async def _until_switched(self, timeout: float) -> str:
         """Nobody that can be told consumes its own queues; who does that cannot be told."""
