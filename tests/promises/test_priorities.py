@@ -70,6 +70,10 @@ def test_idle_workers_on_redis_receive_them_in_order(
     assert not redis.keys(f"{queue}*"), "nothing stays behind"
 
 
+def _answers(fleet: Operations, node: str) -> bool:
+    return any(one.node == node for one in fleet.poller.ask("active_queues"))
+
+
 @contextlib.contextmanager
 def faulty(fleet: Operations, fault: str) -> Iterator[None]:
     """The worker `one` with a fault, which it does not have any more afterwards."""
@@ -79,6 +83,7 @@ def faulty(fleet: Operations, fault: str) -> Iterator[None]:
     try:
         fleet.stop("one")
         fleet.start("one")
+        wait_until(lambda: _answers(fleet, "one@rig"), what="it answers")
         yield
     finally:
         path.unlink()
