@@ -127,6 +127,40 @@ return {#going[1], #going[2]}
 """
 )
 
+GATHER = (
+    HOLDS
+    + _IS_LIST
+    + """
+-- KEYS: the lease, the list they come from, the list they go to.
+-- ARGV: token, how many may be in the latter, how many of them are read.
+-- Moves those that are served next, and returns those that are served next of all that is there
+-- then; nothing if the token is not the lease's; -1 if a key is no list.
+if not holds(KEYS[1], ARGV[1]) then return false end
+if not (is_list(KEYS[2]) and is_list(KEYS[3])) then return -1 end
+for _ = 1, tonumber(ARGV[2]) - redis.call('LLEN', KEYS[3]) do
+  if not redis.call('RPOPLPUSH', KEYS[2], KEYS[3]) then break end
+end
+return redis.call('LRANGE', KEYS[3], -tonumber(ARGV[3]), -1)
+"""
+)
+
+PUT_BACK = (
+    _IS_LIST
+    + """
+-- KEYS: the list they come from, the list they go to.
+-- Moves all of them, to be served before those that wait there. Without the lease: whose it is now
+-- does not matter to what goes back where it came from.
+if not (is_list(KEYS[1]) and is_list(KEYS[2])) then return -1 end
+local moved, message = 0, redis.call('LINDEX', KEYS[1], 0)
+while message do
+  redis.call('RPUSH', KEYS[2], message)
+  redis.call('LPOP', KEYS[1])
+  moved, message = moved + 1, redis.call('LINDEX', KEYS[1], 0)
+end
+return moved
+"""
+)
+
 PUT = (
     HOLDS
     + _IS_LIST

@@ -19,6 +19,7 @@ from celery_ops.ports import Priorities
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
+    from celery_ops.broker.first_in_line import FirstInLine
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
     from celery_ops.model import Address, StoredMessage, TaskMessage
@@ -88,6 +89,9 @@ class RedisStore:
 
     def transfer(self, transfer: Transfer, *, fence: Fence) -> AsyncGenerator[Transferred, None]:
         return self._mover.transfer(transfer, fence=fence)
+
+    def first_in_line(self) -> FirstInLine:
+        return self._mover.first_in_line()
 
     async def divide(self, division: Division, *, fence: Fence) -> Divided:
         return await self._mover.divide(division, fence=fence)

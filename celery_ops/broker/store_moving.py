@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import envelopes, moving_scripts
+from celery_ops.broker.first_in_line import FirstInLine
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
 from celery_ops.ports import SENT_KEPT, Divided, Transferred
@@ -50,6 +51,8 @@ _BYTES_A_SCRIPT = 512 * 1024
 _FIRST_PORTION = 50
 _DIVIDED = 100
 """Messages of a priority step that are divided in one script."""
+_ARRIVED = 500
+"""Messages that are where they are divided, at most."""
 _CHOSEN, _REST = 3, 4
 """Their keys in that script."""
 _SLACK = 64
@@ -80,31 +83,47 @@ class MessageMover:
                 yield Transferred(done, seen)
         _check_known(done, await self.counted(transfer.ticket))
 
+    def first_in_line(self) -> FirstInLine:
+        return FirstInLine(self._wire, self._names)
+
     async def divide(self, division: Division, *, fence: Fence) -> Divided:
         """As the port says; of each priority step one portion."""
-        keys = self._names.keys(division.queue)
-        sizes = [self._portions.get(key, _FIRST_PORTION) for key in keys]
-        answers = await self._wire.read_many(
-            [("LRANGE", key, -size, -1) for key, size in zip(keys, sizes, strict=True)],
-            at_once=False,
-        )
         chosen = rest = 0
-        for key, step, answer in zip(keys, self._names.steps, answers, strict=True):
-            raws: list[bytes] = _of_a_list(answer, division.queue, self._wire)[::-1]
-            if not raws:
-                continue
-            self._portions[key] = _next_portion(raws, _DIVIDED)
+        for step, raws in (await self._arrived(division, fence)).items():
             words: list[Word] = []
             for raw in raws:
                 is_chosen = division.choose(envelopes.stored(raw, step))
                 words += [_CHOSEN if is_chosen else _REST, raw]
             places = [self._names.key(queue, step) for queue in
-                      (division.queue, division.chosen, division.rest)]  # fmt: skip
+                      (division.arrived, division.chosen, division.rest)]  # fmt: skip
             went = await self._run(moving_scripts.DIVIDE, places, fence, *words)
             if went[0] == -1:
-                raise _no_queue(f"{division.queue}, {division.chosen} or {division.rest}")
+                raise _no_queue(f"{division.arrived}, {division.chosen} or {division.rest}")
             chosen, rest = chosen + int(went[0]), rest + int(went[1])
         return Divided(chosen, rest)
+
+    async def _arrived(self, division: Division, fence: Fence) -> dict[int, list[bytes]]:
+        """What is there to be divided, by priority steps; the one that is served next first."""
+        steps, keys = self._names.steps, self._names.keys(division.arrived)
+        sizes = [self._portions.get(key, _FIRST_PORTION) for key in keys]
+        answers = await self._wire.read_many(
+            [("LRANGE", key, -size, -1) for key, size in zip(keys, sizes, strict=True)]
+            + [("LLEN", key) for key in self._names.keys(division.queue)],
+            at_once=False,
+        )
+        there, left = answers[: len(keys)], answers[len(keys) :]
+        found: dict[int, list[bytes]] = {}
+        for step, key, size, arrived, waits in zip(steps, keys, sizes, there, left, strict=True):
+            raws = _of_a_list(arrived, division.arrived, self._wire)
+            if _of_a_list(waits, division.queue, self._wire):
+                way = (self._names.key(division.queue, step), key)
+                raws = await self._run(moving_scripts.GATHER, way, fence, _ARRIVED, size)
+                if raws == -1:
+                    raise _no_queue(f"{division.queue} or {division.arrived}")
+            if raws:
+                found[step] = raws[::-1]
+                self._portions[key] = _next_portion(raws, _DIVIDED)
+        return found
 
     async def put(
         self,

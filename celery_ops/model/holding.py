@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from celery_ops.model.records import TakenRecord
 
 _PREFIX = "celery-ops.through."
+_ARRIVED = "celery-ops.arrived."
 HOLDS = "hold"
 """The name of the lease that a hold goes on under."""
 PARKED_BY = "hold"
@@ -26,6 +27,11 @@ PARKED_BY = "hold"
 def through(queue: str) -> str:
     """The queue that workers consume in its place."""
     return _PREFIX + queue
+
+
+def arrived(queue: str) -> str:
+    """The queue where what came into it waits for a moment, until it is known where it goes on."""
+    return _ARRIVED + queue
 
 
 def behind(name: str) -> str | None:
@@ -52,5 +58,6 @@ def places(taken: Iterable[TakenRecord]) -> Iterator[str]:
     """The queues of ours that a hold uses."""
     for record in taken:
         for queue in record.queues if record.kind == HOLD else ():
+            yield arrived(queue.name)
             yield through(queue.name)
             yield held_of(queue.name, record.run)

@@ -31,9 +31,11 @@ from celery_ops.ports.hosts import (
 )
 from celery_ops.ports.launching import RunLauncher
 from celery_ops.ports.messages import (
+    IN_LINE_FOR,
     SENT_KEPT,
     Divided,
     Division,
+    FirstInLine,
     MessageDivider,
     MessageReading,
     MessageSearch,
@@ -45,6 +47,7 @@ from celery_ops.ports.messages import (
 from celery_ops.ports.releases import ReleaseLayout, ReleasesReading
 
 __all__ = [
+    "IN_LINE_FOR",
     "SENT_KEPT",
     "AddConsumer",
     "BootSupervisor",
@@ -57,6 +60,7 @@ __all__ = [
     "Divided",
     "Division",
     "Fence",
+    "FirstInLine",
     "Followed",
     "GivenBack",
     "HostReading",

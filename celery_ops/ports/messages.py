@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 SENT_KEPT = 7 * 86400.0
 """Seconds for which the broker is to remember what was sent only once."""
+IN_LINE_FOR = 1
+"""Seconds after which a process that has died takes no message any more (`FirstInLine`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +62,19 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """All that comes into a queue goes on, not a byte of it changed: to `chosen` if `choose` says
-    so, else to `rest`.
+    """All that comes into a queue goes on, not a byte of it changed: to `arrived`, and from there
+    to `chosen` if `choose` says so, else to `rest`.
     """
 
     queue: str
+    arrived: str
     chosen: str
     rest: str
     choose: Callable[[StoredMessage], bool]
 
     def __post_init__(self) -> None:
-        if len({self.queue, self.chosen, self.rest}) != 3:
-            raise ValueError(f"{self.queue!r} is to be divided into two others")
+        if len({self.queue, self.arrived, self.chosen, self.rest}) != 4:
+            raise ValueError(f"{self.queue!r} is to be divided into two others, by way of a third")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +257,32 @@ class MessageStore(MessageReading, Protocol):
         ...
 
 
+class FirstInLine(AbstractAsyncContextManager["FirstInLine", None], Protocol):
+    """Takes what comes into queues before a worker can that begins to consume them meanwhile, for
+    about half a second of what comes.
+
+    At its end what has not been divided is put back, to be served first. It needs no lease: a
+    message is always in the one queue or the other. It never fails: where the broker is away, or
+    has no room for it, workers get what they would get without it.
+    """
+
+    def add(self, queue: str, into: str) -> None:
+        """From now on of this queue."""
+        ...
+
+
 @runtime_checkable
 class MessageDivider(Protocol):
     """A `MessageStore` that can also carry on all that comes into a queue, one of two ways."""
 
+    def first_in_line(self) -> FirstInLine:
+        """What takes messages before workers can."""
+        ...
+
     async def divide(self, division: Division, *, fence: Fence) -> Divided:
         """Carry on a portion of what waits there, those that are served next, and tell how many.
 
-        A message is always in exactly one of the three queues, whenever this process ends; order
+        A message is always in exactly one of the four queues, whenever this process ends; order
         and priorities are kept. None is passed over, so it costs the same however many wait, and
         nothing is counted: whatever is there after a fail-over is divided again. Raise LeaseLost,
         and carry none, without a valid fence; PreconditionFailed as `MessageStore.transfer` does.

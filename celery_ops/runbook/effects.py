@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Divided,
         Division,
         Fence,
+        FirstInLine,
         GivenBack,
         Hosts,
         MessageStore,
@@ -330,11 +331,13 @@ class Effects:
         await self._fenced(send)
         return sent[-1]
 
+    def first_in_line(self) -> FirstInLine:
+        """What takes messages before workers can."""
+        return self._divider.first_in_line()
+
     async def divide(self, division: Division) -> Divided:
         """Carry on a portion of what waits in a queue; how many went which way."""
-        store = self.store
-        if not isinstance(store, MessageDivider):
-            raise PreconditionFailed("this kind of broker cannot carry messages on one by one")
+        store = self._divider
         went: list[Divided] = []
 
         async def send(fence: Fence) -> None:
@@ -342,6 +345,13 @@ class Effects:
 
         await self._fenced(send)
         return went[-1]
+
+    @property
+    def _divider(self) -> MessageDivider:
+        store = self.store
+        if not isinstance(store, MessageDivider):
+            raise PreconditionFailed("this kind of broker cannot carry messages on one by one")
+        return store
 
     async def drop(self, queue: str, count: int) -> int:
         """Destroy a queue of parked messages if there are just so many; how many there were."""

@@ -2,22 +2,24 @@
 chooses into queues of parked messages, everything else to where workers consume it meanwhile.
 
 Nothing is passed over: each message goes one of two ways, in its order. So it costs the same
-however many are parked, and what waits in one of these queues is only what came just now.
+however many are parked, and what waits in one of these queues is only what came just now. A worker
+that begins to consume one is not the first in line there.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseLost
-from celery_ops.model.holding import held_of, through
+from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
+from celery_ops.model.holding import arrived, held_of, through
 from celery_ops.ports import Division
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from celery_ops.model import StoredMessage
-    from celery_ops.ports import Clock
+    from celery_ops.ports import Clock, FirstInLine
     from celery_ops.runbook.effects import Effects
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.02
@@ -44,22 +46,39 @@ class Forwarding:
     ) -> None:
         """`say` is told when the broker goes away, and when it is back."""
         self.parked = self.passed = 0
+        self.behind: set[str] = set()
+        """Queues of which more waits, as it seems, than came just now."""
         self._effects = effects
         self._clock = clock
         self._choose = choose
         self._run = run
         self._say = say
+        self._line: FirstInLine | None = None
         self._divisions: dict[str, Division] = {}
 
     def add(self, queues: Iterable[str]) -> None:
         """From now on these, too."""
         for queue in queues:
             self._divisions[queue] = Division(
-                queue, held_of(queue, self._run), through(queue), self._choose
+                queue, arrived(queue), held_of(queue, self._run), through(queue), self._choose
             )
+            self.behind.add(queue)
+            if self._line is not None:
+                self._line.add(queue, arrived(queue))
 
     async def go(self) -> None:
         """Until cancelled. Raise what keeps it from going on for good: LeaseBroken, LeaseHeld."""
+        try:
+            async with self._effects.first_in_line() as self._line:
+                for queue in self._divisions:
+                    self._line.add(queue, arrived(queue))
+                await self._go()
+        finally:
+            with suppress(BrokerUnreachable, LeaseLost, LeaseHeld, LeaseBroken):
+                while await self._look() >= MANY:
+                    pass
+
+    async def _go(self) -> None:
         pause, away = SHORTEST_PAUSE, ""
         while True:
             try:
@@ -80,11 +99,14 @@ class Forwarding:
     async def _look(self) -> int:
         """One portion of each queue; how many messages that were."""
         moved = 0
-        for division in list(self._divisions.values()):
+        for queue, division in list(self._divisions.items()):
             went = await self._effects.divide(division)
             self.parked += went.chosen
             self.passed += went.rest
-            moved += went.chosen + went.rest
+            both = went.chosen + went.rest
+            if both < MANY:
+                self.behind.discard(queue)
+            moved += both
         return moved
 
 

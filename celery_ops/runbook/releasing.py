@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from celery_ops.config.units import counted
 from celery_ops.errors import PreconditionFailed
 from celery_ops.model import HELD, HOLD, Holder
-from celery_ops.model.holding import HOLDS, held_of, hold_of, through
-from celery_ops.ports import CancelConsumer, Question, Transfer
+from celery_ops.model.holding import HOLDS, arrived, held_of, hold_of, through
+from celery_ops.ports import IN_LINE_FOR, CancelConsumer, Question, Transfer
 from celery_ops.runbook import holding_plans, queue_judges
 from celery_ops.runbook.actions import ControlAction
 from celery_ops.runbook.carrying import Carrier, burst
@@ -55,12 +55,14 @@ class Release:
         queues = sorted({queue.name for record in records for queue in record.queues})
         keeper = await self._keeper(records)
         await keeper.acquire(timeout, lambda _: None, stage.brake.sleep)
+        nobody_in_line = stage.clock.monotonic() + IN_LINE_FOR
         try:
             returns = Returns(stage, self._broker)
             # First: what is recorded is all that tells that somebody still consumes in its place.
             failed = await self._cancel(queues, timeout)
             ready = [one for one in held if one.worker not in failed]
             failed |= await returns.of(ready, await stage.look(), self._step, timeout)
+            await stage.brake.sleep(max(0.0, nobody_in_line - stage.clock.monotonic()), safe=False)
             moved = sum([await self._carry_back(queue) for queue in queues])
             if hold is not None:
                 await stage.effects.clear(hold)
@@ -121,7 +123,9 @@ class Release:
             await stage.brake.sleep(BETWEEN_LOOKS, safe=False)
 
     async def _carry_back(self, queue: str) -> int:
-        return await self._transfer(through(queue), queue, "on the way back")
+        """How many; those that came first are to be served first, so they go last."""
+        places = (arrived(queue), through(queue))
+        return sum([await self._transfer(place, queue, "on the way back") for place in places])
 
     async def _transfer(self, place: str, queue: str, does: str, rate: float | None = None) -> int:
         ticket = f"{self._stage.plan.run} {self._step} {place}"

@@ -2,8 +2,8 @@
 
 As while tasks are held, workers consume queues of ours in place of their own, and what comes into
 their own is carried on by this run. Here workers are restarted meanwhile, all of them. One that
-starts is told at once: it looks for its first message only after it listens to what it is told, and
-finds nothing in its own queues, since they are kept empty.
+starts is told at once: it looks for its first message only after it listens to what it is told. It
+finds nothing in its own queues, since they are kept empty, and is not the first in line there.
 
 Those that run the release to be left know its tasks. That one of them cannot be switched is no
 harm, and none is waited for in vain.
@@ -174,7 +174,9 @@ class Sieve:
             await self._switch_all(snapshot)
             left = self._consuming(snapshot)
             ours = [name for name, may_be_told in left.items() if may_be_told]
-            if not ours or not self._tasks or stage.clock.monotonic() > until:
+            if not (ours or self._forwarding.behind) or not self._tasks:
+                break
+            if stage.clock.monotonic() > until:
                 break
             await stage.brake.sleep(BETWEEN_LOOKS)
         says = f"{self._planned.name} is parked from now on"

@@ -47,9 +47,10 @@ UNSEEN = "?"
 """What stands for the tasks of messages that were not looked at."""
 _WINDOW = (
     "a worker that starts consumes its own queues until it is told not to, for some hundredths of a"
-    " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended): what"
-    " {release} does not register and comes in that moment may be discarded; it is named at the end"
-    " where task events tell it"
+    " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended); this run"
+    " is before it in line, for half a second of what comes, at most some 60 messages of a queue:"
+    " what {release} does not register and comes beyond that may be discarded; it is named at the"
+    " end where task events tell it"
 )
 _WAY = (
     f"all messages of these queues pass through this run meanwhile, about {MOST_A_SECOND:,} a"

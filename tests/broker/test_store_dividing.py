@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tests.broker.conftest import MakeBroker
     from tests.rig.redis import RedisServer
 
-ASIDE, ON = str(Parked("mail", "r-1", "hold")), "on"
-DIVISION = Division("mail", ASIDE, ON, is_even)
+ASIDE, ON, ARRIVED = str(Parked("mail", "r-1", "hold")), "on", "arrived"
+DIVISION = Division("mail", ARRIVED, ASIDE, ON, is_even)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_what_is_no_queue_is_refused(redis: Any, broker: RedisBroker) -> N
     fence = await broker.lease.acquire(ANN)
     with pytest.raises(PreconditionFailed, match="no list"):
         await broker.store.divide(DIVISION, fence=fence)
-    assert redis.llen("mail") == 1
+    assert redis.llen("mail") + redis.llen(ARRIVED) == 1
 
 
 async def test_beside_producers_and_a_consumer_each_is_somewhere_once(
