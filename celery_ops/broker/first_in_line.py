@@ -4,8 +4,8 @@ Redis gives what comes to whoever has waited longest. So a worker that begins to
 gets nothing of it before one message has come for each connection that stands in line already; and
 what these get is moved by the server in one step, to a queue where no worker consumes.
 
-There is one line for each list, and in it one connection for each message that comes in half a
-second: no more than the server has room for.
+There is one line for each list, and in it a connection for each message that comes in the time
+that the slowest worker takes to be told not to consume: no more than the server has room for.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from celery_ops.broker.names import Names
     from celery_ops.broker.wire import Wire
 
-LASTS = 0.5
-"""Seconds of what comes that a line is to be enough for."""
-LEAST, MOST = 2, 64
-"""Connections in a line."""
+LASTS = 2.5
+"""Seconds of what comes that a line is to be enough for: pools of gevent and eventlet heed an order
+up to 2 s after it came (FACTS 3).
+"""
+LEAST, MOST, MOST_OF_ALL = 2, 128, 256
+"""Connections in a line, and in all: each is a file of this process, which may have 1,024."""
 SHARE = 4
 """One in so many of the connections that the server has room for, at most."""
 ROOM_UNTOLD = 32
@@ -111,8 +113,8 @@ class FirstInLine:
         ours = sum(line.waiting for line in self._lines.values())
         try:
             told = await self._wire.read("INFO", "clients")
-            others = told["connected_clients"] - ours
-            return int(max(0, told["maxclients"] - others) // SHARE)
+            free = int(told["maxclients"]) - (int(told["connected_clients"]) - ours)
+            return min(MOST_OF_ALL, max(0, free) // SHARE)
         except (BrokerUnreachable, KeyError):
             return ROOM_UNTOLD
 

@@ -259,7 +259,7 @@ class MessageStore(MessageReading, Protocol):
 
 class FirstInLine(AbstractAsyncContextManager["FirstInLine", None], Protocol):
     """Takes what comes into queues before a worker can that begins to consume them meanwhile, for
-    about half a second of what comes.
+    some 2 s of what comes.
 
     At its end what has not been divided is put back, to be served first. It needs no lease: a
     message is always in the one queue or the other. It never fails: where the broker is away, or

@@ -47,8 +47,8 @@ UNSEEN = "?"
 """What stands for the tasks of messages that were not looked at."""
 _WINDOW = (
     "a worker that starts consumes its own queues until it is told not to, for some hundredths of a"
-    " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended); this run"
-    " is before it in line, for half a second of what comes, at most some 60 messages of a queue:"
+    " second as a rule (of gevent and eventlet up to 2s, of solo until its task has ended); it is"
+    " behind this run in line, for 2s of what comes, and some 100 messages of a queue at most:"
     " what {release} does not register and comes beyond that may be discarded; it is named at the"
     " end where task events tell it"
 )
