@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_ops.model import HELD, HOLD, ConsumedQueue, Parked, TakenRecord, parked
-from celery_ops.model.holding import behind, held_of, hold_of, places, through
+from celery_ops.model.holding import arrived, behind, held_of, hold_of, places, through
 
 AT = datetime(2026, 11, 26, 3, tzinfo=UTC)
 QUEUE = ConsumedQueue("mail", "{}")
@@ -34,7 +34,9 @@ def test_a_hold_is_one_and_its_workers_are_many() -> None:
     assert (hold.key, held.key) == ("hold", "held:a@web:mail")
     assert hold_of([held]) is None
     assert hold_of([held, hold]) == hold
-    assert list(places([held, hold])) == [through("mail"), held_of("mail", "r-1")]
+    assert list(places([held, hold])) == [
+        arrived("mail"), through("mail"), held_of("mail", "r-1")
+    ]  # fmt: skip
     assert hold.mend == held.mend == "celery-ops task release shop.mail"
     assert hold.says == "shop.mail held, in mail"
     assert (held.paused, held.queue) == (None, "mail")
