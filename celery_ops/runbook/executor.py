@@ -196,6 +196,7 @@ class Executor:
                     await self._performer.perform(step, planned)
                 if not self.brake.stage:
                     self._under_way = ""
+            await self._performer.finish()
             self.brake.check(safe=True)
         except LeaseHeld as error:
             self._failed(course, self._stopped_or(Ending.LEASE_HELD), error.says)

@@ -168,7 +168,7 @@ def dangers(
             )
         if worker.scheduled:
             found.append(
-                f"{name} holds {counted(worker.scheduled, 'ETA task')}: given back at a stop"
+                f"{name}: {counted(worker.scheduled, 'ETA task')} held, given back at a stop"
             )
         if step.on_timeout is OnTimeout.PROCEED:
             found.append(f"{name}: tasks that outlast the drain will be cut off")

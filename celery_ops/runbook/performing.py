@@ -138,6 +138,11 @@ class Performer:
                 came = await self._of_others(step)
                 self.came_to += [came] if came else []
 
+    async def finish(self) -> None:
+        """What steps have put off to the end. Raise StepFailed."""
+        came = await self._sieving.end_at_last()
+        self.came_to += [came] if came else []
+
     async def _of_others(self, step: ProbeStep | Other) -> str:
         """What a step without targets came to."""
         match step:

@@ -69,6 +69,9 @@ class Sieve:
         """What workers announced that they have discarded: the exception's text."""
         self.sent: dict[str, float] = {}
         """Who has sent what is unknown, and when it was seen last, on the clock of the run."""
+        self.tasks: set[str] = set()
+        """The names of what is unknown, as far as it was seen to come."""
+        self.began = stage.clock.monotonic()
         self._stage = stage
         self._planned = planned
         self._broker = broker
@@ -329,8 +332,9 @@ class Sieve:
 
     def _is_unknown(self, message: StoredMessage) -> bool:
         is_unknown = self._planned.is_unknown(message.task)
-        if is_unknown and message.origin:
-            self.sent[message.origin] = self._stage.clock.monotonic()
+        if is_unknown:
+            self.sent[message.origin or "somebody"] = self._stage.clock.monotonic()
+            self.tasks |= {message.task} if message.task else set()
         return is_unknown
 
     def _say(self, says: str) -> None:

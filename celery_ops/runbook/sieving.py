@@ -1,12 +1,16 @@
 """What a run parks since a release does not know it: begun by one step, ended by another or by the
 end of the run, and told at its end with the command that gives it back.
 
+While somebody still sends such messages the step that ends it puts that off to the end of the run:
+workers would discard them, and whatever watches their failures would count them.
+
 Where workers cannot be made to consume in another queue's place (any broker but Redis), what waits
 is put aside by its own, twice: before they are switched, and after.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
     from celery_ops.runbook.task_steps import ReleaseStep, SieveStep
 
 STILL_SENDS = 30.0
-"""Seconds: who has sent one since is likely to send more."""
+"""Seconds: who has sent one since is likely to send more; whoever has watched for less cannot tell.
+"""
 END_TIMEOUT = 60.0
 """Seconds, for workers to consume their own queues again, at the end of a run that failed."""
 
@@ -53,6 +58,7 @@ class Sieving:
         self._hands = hands
         self._sieve: Sieve | None = None
         self._queues: tuple[str, ...] = ()
+        self._put_off: ReleaseStep | None = None
         self._aside: dict[str, dict[str, StoredMessage]] = {}
         """What this process has put aside, by place and id: a look would mark it."""
 
@@ -79,7 +85,22 @@ class Sieving:
         return ""
 
     async def end(self, step: ReleaseStep) -> str:
-        """Workers consume their own queues again; what is parked stays so. Raise StepFailed."""
+        """Workers consume their own queues again; what is parked stays so. Where such messages
+        still come, this is put off. Raise StepFailed.
+        """
+        still = self._still_come()
+        if still:
+            self._put_off = step
+            says = f"{still}: parking goes on, to the end of the run"
+            self._stage.say(None, says, step.id)
+            return ""
+        return await self._end(step)
+
+    async def end_at_last(self) -> str:
+        """Where it was put off. Raise StepFailed."""
+        return "" if self._put_off is None else await self._end(self._put_off)
+
+    async def _end(self, step: ReleaseStep) -> str:
         planned = self._planned
         if planned is None or planned.idle:
             return ""
@@ -186,20 +207,38 @@ class Sieving:
 
     async def _told(self) -> list[str]:
         left = [f"{one.says} ({one.mend}, once workers know it)" for one in await self.left()]
-        if self._sieve is not None:
-            since = self._stage.clock.monotonic() - STILL_SENDS
-            still = sorted(name for name, at in self._sieve.sent.items() if at > since)
-            if still:
-                says = (
-                    f"{listed(still)} sent some until now: workers discard what comes from now on"
-                )
-                left.append(says)
+        still = self._senders()
+        if still:
+            tasks = shlex.join(sorted(self._sieve.tasks if self._sieve is not None else ()))
+            left.append(
+                f"{listed(still)} sent some until now: workers DISCARD what comes from now on; stop"
+                f" that, or celery-ops task hold {tasks}"
+            )
         discarded = Counter(self._sieve.discarded if self._sieve is not None else ())
         if discarded:
             names = ", ".join(f"{says} ({count})" for says, count in sorted(discarded.items()))
             total = counted(discarded.total(), "message")
             left.append(f"{total} that a worker got as it started DISCARDED by it: {names}")
         return left
+
+    def _senders(self) -> list[str]:
+        """Who has sent some a moment ago."""
+        if self._sieve is None:
+            return []
+        since = self._stage.clock.monotonic() - STILL_SENDS
+        return sorted(name for name, at in self._sieve.sent.items() if at > since)
+
+    def _still_come(self) -> str:
+        """That such messages come, or may do so; empty: they do not."""
+        senders = self._senders()
+        if senders:
+            return f"{listed(senders)} sent some until now"
+        has_just_begun = (
+            self._sieve is not None
+            and self._stage.recall.resumes
+            and self._stage.clock.monotonic() - self._sieve.began < STILL_SENDS
+        )
+        return "whether such messages still come is not known yet" if has_just_begun else ""
 
     async def _put_aside(self, planned: PlannedSieve, step: str) -> str:
         """Of each queue, what waits there now; how many. Raise StepFailed."""

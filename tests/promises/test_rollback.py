@@ -1,4 +1,5 @@
 """A rollback on machines: three systemd hosts, six workers, beat on one, two releases, and load.
+All the while somebody sends what the earlier release does not know.
 
 The journal tells the order, and so does somebody who knows nothing of celery_ops: each host's link,
 each process's own systemd, and the periodic tasks, of which each notes who sent it and who ran it.
@@ -6,6 +7,7 @@ each process's own systemd, and the periodic tasks, of which each notes who sent
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +39,8 @@ ROLLBACK = (
     "silence=2s",
 )
 TASKS_BEFORE = 20
+NOVEL = 100_000
+"""The number of the first task that the earlier release does not know."""
 OPTIONS = {
     "drain-first": ("-p", "watch=20s"),
     # Three batches, not six, and the guard still has to cut them: one consumer of mail a time.
@@ -53,6 +57,7 @@ class RolledBack:
     fleet: HostFleet
     run: Said
     load: Load
+    novel: Load
     sampler: Sampler
 
     def moment(
@@ -77,12 +82,13 @@ class RolledBack:
 
 def rolled_back(folder: Path, fleet: HostFleet, *options: str) -> RolledBack:
     ann = fleet.operator(folder, "ann")
-    with Load(fleet.fleet, *fleet.consumers) as load:
+    novel = Load(fleet.fleet, *fleet.consumers, first=NOVEL, every=0.1, tasks=("rig.novel",))
+    with Load(fleet.fleet, *fleet.consumers) as load, novel:
         wait_until(lambda: len(fleet.fleet.ends()) > TASKS_BEFORE, what="the fleet is at work")
         with Sampler(fleet.poller) as sampler:
             run = ann.do(*ROLLBACK, "--yes", "--json", *options)
     load.settle(logs=fleet.logged)
-    return RolledBack(fleet, run, load, sampler)
+    return RolledBack(fleet, run, load, novel, sampler)
 
 
 @pytest.mark.parametrize("strategy", OPTIONS)
@@ -97,6 +103,7 @@ def test_a_release_is_rolled_back_under_load(tmp_path: Path, strategy: str) -> N
         assert seen.run.code == 0, seen.run.all
         assert current(fleet) == dict.fromkeys(fleet.hosts, OLD)
         _no_task_was_lost_or_doubled(seen)
+        _none_was_discarded_before_the_end(seen)
         _beat_was_away_all_the_while(seen, watched=WATCHED[strategy])
         _all_consume_as_before(seen)
         _each_ran_a_probe(seen)
@@ -121,8 +128,32 @@ def _no_task_was_lost_or_doubled(seen: RolledBack) -> None:
     """All have ended, or `settle` had not returned."""
     assert seen.load.sent > 100
     assert seen.load.twice() == []
-    assert set(seen.fleet.fleet.starts()) == set(seen.load.numbers)
+    known = {number for number in seen.fleet.fleet.starts() if number < NOVEL}
+    assert known == set(seen.load.numbers)
     assert seen.fleet.redis.hlen("unacked") == 0
+
+
+def _none_was_discarded_before_the_end(seen: RolledBack) -> None:
+    """They come until then, so parking goes on; each has run on the later release, or is parked."""
+    fleet, novel = seen.fleet, seen.novel
+    starts = {number: count for number, count in fleet.fleet.starts().items() if number >= NOVEL}
+    assert set(starts.values()) == {1}
+    parked = [
+        json.loads(raw)["headers"]["id"]
+        for key in fleet.redis.keys("celery-ops.parked.*")
+        for raw in fleet.redis.lrange(key, 0, -1)
+    ]
+    assert len(set(parked)) == len(parked) > 50
+    lost = novel.sent_with(set(novel.numbers) - starts.keys(), without=parked)
+    released = seen.moment("intent", "7", verb="release")
+    assert released > seen.moment("result", "8", last=True), "beat was started before"
+    assert all(one.at.timestamp() > released for one in lost)
+    print(
+        f"{novel.sent} sent, {len(starts)} begun, {len(parked)} parked, {len(lost)} after the end"
+    )
+    says = seen.run.events[-1]["outcome"]["says"]
+    assert "sent some until now" in says
+    assert "celery-ops task hold rig.novel" in says
 
 
 def _beat_was_away_all_the_while(seen: RolledBack, *, watched: int) -> None:

@@ -74,6 +74,11 @@ class Load:
         """What was sent so far; from `first` on."""
         return range(self._first, self._first + self.sent)
 
+    def sent_with(self, numbers: Collection[int], *, without: Collection[str]) -> list[Sent]:
+        """Those of these numbers, but for these ids."""
+        everything = zip(self.numbers, self._all, strict=True)
+        return [one for number, one in everything if number in numbers and one.id not in without]
+
     def settle(
         self, *, timeout: float = 60.0, logs: Callable[[Collection[str]], str] | None = None
     ) -> None:
