@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from celery_ops.cli.text import Column, safe_lines, table
+from celery_ops.cli.text import Column, safe_lines, table, wrapped
 from celery_ops.config.units import as_duration
 from celery_ops.tui.text import UNKNOWN, number
 
@@ -46,7 +46,7 @@ def lines(plan: Plan, width: int) -> list[str]:
     blocks = [
         _head(plan),
         _listed("REFUSED, because:", plan.refusals),
-        _listed("Hazards:", plan.hazards),
+        _hazards(plan, width),
         _listed("Cannot be undone:", plan.irreversible),
         _listed("Left out:", [f"{name}: {why}" for name, why in plan.left_out.items()]),
         _targets(plan.targets, width),
@@ -136,6 +136,12 @@ def _questions(plan: Plan) -> list[str]:
         one.question if one.typed is None else f"{one.question} (type {one.typed} to agree)"
         for one in plan.confirmations
     ]
+
+
+def _hazards(plan: Plan, width: int) -> list[str]:
+    """Prose, so each line ends between words; elsewhere there are commands to be copied."""
+    lines = [line for says in _safe(plan.warnings) for line in wrapped(says, width)]
+    return ["Hazards:", *lines] if lines else []
 
 
 def _listed(title: str, entries: Sequence[str]) -> list[str]:

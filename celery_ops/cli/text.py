@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,16 @@ def safe_lines(text: str) -> str:
 def width_of_terminal() -> int:
     """Columns there are; plenty where output goes into a file or a pipe."""
     return shutil.get_terminal_size((_WIDTH_OF_A_PIPE, 24)).columns
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """An entry of a list as lines of a terminal; one line where output goes elsewhere."""
+    if width >= _WIDTH_OF_A_PIPE:
+        return [f"  {text}"]
+    return textwrap.wrap(
+        text, width, initial_indent="  ", subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def cells(text: str) -> int:

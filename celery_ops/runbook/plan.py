@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from celery_ops.config.contexts import Probe
 from celery_ops.errors import PreconditionFailed
@@ -21,6 +22,9 @@ from celery_ops.model import (
     ServiceRef,
     WorkerState,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +302,25 @@ class Plan:
     """The releases that steps switch hosts to."""
     sieves: tuple[PlannedSieve, ...] = ()
     """What steps park since a release does not know it."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The hazards as they are read: what is the same of several targets is said once."""
+        targets = {one.name for one in self.targets}
+        of: dict[str, list[str]] = {}
+        for hazard in self.hazards:
+            name, _, says = hazard.partition(": ")
+            if says and name in targets:
+                of.setdefault(says, []).append(name)
+            else:
+                of.setdefault(hazard, [])
+        return tuple(f"{self.named(who)}: {says}" if who else says for says, who in of.items())
+
+    def named(self, names: Sequence[str]) -> str:
+        """These workers in words."""
+        workers = {one.name for one in self.targets if not one.is_beat}
+        is_all = len(workers) > 1 and workers == set(names)
+        return f"all {len(workers)} workers" if is_all else ", ".join(names)
 
     @property
     def message_count(self) -> int:

@@ -407,7 +407,8 @@ class _Draft:
             during = len(now.get(queue, set()) - taking)
             capacity.append(QueueCapacity(queue, healthy, during, guard.least(queue, healthy)))
             if during == 0 and taking:
-                self.hazards.append(f"nobody consumes {queue} while {', '.join(names)} is away")
+                away = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} away"
+                self.hazards.append(f"nobody consumes {queue} while {away}")
         return PlannedBatch(number, names, tuple(capacity), canary)
 
     def queues_of(self, name: str) -> tuple[str, ...]:

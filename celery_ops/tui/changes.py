@@ -163,7 +163,7 @@ def confirmation(plan: Plan) -> list[Line]:
         found.append(line("queue ", (str(queue), Tone.STRONG)))
     if names or not queue:
         found.append(line(names or "no worker"))
-    warnings = (*plan.hazards, *plan.irreversible)
+    warnings = (*plan.warnings, *plan.irreversible)
     if warnings:
         found.append(Line())
         found += [line(("▲ ", Tone.BAD), (says, Tone.BAD), indent=2) for says in warnings]

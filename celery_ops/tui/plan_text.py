@@ -56,7 +56,7 @@ def _warnings(plan: Plan) -> list[Line]:
         found.append(Line())
     if plan.hazards:
         found.append(line(("Know before you agree", Tone.BAD)))
-        found += [_item("▲", says, Tone.BAD) for says in plan.hazards]
+        found += [_item("▲", says, Tone.BAD) for says in plan.warnings]
         found.append(Line())
     if plan.left_out:
         found.append(line(("Left out", Tone.WARN)))

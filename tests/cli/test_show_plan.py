@@ -55,6 +55,32 @@ def test_what_may_hurt_is_read_first() -> None:
     assert places == sorted(places)
 
 
+def test_what_is_the_same_of_several_targets_is_said_once() -> None:
+    plan = a_plan()
+    first, second = (replace(plan.targets[0], name=name) for name in ("a@web1", "b@web1"))
+    one, both, none = "1 ETA task held", "tasks may be cut off", "c@web2: is not meant"
+    hazards = (f"a@web1: {both}", f"a@web1: {one}", none, f"b@web1: {both}", "nobody consumes m")
+    plan = replace(plan, targets=(first, second), hazards=hazards)
+    assert plan.warnings == (
+        f"all 2 workers: {both}", f"a@web1: {one}", none, "nobody consumes m",
+    )  # fmt: skip
+    third = replace(plan, targets=(first, second, replace(first, name="d@web1")))
+    assert third.warnings[0] == f"a@web1, b@web1: {both}"
+
+
+def test_what_may_hurt_ends_where_the_terminal_does_and_between_words() -> None:
+    says = "a worker that starts consumes its own queues until it is told not to"
+    plan = replace(a_full_plan(), hazards=(says,))
+    lines = show_plan.lines(plan, 40)
+    start = at(lines, "a worker that starts")
+    assert lines[start : start + 3] == [
+        "  a worker that starts consumes its own",
+        "    queues until it is told not to",
+        "",
+    ]
+    assert f"  {says}" in show_plan.lines(plan, 200)
+
+
 def test_what_proves_that_a_step_may_be_done_stands_before_what_it_does() -> None:
     lines = show_plan.lines(a_full_plan(), 200)
     order = ["Step 2", "proof: worker2@web1 is stopped", "web1: touch"]
