@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from celery_ops.cli.text import Column, safe_lines, table, wrapped
+from celery_ops.cli.text import Column, folded, safe_lines, table
 from celery_ops.config.units import as_duration
 from celery_ops.tui.text import UNKNOWN, number
 
@@ -140,7 +140,7 @@ def _questions(plan: Plan) -> list[str]:
 
 def _hazards(plan: Plan, width: int) -> list[str]:
     """Prose, so each line ends between words; elsewhere there are commands to be copied."""
-    lines = [line for says in _safe(plan.warnings) for line in wrapped(says, width)]
+    lines = [line for says in plan.warnings for line in folded(f"  {says}", width)]
     return ["Hazards:", *lines] if lines else []
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
-from celery_ops.cli.text import safe_lines
+from celery_ops.cli.text import folded, safe_lines
 from celery_ops.config.secret import masked
 from celery_ops.runbook.events import EventKind, Result
 from celery_ops.tui.text import clock
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Event
     from celery_ops.runbook.plan import Plan
 
-_NARROWEST = 40
 _VERDICTS = {
     Result.DONE: "ok",
     Result.FAILED: "FAILED",
@@ -42,7 +40,7 @@ def end_lines(outcome: Outcome, plan: Plan, width: int) -> list[str]:
     copied.
     """
     state = outcome.state.value if outcome.state is not None else "ended"
-    lines = _folded(f"{plan.run} {state}: {masked(outcome.says)}", width)
+    lines = folded(f"{plan.run} {state}: {masked(outcome.says)}", width)
     if outcome.report is not None:
         lines += _report(outcome.report, plan, width)
     return lines
@@ -64,7 +62,7 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
     lines += _group("given back", report.returned, width)
     lines += _group("not started", report.not_started, width)
     for name, why in report.left_out.items():
-        lines += _folded(f"  left out: {name}: {why}", width)
+        lines += folded(f"  left out: {name}: {why}", width)
     if report.again:
         lines += ["  to go on with those that are not done:", _command(report.again, plan)]
     left = (
@@ -75,12 +73,12 @@ def _report(report: Report, plan: Plan, width: int) -> list[str]:
     )
     for title, owed in left:
         for one in owed:
-            lines += [*_folded(f"  {title}: {one.says}", width), _command(one.mend, plan)]
+            lines += [*folded(f"  {title}: {one.says}", width), _command(one.mend, plan)]
     return lines
 
 
 def _group(title: str, names: Sequence[str], width: int) -> list[str]:
-    return _folded(f"  {title}: {', '.join(names)}", width) if names else []
+    return folded(f"  {title}: {', '.join(names)}", width) if names else []
 
 
 def _failed(report: Report, width: int) -> list[str]:
@@ -89,7 +87,7 @@ def _failed(report: Report, width: int) -> list[str]:
     lines = []
     for name in report.failed:
         why = f": {told[name].says}" if name in told else ""
-        lines += _folded(f"  failed: {name}{why}", width)
+        lines += folded(f"  failed: {name}{why}", width)
         lines += _quoted(told[name].err) if name in told else []
     if "" in told:
         lines += _quoted(told[""].err)
@@ -102,19 +100,6 @@ def _quoted(err: str) -> list[str]:
 
 def _command(command: str, plan: Plan) -> str:
     return safe_lines(f"      {mend(command, plan)}")
-
-
-def _folded(text: str, width: int) -> list[str]:
-    indent = "    " if text.startswith("  ") else "  "
-    text = safe_lines(text.replace("\n", " "))
-    return textwrap.wrap(
-        text,
-        max(width, _NARROWEST),
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    ) or [text]
 
 
 def _says(event: Event) -> str:

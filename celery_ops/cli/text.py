@@ -22,6 +22,7 @@ _LEAST = 6
 _READABLE = 24
 """Cells a column that gives should keep, before others are left out for it."""
 _WIDTH_OF_A_PIPE = 200
+_NARROWEST = 40
 
 
 def safe_lines(text: str) -> str:
@@ -34,14 +35,18 @@ def width_of_terminal() -> int:
     return shutil.get_terminal_size((_WIDTH_OF_A_PIPE, 24)).columns
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """An entry of a list as lines of a terminal; one line where output goes elsewhere."""
-    if width >= _WIDTH_OF_A_PIPE:
-        return [f"  {text}"]
+def folded(text: str, width: int) -> list[str]:
+    """A sentence as lines that end between words. What is indented is an entry of a list."""
+    indent = "    " if text.startswith("  ") else "  "
+    text = safe_lines(text.replace("\n", " "))
     return textwrap.wrap(
-        text, width, initial_indent="  ", subsequent_indent="    ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        text,
+        max(width, _NARROWEST),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    ) or [text]
 
 
 def cells(text: str) -> int:
