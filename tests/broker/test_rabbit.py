@@ -21,8 +21,8 @@ import amqp
 import pytest
 
 from celery_ops.broker import records
-from celery_ops.broker.amqp_names import RUNS, TAKEN
-from celery_ops.broker.rabbit import RUNS_KEPT
+from celery_ops.broker.rabbit.adapter import RUNS_KEPT
+from celery_ops.broker.rabbit.names import RUNS, TAKEN
 from celery_ops.errors import (
     BrokerFull,
     BrokerUnreachable,
@@ -42,7 +42,7 @@ from tests.rig.workers import Fleet
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from celery_ops.broker.rabbit import RabbitBroker
+    from celery_ops.broker.rabbit.adapter import RabbitBroker
     from tests.broker.conftest import MakeRabbit
     from tests.rig.rabbitmq import RabbitServer
     from tests.rig.redis import RedisServer

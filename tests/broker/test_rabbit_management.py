@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import amqp
 import pytest
 
-from celery_ops.broker import amqp_address, amqp_sizes
-from celery_ops.broker.management import Management
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit import sizes
+from celery_ops.broker.rabbit.management import Management
 from celery_ops.config.secret import Secret
 from tests.rig.amqp_nodes import connection, declare
 
@@ -140,7 +141,7 @@ async def test_of_more_queues_than_can_be_asked_the_consumers_are_told_too(
     shared_rabbit: RabbitServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(amqp_sizes, "MOST_OTHERS", 2)
+    monkeypatch.setattr(sizes, "MOST_OTHERS", 2)
     broker = make_rabbit(rabbit, management=shared_rabbit.management)
     names = [f"q{number}" for number in range(6)]
     declare(rabbit, *names)

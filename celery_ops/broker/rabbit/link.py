@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import amqp
 from amqp.exceptions import AMQPError, ChannelError, NotFound
 
-from celery_ops.broker.amqp_content import frame_handler
-from celery_ops.broker.amqp_refusals import blocked, is_refused_queue, refusal, silent
+from celery_ops.broker.rabbit.content import frame_handler
+from celery_ops.broker.rabbit.refusals import blocked, is_refused_queue, refusal, silent
 from celery_ops.broker.refusals import Lost
 from celery_ops.broker.settling import Result, carry_out
 from celery_ops.errors import BrokerUnreachable
@@ -38,7 +38,7 @@ from celery_ops.errors import BrokerUnreachable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_ops.broker.amqp_address import AmqpAddress
+    from celery_ops.broker.rabbit.address import AmqpAddress
 
     Work = Callable[["Session"], "Result"]
 

@@ -22,18 +22,18 @@ import amqp
 from amqp.exceptions import NotFound
 
 from celery_ops.broker import messages
-from celery_ops.broker.amqp_ledger import CLASSIC
-from celery_ops.broker.amqp_link import body_of, delivered, posted
-from celery_ops.broker.amqp_names import reply_queue
+from celery_ops.broker.rabbit.ledger import CLASSIC
+from celery_ops.broker.rabbit.link import body_of, delivered, posted
+from celery_ops.broker.rabbit.names import reply_queue
 from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-    from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.broker.amqp_link import AmqpLink, Session
-    from celery_ops.broker.amqp_names import AmqpNames
     from celery_ops.broker.mailbox import Call
+    from celery_ops.broker.rabbit.lease import RabbitLease
+    from celery_ops.broker.rabbit.link import AmqpLink, Session
+    from celery_ops.broker.rabbit.names import AmqpNames
     from celery_ops.errors import BrokerUnreachable
     from celery_ops.model import Targets
     from celery_ops.ports import Clock, Fence

@@ -16,11 +16,11 @@ import amqp
 from amqp import spec
 from amqp.exceptions import AccessRefused
 
-from celery_ops.broker.amqp_ledger import CLASSIC, LedgerBusy
+from celery_ops.broker.rabbit.ledger import CLASSIC, LedgerBusy
 from celery_ops.errors import BrokerUnreachable, RecordUnreadable
 
 if TYPE_CHECKING:
-    from celery_ops.broker.amqp_link import Channel, Session
+    from celery_ops.broker.rabbit.link import Channel, Session
 
 _PREFIX = "celery-ops.counts."
 _LONGEST_NAME = 255

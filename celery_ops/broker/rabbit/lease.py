@@ -24,8 +24,8 @@ import amqp
 from amqp.exceptions import ConnectionForced, NotFound, ResourceLocked
 
 from celery_ops.broker import records
-from celery_ops.broker.amqp_ledger import CLASSIC
-from celery_ops.broker.amqp_link import DEADLINE, AmqpLink, body_of, delivered
+from celery_ops.broker.rabbit.ledger import CLASSIC
+from celery_ops.broker.rabbit.link import DEADLINE, AmqpLink, body_of, delivered
 from celery_ops.broker.refusals import Lost
 from celery_ops.errors import BrokerFull, BrokerUnreachable, LeaseHeld, LeaseLost, RecordUnreadable
 from celery_ops.ports import Fence
@@ -33,8 +33,8 @@ from celery_ops.ports import Fence
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_link import Session, Work
+    from celery_ops.broker.rabbit.address import AmqpAddress
+    from celery_ops.broker.rabbit.link import Session, Work
     from celery_ops.model import Holder
 
 Result = TypeVar("Result")

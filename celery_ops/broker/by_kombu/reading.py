@@ -6,15 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import envelopes
-from celery_ops.broker.kombu_files import content, waiting
+from celery_ops.broker.by_kombu.files import content, waiting
 from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from celery_ops.broker.kombu_address import Folders
-    from celery_ops.broker.kombu_link import KombuLink, Session
+    from celery_ops.broker.by_kombu.address import Folders
+    from celery_ops.broker.by_kombu.link import KombuLink, Session
     from celery_ops.model import StoredMessage
 
 _PORTION = 200

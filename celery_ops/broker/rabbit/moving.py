@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from celery_ops.broker import amqp_counts, amqp_messages, amqp_raw, amqp_sending
-from celery_ops.broker.amqp_content import Content
-from celery_ops.broker.amqp_ledger import CLASSIC, patiently
-from celery_ops.broker.amqp_link import DEADLINE
-from celery_ops.broker.amqp_raw import Unreadable
-from celery_ops.broker.amqp_reading import stored
-from celery_ops.broker.amqp_transactions import Destination, Transaction
+from celery_ops.broker.rabbit import counts, raw, sending
+from celery_ops.broker.rabbit import messages as amqp_messages
+from celery_ops.broker.rabbit.content import Content
+from celery_ops.broker.rabbit.ledger import CLASSIC, patiently
+from celery_ops.broker.rabbit.link import DEADLINE
+from celery_ops.broker.rabbit.raw import Unreadable
+from celery_ops.broker.rabbit.reading import stored
+from celery_ops.broker.rabbit.transactions import Destination, Transaction
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.model import parked
 from celery_ops.ports import Transferred
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
     from typing import Protocol
 
-    from celery_ops.broker.amqp_link import Session, Work
-    from celery_ops.broker.amqp_natures import Nature
-    from celery_ops.broker.amqp_reading import RabbitReader
-    from celery_ops.broker.amqp_taking import Taken
+    from celery_ops.broker.rabbit.link import Session, Work
+    from celery_ops.broker.rabbit.natures import Nature
+    from celery_ops.broker.rabbit.reading import RabbitReader
+    from celery_ops.broker.rabbit.taking import Taken
     from celery_ops.model import StoredMessage
     from celery_ops.ports import Fence, Transfer
 
@@ -123,19 +124,19 @@ class RabbitMover:
         """As the port says."""
         to = await self._destination(queue, fence)
         contents = {name: self._content(message) for name, message in messages.items()}
-        work = partial(amqp_sending.send_once, contents=contents, to=to)
+        work = partial(sending.send_once, contents=contents, to=to)
         return await patiently(lambda: self._under(fence, work))
 
     async def sent(self, names: Collection[str]) -> frozenset[str]:
         """As the port says."""
-        return frozenset(names) & await patiently(lambda: self._reader.ask(amqp_sending.sent))
+        return frozenset(names) & await patiently(lambda: self._reader.ask(sending.sent))
 
     async def counted(self, ticket: str) -> int:
-        work = partial(amqp_counts.counted, ticket=ticket)
+        work = partial(counts.counted, ticket=ticket)
         return await patiently(lambda: self._reader.ask(work))
 
     async def forget(self, ticket: str, *, fence: Fence) -> None:
-        await self._under(fence, partial(_delete, queue=amqp_counts.queue_of(ticket)))
+        await self._under(fence, partial(_delete, queue=counts.queue_of(ticket)))
 
     async def drop(self, queue: str, *, count: int, fence: Fence) -> int:
         """As the port says."""
@@ -208,7 +209,7 @@ class RabbitMover:
     def _content(self, message: StoredMessage) -> Content:
         named = f"a message ({message.id or 'without an id'})"
         try:
-            encoded, body = amqp_raw.read(message.raw)
+            encoded, body = raw.read(message.raw)
         except Unreadable as error:
             raise PreconditionFailed(f"{named} cannot be put into RabbitMQ: {error}") from error
         why = amqp_messages.hindrance(encoded, self._username)

@@ -5,8 +5,8 @@ no exchange and no binding is made for them. They are taken one by one and witho
 so that there is nothing that a channel could put back at its end.
 
 Where a fanout exchange copies a message into queues that stay when their worker is gone, a question
-would wait there for ever (`kombu_files` takes it back). So only transports are asked through of
-which it is known where a question goes.
+would wait there for ever (`files` takes it back). So only transports are asked through of which it
+is known where a question goes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_ops.broker import messages
-from celery_ops.broker.amqp_names import reply_queue
+from celery_ops.broker.rabbit.names import reply_queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
-    from celery_ops.broker.kombu_address import KombuAddress
-    from celery_ops.broker.kombu_link import Channel, Session
+    from celery_ops.broker.by_kombu.address import KombuAddress
+    from celery_ops.broker.by_kombu.link import Channel, Session
     from celery_ops.broker.mailbox import Call
     from celery_ops.ports import Reply
 

@@ -1,5 +1,5 @@
-"""The messages in the queues of one RabbitMQ, behind the port: looked at by `amqp_reading`,
-moved by `amqp_moving`.
+"""The messages in the queues of one RabbitMQ, behind the port: looked at by `reading`, moved
+by `moving`.
 """
 
 from __future__ import annotations
@@ -7,19 +7,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_deaths, amqp_messages
-from celery_ops.broker.amqp_moving import RabbitMover
-from celery_ops.broker.amqp_reading import RabbitReader
 from celery_ops.broker.composing import LONGEST_NAME
+from celery_ops.broker.rabbit import deaths
+from celery_ops.broker.rabbit import messages as amqp_messages
+from celery_ops.broker.rabbit.moving import RabbitMover
+from celery_ops.broker.rabbit.reading import RabbitReader
 from celery_ops.errors import PreconditionFailed
 from celery_ops.ports import Priorities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
-    from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_lease import RabbitLease
-    from celery_ops.broker.management import Management
+    from celery_ops.broker.rabbit.address import AmqpAddress
+    from celery_ops.broker.rabbit.lease import RabbitLease
+    from celery_ops.broker.rabbit.management import Management
     from celery_ops.model import Address, StoredMessage, TaskMessage
     from celery_ops.ports import Fence, Transfer, Transferred
 
@@ -65,7 +66,7 @@ class RabbitStore:
         )
 
     def revived(self, message: StoredMessage) -> StoredMessage:
-        return replace(message, raw=amqp_deaths.revived(message.raw))
+        return replace(message, raw=deaths.revived(message.raw))
 
     async def leads_to(self, address: Address, known: Collection[str]) -> tuple[str, ...]:
         """Only where it was in a queue: that is what the broker notes."""

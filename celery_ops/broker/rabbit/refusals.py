@@ -21,7 +21,7 @@ from celery_ops.config.secret import MASK, masked
 from celery_ops.errors import BrokerFull, BrokerUnreachable
 
 if TYPE_CHECKING:
-    from celery_ops.broker.amqp_address import AmqpAddress
+    from celery_ops.broker.rabbit.address import AmqpAddress
 
 _LOGIN = re.compile(r"Login was refused|auth mechanism", re.I)
 _NO_VHOST = re.compile(r"vhost .{0,300} not found", re.S)

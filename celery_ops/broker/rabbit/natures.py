@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from amqp.exceptions import PreconditionFailed as Differs
 
-from celery_ops.broker.amqp_ledger import CLASSIC
+from celery_ops.broker.rabbit.ledger import CLASSIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_ops.broker.amqp_link import Session
+    from celery_ops.broker.rabbit.link import Session
 
 _DIFFERENCE = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for queue .*: received .+ but current is"

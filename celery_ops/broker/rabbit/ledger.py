@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, TypeVar
 import amqp
 from amqp.exceptions import AccessRefused, NotFound
 
-from celery_ops.broker.amqp_link import body_of
+from celery_ops.broker.rabbit.link import body_of
 from celery_ops.broker.refusals import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from celery_ops.broker.amqp_link import Channel, Session
+    from celery_ops.broker.rabbit.link import Channel, Session
 
 Result = TypeVar("Result")
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from amqp.exceptions import NotFound
 
 from celery_ops.broker import messages
-from celery_ops.broker.amqp_ledger import CLASSIC
-from celery_ops.broker.amqp_link import AmqpLink, body_of, posted
+from celery_ops.broker.rabbit.ledger import CLASSIC
+from celery_ops.broker.rabbit.link import AmqpLink, body_of, posted
 from celery_ops.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import amqp
 
-    from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_link import Session
-    from celery_ops.broker.amqp_names import AmqpNames
+    from celery_ops.broker.rabbit.address import AmqpAddress
+    from celery_ops.broker.rabbit.link import Session
+    from celery_ops.broker.rabbit.names import AmqpNames
     from celery_ops.model import Heartbeat, TaskNews
 
 HEARTBEAT = 4.0

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from amqp.exceptions import AMQPError, NotFound
 from amqp.exceptions import PreconditionFailed as Refusal
 
-from celery_ops.broker.amqp_counts import Count, publish
-from celery_ops.broker.amqp_refusals import blocked
-from celery_ops.broker.amqp_taking import taker
+from celery_ops.broker.rabbit.counts import Count, publish
+from celery_ops.broker.rabbit.refusals import blocked
+from celery_ops.broker.rabbit.taking import taker
 from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_ops.broker.amqp_content import Content
-    from celery_ops.broker.amqp_link import Channel, Session
-    from celery_ops.broker.amqp_taking import Taken
+    from celery_ops.broker.rabbit.content import Content
+    from celery_ops.broker.rabbit.link import Channel, Session
+    from celery_ops.broker.rabbit.taking import Taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_deaths, amqp_raw, composing, envelopes
-from celery_ops.broker.amqp_content import Content
-from celery_ops.broker.amqp_raw import Unreadable
+from celery_ops.broker import composing, envelopes
+from celery_ops.broker.rabbit import deaths
+from celery_ops.broker.rabbit import raw as amqp_raw
+from celery_ops.broker.rabbit.content import Content
+from celery_ops.broker.rabbit.raw import Unreadable
 from celery_ops.model import Body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_ops.broker.amqp_raw import Properties
+    from celery_ops.broker.rabbit.raw import Properties
     from celery_ops.model import StoredMessage, TaskMessage
 
 _ALSO_TO = (b"\x02CC", b"\x03BCC")
@@ -44,8 +46,8 @@ def stored(encoded: bytes, body: bytes, *, redelivered: bool, top_priority: int)
         timestamp=properties.get("timestamp"),
         redelivered=redelivered,
         kept=kept,
-        came_from=amqp_deaths.came_from(properties),
-        expiry_removed=amqp_deaths.expiry_removed(properties),
+        came_from=deaths.came_from(properties),
+        expiry_removed=deaths.expiry_removed(properties),
     )
 
 

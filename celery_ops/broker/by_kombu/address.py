@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from celery_ops.broker import amqp_names
-from celery_ops.broker.amqp_names import AmqpNames
+from celery_ops.broker.rabbit import names as amqp_names
+from celery_ops.broker.rabbit.names import AmqpNames
 from celery_ops.config.secret import MASK, Secret, masked
 from celery_ops.errors import UsageError
 

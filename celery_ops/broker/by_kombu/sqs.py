@@ -13,8 +13,8 @@ from celery_ops.ports import QueueReading
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from celery_ops.broker.kombu_address import KombuAddress
-    from celery_ops.broker.kombu_link import Channel, Session
+    from celery_ops.broker.by_kombu.address import KombuAddress
+    from celery_ops.broker.by_kombu.link import Channel, Session
 
 MOST = 100
 """Queues that are looked at: each is a call of its own, some tens of milliseconds long."""

@@ -14,7 +14,7 @@ from celery_ops.ports import QueueReading
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from celery_ops.broker.kombu_link import Session
+    from celery_ops.broker.by_kombu.link import Session
 
 
 class Sizes(Protocol):

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from amqp.exceptions import NotFound, ResourceLocked
 
-from celery_ops.broker.amqp_names import DELAYED, is_delayed
+from celery_ops.broker.rabbit.names import DELAYED, is_delayed
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.ports import QueueReading, QueuesReading
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from celery_ops.broker.amqp_link import AmqpLink, Session
-    from celery_ops.broker.amqp_names import AmqpNames
-    from celery_ops.broker.management import CountedQueue, Management
+    from celery_ops.broker.rabbit.link import AmqpLink, Session
+    from celery_ops.broker.rabbit.management import CountedQueue, Management
+    from celery_ops.broker.rabbit.names import AmqpNames
     from celery_ops.ports import Clock
 
 MOST_OTHERS = 100

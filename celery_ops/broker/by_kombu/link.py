@@ -22,7 +22,7 @@ from celery_ops.errors import BrokerUnreachable, OpsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_ops.broker.kombu_address import KombuAddress
+    from celery_ops.broker.by_kombu.address import KombuAddress
 
     Work = Callable[["Session"], "Result"]
 

@@ -24,8 +24,8 @@ from amqp import spec
 from celery_ops.errors import PreconditionFailed
 
 if TYPE_CHECKING:
-    from celery_ops.broker.amqp_content import Content
-    from celery_ops.broker.amqp_link import Channel, Session
+    from celery_ops.broker.rabbit.content import Content
+    from celery_ops.broker.rabbit.link import Channel, Session
 
 BYTES_AT_A_TIME = 512 * 1024
 _FIRST_WINDOW = 16

@@ -11,15 +11,18 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_address, amqp_events, amqp_messages, amqp_names, records
-from celery_ops.broker.amqp_lease import DEFAULT_TTL, RabbitLease
-from celery_ops.broker.amqp_ledger import Ledger, patiently
-from celery_ops.broker.amqp_link import AmqpLink, delivered
-from celery_ops.broker.amqp_mailbox import RabbitMailbox
-from celery_ops.broker.amqp_sizes import RabbitSizes
-from celery_ops.broker.amqp_store import RabbitStore
-from celery_ops.broker.management import Management
+from celery_ops.broker import records
 from celery_ops.broker.questions import ARGUMENTS
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit import events, names
+from celery_ops.broker.rabbit import messages as amqp_messages
+from celery_ops.broker.rabbit.lease import DEFAULT_TTL, RabbitLease
+from celery_ops.broker.rabbit.ledger import Ledger, patiently
+from celery_ops.broker.rabbit.link import AmqpLink, delivered
+from celery_ops.broker.rabbit.mailbox import RabbitMailbox
+from celery_ops.broker.rabbit.management import Management
+from celery_ops.broker.rabbit.sizes import RabbitSizes
+from celery_ops.broker.rabbit.store import RabbitStore
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed, RecordUnreadable
 from celery_ops.ports import GivenBack, Round
 
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_link import Session
+    from celery_ops.broker.rabbit.address import AmqpAddress
+    from celery_ops.broker.rabbit.link import Session
     from celery_ops.config.secret import Secret
     from celery_ops.model import (
         Heartbeat,
@@ -54,8 +57,8 @@ RUNS_KEPT = 500
 NEVER_KEPT = 10.0
 """So many seconds it is believed that there never was a record: the server logs each look at a
 queue that does not exist as an error."""
-_TAKEN = Ledger(amqp_names.TAKEN)
-_RUNS = Ledger(amqp_names.RUNS)
+_TAKEN = Ledger(names.TAKEN)
+_RUNS = Ledger(names.RUNS)
 
 
 class RabbitBroker:
@@ -78,7 +81,7 @@ class RabbitBroker:
     ) -> None:
         self._clock = clock
         self._address = address
-        self._names = amqp_names.from_options(options)
+        self._names = names.from_options(options)
         self._management = None if management is None else Management(management, address)
         self._reading = AmqpLink(address, "reads")
         self._asking = AmqpLink(address, "asks")
@@ -121,7 +124,7 @@ class RabbitBroker:
         return self._messages
 
     def heartbeats(self) -> AsyncIterator[Heartbeat]:
-        return amqp_events.heartbeats(self._address, self._names)
+        return events.heartbeats(self._address, self._names)
 
     async def ask(
         self,
@@ -165,7 +168,7 @@ class RabbitBroker:
         return None
 
     def follow(self, task: str | None) -> AbstractAsyncContextManager[Followed]:
-        return amqp_events.follow(self._address, self._names, task)
+        return events.follow(self._address, self._names, task)
 
     async def order(
         self, order: Order, *, to: Targets, fence: Fence, timeout: float
@@ -203,7 +206,7 @@ class RabbitBroker:
                 unreadable.append(error.says)
         if unreadable:
             raise RecordUnreadable(
-                f"The broker's queue {amqp_names.TAKEN} has messages that cannot be read: "
+                f"The broker's queue {names.TAKEN} has messages that cannot be read: "
                 + "; ".join(unreadable),
                 fix="They say what a run took away. Look at them in the management UI; once what"
                 " they tell is given back, remove them there.",

@@ -11,20 +11,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_names
-from celery_ops.broker.amqp_counts import publish
-from celery_ops.broker.amqp_ledger import Ledger, record
-from celery_ops.broker.amqp_link import body_of
-from celery_ops.broker.amqp_refusals import blocked
+from celery_ops.broker.rabbit import names as amqp_names
+from celery_ops.broker.rabbit.counts import publish
+from celery_ops.broker.rabbit.ledger import Ledger, record
+from celery_ops.broker.rabbit.link import body_of
+from celery_ops.broker.rabbit.refusals import blocked
 from celery_ops.errors import PreconditionFailed, RecordUnreadable
 from celery_ops.ports import SENT_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_ops.broker.amqp_content import Content
-    from celery_ops.broker.amqp_link import Session
-    from celery_ops.broker.amqp_transactions import Destination
+    from celery_ops.broker.rabbit.content import Content
+    from celery_ops.broker.rabbit.link import Session
+    from celery_ops.broker.rabbit.transactions import Destination
 
 _LEDGER = Ledger(amqp_names.SENT)
 

@@ -19,8 +19,8 @@ from celery_ops.broker.rounds import ROLL_CALL, Memory, Next, Round, in_order
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from celery_ops.broker.kombu_link import KombuLink
-    from celery_ops.broker.kombu_post import Post
+    from celery_ops.broker.by_kombu.link import KombuLink
+    from celery_ops.broker.by_kombu.post import Post
     from celery_ops.broker.mailbox import Call
     from celery_ops.model import Targets
     from celery_ops.ports import Clock, Reply

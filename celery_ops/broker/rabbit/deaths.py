@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_raw
-from celery_ops.broker.amqp_raw import Unreadable
+from celery_ops.broker.rabbit import raw as amqp_raw
+from celery_ops.broker.rabbit.raw import Unreadable
 from celery_ops.model import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_ops.broker.amqp_raw import Properties
+    from celery_ops.broker.rabbit.raw import Properties
 
 _NOTES = "x-death"
 _ALSO = ("x-first-death-", "x-last-death-")

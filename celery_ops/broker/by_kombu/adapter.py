@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from celery_ops.broker import kombu_address
-from celery_ops.broker.kombu_address import SQS, TABLES
-from celery_ops.broker.kombu_files import FileSizes, FilesPost
-from celery_ops.broker.kombu_link import KombuLink
-from celery_ops.broker.kombu_mailbox import KombuMailbox
-from celery_ops.broker.kombu_post import FanoutPost
-from celery_ops.broker.kombu_reading import FileReader, NoReader
-from celery_ops.broker.kombu_sizes import KnownSizes, NoSizes
-from celery_ops.broker.kombu_sqs import SqsSizes
-from celery_ops.broker.kombu_tables import TableSizes
+from celery_ops.broker.by_kombu import address as kombu_address
+from celery_ops.broker.by_kombu.address import SQS, TABLES
+from celery_ops.broker.by_kombu.files import FileSizes, FilesPost
+from celery_ops.broker.by_kombu.link import KombuLink
+from celery_ops.broker.by_kombu.mailbox import KombuMailbox
+from celery_ops.broker.by_kombu.post import FanoutPost
+from celery_ops.broker.by_kombu.reading import FileReader, NoReader
+from celery_ops.broker.by_kombu.sizes import KnownSizes, NoSizes
+from celery_ops.broker.by_kombu.sqs import SqsSizes
+from celery_ops.broker.by_kombu.tables import TableSizes
 from celery_ops.broker.questions import ARGUMENTS
 from celery_ops.errors import BrokerUnreachable, LeaseLost, PreconditionFailed
 from celery_ops.ports import QueuesReading, Round
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from celery_ops.broker.kombu_address import KombuAddress
-    from celery_ops.broker.kombu_link import Session
-    from celery_ops.broker.kombu_post import Post
-    from celery_ops.broker.kombu_sizes import Sizes
+    from celery_ops.broker.by_kombu.address import KombuAddress
+    from celery_ops.broker.by_kombu.link import Session
+    from celery_ops.broker.by_kombu.post import Post
+    from celery_ops.broker.by_kombu.sizes import Sizes
     from celery_ops.config.secret import Secret
     from celery_ops.model import (
         Heartbeat,

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import messages
-from celery_ops.broker.kombu_post import MARK, FanoutPost
+from celery_ops.broker.by_kombu.post import MARK, FanoutPost
 from celery_ops.ports import QueueReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from celery_ops.broker.kombu_address import Folders, KombuAddress
-    from celery_ops.broker.kombu_link import Session
+    from celery_ops.broker.by_kombu.address import Folders, KombuAddress
+    from celery_ops.broker.by_kombu.link import Session
     from celery_ops.broker.mailbox import Call
     from celery_ops.ports import Reply
 

@@ -20,12 +20,12 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from celery_ops.broker.amqp_natures import Nature
+from celery_ops.broker.rabbit.natures import Nature
 from celery_ops.config.secret import Secret, masked
 from celery_ops.errors import BrokerUnreachable, UsageError
 
 if TYPE_CHECKING:
-    from celery_ops.broker.amqp_address import AmqpAddress
+    from celery_ops.broker.rabbit.address import AmqpAddress
 
 DEADLINE = 4.0
 AGAIN_AFTER = 10.0

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from amqp.exceptions import ResourceLocked
 
-from celery_ops.broker import amqp_messages, amqp_natures
-from celery_ops.broker.amqp_link import AmqpLink
-from celery_ops.broker.amqp_natures import Nature
-from celery_ops.broker.amqp_taking import taker
+from celery_ops.broker.rabbit import messages, natures
+from celery_ops.broker.rabbit.link import AmqpLink
+from celery_ops.broker.rabbit.natures import Nature
+from celery_ops.broker.rabbit.taking import taker
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from celery_ops.broker.amqp_address import AmqpAddress
-    from celery_ops.broker.amqp_link import Channel, Session, Work
-    from celery_ops.broker.amqp_taking import Taken, Taker
-    from celery_ops.broker.management import Management
+    from celery_ops.broker.rabbit.address import AmqpAddress
+    from celery_ops.broker.rabbit.link import Channel, Session, Work
+    from celery_ops.broker.rabbit.management import Management
+    from celery_ops.broker.rabbit.taking import Taken, Taker
     from celery_ops.model import StoredMessage
 
 Result = TypeVar("Result")
@@ -73,7 +73,7 @@ class RabbitReader:
             self._natures.pop(queue, None)
             return None
         known = self._natures.get(queue)
-        found = known or await self._link.read(partial(amqp_natures.nature, queue=queue))
+        found = known or await self._link.read(partial(natures.nature, queue=queue))
         if found is not None:
             self._natures[queue] = found
         return found
@@ -221,7 +221,7 @@ def stored(taken: Taken, nature: Nature) -> StoredMessage:
     """The message, as it was published to its queue."""
     encoded, body = taken.content.encoded, taken.content.body
     if nature.kind != "classic":
-        encoded = amqp_messages.as_published(encoded)
-    return amqp_messages.stored(
+        encoded = messages.as_published(encoded)
+    return messages.stored(
         encoded, body, redelivered=taken.redelivered, top_priority=nature.top_priority
     )
