@@ -53,7 +53,7 @@ async def connect(
         return RedisBroker(address.parse(url, options), options, clock=clock)
     if scheme in _RABBIT:
         # Not at the top: py-amqp is nothing that those who use Redis should wait for.
-        rabbit = import_module("celery_ops.broker.rabbit")
+        rabbit = import_module("celery_ops.broker.rabbit.adapter")
         found: Broker = rabbit.connect(url, options, clock=clock, management=management)
         return found
     if scheme in _CLUSTER:
@@ -62,6 +62,6 @@ async def connect(
             " that kombu changes together would hash to different slots.",
             fix="If workers run, their broker is another one: see celery inspect stats.",
         )
-    kombu = import_module("celery_ops.broker.kombu_broker")
+    kombu = import_module("celery_ops.broker.by_kombu.adapter")
     watched: Broker = kombu.connect(url, options, clock=clock)
     return watched

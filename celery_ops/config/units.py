@@ -87,6 +87,6 @@ def _cut(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 worker`, `2 workers`, `no workers`; for nouns that take an s."""
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, many: str | None = None) -> str:
+    """`1 worker`, `2 workers`, `no workers`; `many` is the plural of a noun that takes no s."""
+    return f"{number or 'no'} {noun if number == 1 else many or f'{noun}s'}"

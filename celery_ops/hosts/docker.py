@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import containers
+from celery_ops.hosts import containers, refusals
 from celery_ops.hosts.docker_scripts import LOG, LOOK, MAY_ACT, SEVERAL, START, STOP, UNKNOWN
 from celery_ops.hosts.units import text_of
 from celery_ops.model import ServiceRef, ServiceState, ServiceStatus
@@ -101,14 +101,9 @@ class Docker:
             case "several":
                 raise self._several(service)
             case "stopping":
-                pid = told.get("Pid", "")
-                raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
+                raise refusals.still_stopping(service, told.get("Pid", ""))
             case "held":
-                raise CommandFailed(
-                    f"{service} was left alone: another incarnation runs than the one that was"
-                    f" planned for (pid {told.get('Pid', '')}).",
-                    fix="Look again and plan anew.",
-                )
+                raise refusals.another_incarnation(service, f"pid {told.get('Pid', '')}")
             case _ if completed.code:
                 raise self.failure(service, completed.code, completed.err)
 

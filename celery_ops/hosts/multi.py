@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import begun, cgroups, pidfiles
+from celery_ops.hosts import begun, cgroups, pidfiles, refusals
 from celery_ops.hosts.begun import Begun
 from celery_ops.hosts.cgroups import Home
 from celery_ops.hosts.units import text_of
@@ -80,9 +80,7 @@ class Multi:
         self, services: Sequence[ServiceRef], completed: Completed
     ) -> Mapping[ServiceRef, ServiceStatus]:
         """Each node's status. One that is not configured is UNKNOWN and says so."""
-        if completed.code or completed.truncated:
-            said = " ".join(text_of(completed.err).split())[:200] or f"exit code {completed.code}"
-            raise CommandFailed(f"The pidfiles cannot be looked at: {said}.")
+        refusals.require_whole(completed, "The pidfiles cannot be looked at")
         head, found = begun.blocks(completed.out, "node")
         groups = _groups(completed.out)
         read = {}
@@ -124,13 +122,9 @@ class Multi:
         pid = told.get("pid", "")
         match told.get("Effect"):
             case "stopping":
-                raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
+                raise refusals.still_stopping(service, pid)
             case "another":
-                raise CommandFailed(
-                    f"{service} was left alone: another incarnation runs than the one that was"
-                    f" planned for (pid {pid}).",
-                    fix="Look again and plan anew.",
-                )
+                raise refusals.another_incarnation(service, f"pid {pid}")
             case "left":
                 kind = told.get("kind", "")
                 says = _TOLD.get(kind, kind).format(file=self._node(service).pidfile, pid=pid)
@@ -143,8 +137,7 @@ class Multi:
             case "room":
                 raise begun.no_room(service, told.get("room", ""))
             case _ if completed.code:
-                said = " ".join(text_of(completed.err).split())[:300]
-                raise CommandFailed(f"{service} was not reached: {said or completed.code}.")
+                raise refusals.not_reached(service, completed)
 
     def log(self, service: ServiceRef, *, lines: int) -> Command:
         """Follows its log file, also over a rotation."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import begun
+from celery_ops.hosts import begun, refusals
 from celery_ops.hosts.begun import Begun
 from celery_ops.hosts.units import text_of
 from celery_ops.model import ServiceState, ServiceStatus
@@ -139,9 +139,7 @@ class OwnCommands:
         self, services: Sequence[ServiceRef], completed: Completed
     ) -> Mapping[ServiceRef, ServiceStatus]:
         """Each service's status. One that is not configured is UNKNOWN and says so."""
-        if completed.code or completed.truncated:
-            said = " ".join(text_of(completed.err).split())[:200] or f"exit code {completed.code}"
-            raise CommandFailed(f"The status commands cannot be run: {said}.")
+        refusals.require_whole(completed, "The status commands cannot be run")
         head, found = begun.blocks(completed.out, "service")
         read = {}
         for one in services:
@@ -166,13 +164,9 @@ class OwnCommands:
         pid = told.get("pid", "").partition(":")[0] or "unknown"
         match told.get("Effect"):
             case "stopping":
-                raise CommandFailed(f"{service} was left alone: it is still stopping (pid {pid}).")
+                raise refusals.still_stopping(service, pid)
             case "another":
-                raise CommandFailed(
-                    f"{service} was left alone: another incarnation runs than the one that was"
-                    f" planned for (pid {pid}).",
-                    fix="Look again and plan anew.",
-                )
+                raise refusals.another_incarnation(service, f"pid {pid}")
             case "unsure":
                 raise CommandFailed(
                     f"{service} was left alone: its status command ended with exit code"
@@ -182,8 +176,7 @@ class OwnCommands:
             case "room":
                 raise begun.no_room(service, told.get("room", ""))
             case _ if completed.code:
-                said = " ".join(text_of(completed.err).split())[:300]
-                raise CommandFailed(f"{service} was not reached: {said or completed.code}.")
+                raise refusals.not_reached(service, completed)
 
     def log(self, service: ServiceRef, *, lines: int) -> Command:
         """Its own command; how many lines that begins with is its own affair."""

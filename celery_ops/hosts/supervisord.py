@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from celery_ops.config.contexts import LOCAL
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import relay_log, rpc
+from celery_ops.hosts import refusals, relay_log, rpc
 from celery_ops.hosts.programs import Program, Programs
 from celery_ops.model import Retry, ServiceRef, ServiceState, ServiceStatus
 from celery_ops.ports import Command
@@ -268,12 +268,8 @@ def _read_held(service: ServiceRef, info: object, others: bytes) -> None:
     if state in _NOTHING_RUNS and not pid:
         return
     if state == _STOPPING:
-        raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
-    raise CommandFailed(
-        f"{service} was left alone: another incarnation runs than the one that was planned for"
-        f" ({info.get('description') or f'pid {pid}'}).",
-        fix="Look again and plan anew.",
-    )
+        raise refusals.still_stopping(service, str(pid))
+    raise refusals.another_incarnation(service, str(info.get("description") or f"pid {pid}"))
 
 
 def _fault(service: ServiceRef, fault: rpc.Fault, names: Sequence[str]) -> CommandFailed:

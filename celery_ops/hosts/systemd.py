@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery_ops.config.document import did_you_mean, shown
 from celery_ops.errors import CommandFailed
-from celery_ops.hosts import unit_hazards, units
+from celery_ops.hosts import refusals, unit_hazards, units
 from celery_ops.ports import Command
 
 if TYPE_CHECKING:
@@ -187,14 +187,9 @@ class Systemd:
                     fix="Give its unit file one: [Install] WantedBy=multi-user.target",
                 )
             case "held" if seen.get("ActiveState") == "deactivating":
-                pid = seen.get("MainPID", "")
-                raise CommandFailed(f"{service} was left alone: pid {pid} is still stopping.")
+                raise refusals.still_stopping(service, seen.get("MainPID", ""))
             case "held":
-                raise CommandFailed(
-                    f"{service} was left alone: another incarnation runs than the one that was"
-                    f" planned for (pid {seen.get('MainPID', '')}).",
-                    fix="Look again and plan anew.",
-                )
+                raise refusals.another_incarnation(service, f"pid {seen.get('MainPID', '')}")
             case _ if completed.code:
                 raise _failure(service, completed)
 

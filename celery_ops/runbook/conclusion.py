@@ -33,7 +33,7 @@ from celery_ops.runbook.schema import (
     WorkerStep,
     WorkerVerb,
 )
-from celery_ops.runbook.undo import Irreversible, Reversal, reversals
+from celery_ops.runbook.undo import Irreversible, Reversal, reversals, stopped_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from celery_ops.model import TakenRecord
     from celery_ops.ports import Broker
     from celery_ops.runbook.orders import Target
+    from celery_ops.runbook.plan import PlannedWorker
     from celery_ops.runbook.queue_consumers import Pauses
     from celery_ops.runbook.schema import Runbook
     from celery_ops.runbook.sieving import Sieving
@@ -101,6 +102,8 @@ class Conclusion:
         self._sieving = sieving
         keeps = frozenset() if undo else kept_stopped(runbook, stage.plan)
         self._cleanup = Cleanup(stage, broker, pauses, keeps=keeps)
+        self._stopped_again: dict[str, PlannedWorker] = {}
+        """Schedulers whose start was taken back, by name: they are owed as they were before."""
         self.gave_back: list[str] = []
         """What came of messages that were given back, step by step."""
 
@@ -108,6 +111,9 @@ class Conclusion:
         """Undo what is half done, check `finally`, and say what is left."""
         ends = {Ending.DONE, Ending.STOPPED, Ending.UNDONE, Ending.ABORTED}
         await self._pauses.stop()
+        self._stopped_again = stopped_again(Recall.of(read(self._stage.journal.path)))
+        for name in self._stopped_again:
+            self._stage.targets[name].down, self._stage.targets[name].returned = False, True
         if course.began and course.ending in ends:
             try:
                 await self._events_off()
@@ -126,7 +132,8 @@ class Conclusion:
         if pulled and course.ending is Ending.DONE:
             # Too late to change anything; that it was wanted is told nevertheless.
             course.aborted(f"{self._stage.brake.by}, when all was done", pulled)
-        if report.owed or (report.left_drained and course.ending is not Ending.DONE):
+        is_asked_for = course.ending is (Ending.UNDONE if self._undo else Ending.DONE)
+        if report.owed or (report.left_drained and not is_asked_for):
             if course.ending is Ending.UNDONE:
                 course.state = RunState.UNDO_FAILED
             if course.ending is Ending.DONE:
@@ -281,8 +288,20 @@ class Conclusion:
         )
 
     async def _stop_again(self, step: str, target: Target) -> None:
-        """Drained first, for it may have begun tasks since. Raise StepFailed."""
+        """Drained first, for it may have begun tasks since. Raise StepFailed.
+
+        A scheduler runs none. That it is stopped stays recorded: nobody else tells which ones are
+        to be started again.
+        """
         stage = self._stage
+        if target.planned.is_beat:
+            stage.refresh_target(step, target, WorkerVerb.STOP, await stage.look())
+            await stage.verbs.perform(Order(step, WorkerVerb.STOP, UNDO_TIMEOUT), [target])
+            if target.failed:
+                raise StepFailed(target.failed)
+            self._stopped_again[target.name] = target.planned
+            target.down = False
+            return
         snapshot = await stage.guard(stage.keep_available(), [target.name])
         stage.refresh_target(step, target, WorkerVerb.STOP, snapshot)
         kept, target.failed = target.failed, ""
@@ -376,6 +395,8 @@ class Conclusion:
         taken += [one for one in everything if one in self._pauses.unreturned.values()]
         is_well = course.ending is Ending.DONE
         meant = self._left_on_purpose(taken) if is_well else set()
+        if self._undo:
+            meant |= {f"service:{name}" for name in self._stopped_again}
         left = [one for one in taken if one.key in meant]
         owed = self._all_owed([one for one in taken if one.key not in meant])
         return replace(
@@ -391,6 +412,9 @@ class Conclusion:
             self._stage.effects.record("service" if target.down else "queues", target.planned)
             for target in self._stage.targets.values()
             if target.owed
+        ]
+        records += [
+            self._stage.effects.record("service", one) for one in self._stopped_again.values()
         ]
         records += self._pauses.owed.values()
         return replace(self._names(), owed=self._all_owed(records))

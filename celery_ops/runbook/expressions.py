@@ -31,6 +31,7 @@ from celery_ops.runbook.syntax import (
     Name,
     Not,
     Tree,
+    names_in,
     parse,
 )
 
@@ -90,6 +91,13 @@ class Condition:
         None anywhere on the way to a value means that the value is unknown.
         """
         return _judge(self.tree, scope)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The dotted names that it looks up, whole: `before.worker.queues` alone is no use of
+        `worker.queues`.
+        """
+        return frozenset(str(name) for name in names_in(self.tree))
 
     def __str__(self) -> str:
         return self.source

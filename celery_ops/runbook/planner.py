@@ -48,7 +48,7 @@ from celery_ops.runbook.plan import (
 )
 from celery_ops.runbook.questions import confirmations
 from celery_ops.runbook.release_steps import ActivateStep, WatchStep
-from celery_ops.runbook.saying import in_words
+from celery_ops.runbook.saying import in_words, rolled
 from celery_ops.runbook.scaling import planned_scale
 from celery_ops.runbook.schema import (
     BeatStep,
@@ -371,7 +371,7 @@ class _Draft:
             done += self.actions(step, turns, drained=drained) if turns else ()
             if isinstance(step, WorkerStep) and step.verb is WorkerVerb.DRAIN:
                 drained.update(turns)
-        says = f"roll through {len(chosen)} workers in {len(cut)} batches of at most {size}"
+        says = rolled(len(chosen), len(cut), size)
         return PlannedStep(roll.id, says, tuple(chosen), batches, tuple(done))
 
     def counted_as_failed(self, roll: Roll, chosen: list[str]) -> frozenset[str]:
@@ -407,8 +407,7 @@ class _Draft:
             during = len(now.get(queue, set()) - taking)
             capacity.append(QueueCapacity(queue, healthy, during, guard.least(queue, healthy)))
             if during == 0 and taking:
-                away = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} away"
-                self.hazards.append(f"nobody consumes {queue} while {away}")
+                self.hazards.append(f"nobody consumes {queue} without {', '.join(names)}")
         return PlannedBatch(number, names, tuple(capacity), canary)
 
     def queues_of(self, name: str) -> tuple[str, ...]:

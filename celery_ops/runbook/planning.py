@@ -182,5 +182,5 @@ def _asks_workers(runbook: Runbook) -> bool:
 def _is_about_beat(runbook: Runbook) -> bool:
     checks = (step for step in runbook.preflight if isinstance(step, CheckStep))
     return any(isinstance(step, BeatStep) for step in runbook.steps) or any(
-        "fleet.senders" in check.that.source for check in checks
+        "fleet.senders" in check.that.names for check in checks
     )

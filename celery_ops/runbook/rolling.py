@@ -338,7 +338,7 @@ class Rolling:
         hold = stage.value(verify.hold)
         now, down = stage.clock.now(), target.down
         # What it runs is told by its host, which is not asked for anything else.
-        is_told_by_host = any("worker.release" in one.source for one in verify.that)
+        is_told_by_host = any("worker.release" in one.names for one in verify.that)
         seen = await stage.watch.until(
             Verification(verify, target.name, scope, hold, now, down=down),
             worker=target.name,

@@ -78,3 +78,9 @@ def _asks(step: ControlStep | ScaleStep, scope: Mapping[str, object]) -> str:
             return f"scale its pool by {by:+} processes"
         case ControlStep():
             return f"control {step.method}, to each of them by name"
+
+
+def rolled(workers: int, batches: int, size: int) -> str:
+    """What a roll does as a whole; no batch is of more than `size` workers."""
+    whom, turns = counted(workers, "worker"), counted(batches, "batch", "batches")
+    return f"roll through {whom} in {turns} of at most {size}"

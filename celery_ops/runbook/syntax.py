@@ -110,6 +110,23 @@ def parse(source: str) -> Tree:
     return _Parser(source).parse()
 
 
+def names_in(tree: Tree) -> Iterator[Name]:
+    """Every name that a tree looks up, from left to right."""
+    match tree:
+        case Name():
+            yield tree
+        case Literal():
+            return
+        case Not(part):
+            yield from names_in(part)
+        case Comparison(_, left, right):
+            yield from names_in(left)
+            yield from names_in(right)
+        case All(parts) | Any(parts):
+            for part in parts:
+                yield from names_in(part)
+
+
 # --- tokens -------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from celery_ops.runbook.schema import CurrentWorker, Roll, RunStep, WorkerVerb
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.plan import Plan, PlannedWorker
     from celery_ops.runbook.recall import Act, Recall
     from celery_ops.runbook.schema import Runbook, Text
 
@@ -94,9 +94,11 @@ def reversals(
         for at, act in enumerate(recall.acts)
         if act.step.startswith(UNDO) and act.outcome and act.outcome.result is Result.DONE
     }
+    given_back = _given_back(recall)
     found = [
         reversal
         for at, act in reversed(list(enumerate(recall.acts)))
+        if at not in given_back
         if act.began and _may_have_happened(act) and not act.step.startswith(UNDO)
         if within is None or roll_of.get(act.step, act.step) == within
         if (roll_of.get(act.step), act.target) not in verified
@@ -104,6 +106,28 @@ def reversals(
         for reversal in _reversal(act, runbook, plan, verified)
     ]
     return tuple(dict.fromkeys(found))
+
+
+def stopped_again(recall: Recall) -> dict[str, PlannedWorker]:
+    """The schedulers whose start is being taken back, by name, as they were met."""
+    return {
+        act.worker.name: act.worker
+        for act in recall.acts
+        if act.step.startswith(UNDO) and act.verb == WorkerVerb.STOP and not act.ended
+        if act.worker is not None and act.worker.is_beat
+    }
+
+
+def _given_back(recall: Recall) -> set[int]:
+    """Where a start stands of what the run itself had stopped: it gave back what it had taken."""
+    stopped: set[str | None] = set()
+    found = set()
+    for at, act in enumerate(recall.acts):
+        if act.verb == WorkerVerb.STOP and act.began and not act.step.startswith(UNDO):
+            stopped.add(act.target)
+        if act.verb == WorkerVerb.START and act.target in stopped:
+            found.add(at)
+    return found
 
 
 def _may_have_happened(act: Act) -> bool:

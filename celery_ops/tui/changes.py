@@ -69,7 +69,8 @@ class Changes:
                 self._open_plan(change, picture)
 
         params = scaling.asked_for(picture.runbooks)
-        self._app.push_screen(ParamsScreen("scale", asked.names, params), told)
+        says = f"{asked.running} of {len(asked.names)} run now"
+        self._app.push_screen(ParamsScreen("scale", asked.names, params, says), told)
 
     def confirm(self, plan: Plan, picture: Picture) -> None:
         """Ask for the agreement that the plan wants; then start it and follow."""

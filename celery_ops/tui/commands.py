@@ -33,7 +33,9 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A key and what it does. `bar` is its word in the key bar; empty: not shown there."""
+    """A key and what it does. `bar` is its word in the key bar; empty: not shown there. With
+    `first` it is not left to a line that is typed in.
+    """
 
     keys: str
     display: str
@@ -42,6 +44,7 @@ class Command:
     does: str
     where: Where
     writes: bool = False
+    first: bool = False
 
     @property
     def runbook(self) -> str | None:
@@ -170,6 +173,11 @@ COMMANDS = (
     Command("Y", "Y", "agree", "yes", "Yes: start the run", Where.CONFIRM, writes=True),
     Command("escape", "esc", "back", "no, go back", "Back, changing nothing", Where.CONFIRM),
     Command(
+        "down,pagedown", "↓", "read_on(1)", "more",
+        "Read on, where it is longer than its room", Where.CONFIRM, first=True,
+    ),
+    Command("up,pageup", "↑", "read_on(-1)", "", "Read back", Where.CONFIRM, first=True),
+    Command(
         "A", "A", "abort", "abort",
         "Abort: next safe point; again: sooner", Where.RUN, writes=True,
     ),
@@ -200,6 +208,7 @@ def bindings(where: Where) -> list[Binding]:
             show=bool(command.bar),
             key_display=command.display,
             tooltip=command.does,
+            priority=command.first,
         )
         for command in COMMANDS
         if command.where is where

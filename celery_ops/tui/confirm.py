@@ -34,10 +34,8 @@ class ConfirmScreen(ModalScreen[bool]):
     def __init__(self, lines: Sequence[Line], *, typed: str | None = None) -> None:
         super().__init__()
         self._typed = typed
-        said = list(lines)
-        if typed is not None:
-            said += [Line(), line("Type ", (typed, Tone.STRONG), " and press enter:")]
-        self._text = Lines(said, id="question")
+        self._text = Lines(lines, id="question")
+        self._wanted = Lines([line("Type ", (typed or "", Tone.STRONG), " and press enter:")])
         self._input = Input(id="typed", compact=True)
         self._bar = KeyBar()
 
@@ -45,11 +43,16 @@ class ConfirmScreen(ModalScreen[bool]):
         with Vertical(id="dialog"):
             yield self._text
             if self._typed is not None:
+                yield self._wanted
                 yield self._input
             yield self._bar
 
     def on_mount(self) -> None:
         self.bindings_updated_signal.subscribe(self, self._keys_changed)
+        self.call_after_refresh(self.refresh_bindings)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.refresh_bindings)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
@@ -61,6 +64,8 @@ class ConfirmScreen(ModalScreen[bool]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         del parameters
+        if action == "read_on":
+            return self._text.max_scroll_y > 0
         return action != "agree" or self._typed is None
 
     def action_agree(self) -> None:
@@ -68,6 +73,10 @@ class ConfirmScreen(ModalScreen[bool]):
 
     def action_back(self) -> None:
         self.dismiss(False)
+
+    def action_read_on(self, pages: int) -> None:
+        """What is asked can be longer than its room, while the line to type in has the keys."""
+        self._text.scroll_relative(y=pages * max(1, self._text.size.height - 1), animate=False)
 
     @property
     def plain(self) -> str:

@@ -30,34 +30,44 @@ _FREE = {ParamType.TEXT, ParamType.INTEGER, ParamType.RELEASE}
 def untold(params: Iterable[Param], asked: ChangeAsked) -> tuple[Param, ...]:
     """What to ask for: what has to be told, and beside it what else can be.
 
-    Nothing where all can stay as it is; but which messages are meant is always asked for.
+    Nothing where all can stay as it is; but which messages are meant, and which release, is always
+    asked for.
     """
     left = [one for one in params if one.name not in asked.given]
     needed = [one for one in left if one.default is None]
-    if not needed and all(one.name != "filter" for one in left):
+    if not needed and not any(_is_always_asked(one) for one in left):
         return ()
     return (*needed, *(one for one in left if one.default is not None and one.type in _FREE))
+
+
+def _is_always_asked(param: Param) -> bool:
+    return param.name == "filter" or param.type is ParamType.RELEASE
 
 
 class ParamsScreen(ModalScreen["dict[str, str] | None"]):
     """A line to type for each parameter. Enter goes on, or to what still has to be told.
 
-    None: left without an answer. What was typed is judged when the plan is made.
+    None: left without an answer. What was typed is judged when the plan is made. `says` is what to
+    know beside the names; what a runbook takes where nothing is typed stands in the line itself.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "back")]
 
-    def __init__(self, what: str, names: Sequence[str], params: Sequence[Param]) -> None:
+    def __init__(
+        self, what: str, names: Sequence[str], params: Sequence[Param], says: str = ""
+    ) -> None:
         super().__init__()
         self._what = what
         self._names = names
-        self._typed = tuple((one, Input(classes="param", compact=True)) for one in params)
+        self._says = says
+        self._typed = tuple((one, _input(one)) for one in params)
 
     def compose(self) -> ComposeResult:
         more = len(self._names) - _SHOWN
         names = ", ".join(self._names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         with VerticalScroll(id="dialog", can_focus=False):
-            yield Lines([line((self._what, Tone.STRONG), f" for {names}"), Line()])
+            said = [line((self._says, Tone.DIM))] if self._says else []
+            yield Lines([line((self._what, Tone.STRONG), f" for {names}"), *said, Line()])
             for param, typed in self._typed:
                 must = (" (needed)", Tone.WARN) if param.default is None else ""
                 yield Lines([line((param.name, Tone.STRONG), must, f"  {param.help}")])
@@ -76,3 +86,8 @@ class ParamsScreen(ModalScreen["dict[str, str] | None"]):
 
     def action_back(self) -> None:
         self.dismiss(None)
+
+
+def _input(param: Param) -> Input:
+    own = param.default if isinstance(param.default, str) else ""
+    return Input(classes="param", compact=True, placeholder=own)

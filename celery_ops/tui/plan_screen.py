@@ -83,6 +83,13 @@ class PlanScreen(Frame):
         """What is shown."""
         return self._pager.plain
 
+    @property
+    def _number(self) -> int:
+        """Of those that were asked for; a plan may be about fewer."""
+        if self.plan is None or self.plan.refusals or self._noun != "worker":
+            return len(self._names)
+        return sum(not target.is_beat for target in self.plan.targets)
+
     def _planning(self, picture: Picture) -> list[Line]:
         since = age_of(self._began, picture.now)
         return [
@@ -98,7 +105,7 @@ class PlanScreen(Frame):
     def _draw_title(self, picture: Picture) -> None:
         parts = [
             Part(self._runbook, Tone.STRONG),
-            Part(f"  {counted(len(self._names), self._noun)}"),
+            Part(f"  {counted(self._number, self._noun)}"),
         ]
         if self.plan is not None:
             since = age_of(self.plan.at, picture.now)

@@ -41,6 +41,7 @@ from celery_ops.runbook.planning import Planner
 from tests.benchmarks.ssh import find_ansible
 from tests.rig.nodes import Node, SimulatedNodes
 from tests.rig.redis import RedisServer
+from tests.rig.runbooks import write_runbook
 from tests.rig.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -298,8 +299,7 @@ def main() -> None:
         folder = Path(started.enter_context(TemporaryDirectory(prefix="engine-")))
         servers = [started.enter_context(sshd()) for _ in range(HOSTS)]
         lab = Lab(folder, servers, stop=chosen.stop, start=chosen.start)
-        (folder / "runbooks").mkdir()
-        (folder / "runbooks" / "roll.yaml").write_text(RUNBOOK)
+        write_runbook(folder, "roll", RUNBOOK)
         server = RedisServer(folder / "redis")
         started.callback(server.stop)
         nodes = [

@@ -14,8 +14,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import amqp_address
-from celery_ops.broker.rabbit import RabbitBroker
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit.adapter import RabbitBroker
 from celery_ops.config.secret import Secret
 from celery_ops.fleet.clock import SystemClock
 from celery_ops.model import StoredMessage

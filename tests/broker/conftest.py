@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from redis.asyncio import Redis
 
-from celery_ops.broker import address, amqp_address
-from celery_ops.broker.rabbit import RabbitBroker
+from celery_ops.broker import address
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit.adapter import RabbitBroker
 from celery_ops.broker.redis import RedisBroker
 from celery_ops.config.secret import Secret
 from celery_ops.fleet.clock import SystemClock

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from celery_ops.broker.amqp_address import parse
-from celery_ops.broker.rabbit import RabbitBroker
+from celery_ops.broker.rabbit.adapter import RabbitBroker
+from celery_ops.broker.rabbit.address import parse
 from celery_ops.config.secret import Secret
 from celery_ops.errors import LeaseLost
 from celery_ops.fleet.clock import SystemClock

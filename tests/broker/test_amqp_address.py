@@ -10,17 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.url import parse_url
 
-from celery_ops.broker import amqp_address, connect
+from celery_ops.broker import connect
+from celery_ops.broker.rabbit import address
 from celery_ops.config.secret import Secret
 from celery_ops.errors import UsageError
 from celery_ops.fleet.clock import SystemClock
 
 if TYPE_CHECKING:
-    from celery_ops.broker.amqp_address import AmqpAddress
+    from celery_ops.broker.rabbit.address import AmqpAddress
 
 
 def parse(url: str, **options: object) -> AmqpAddress:
-    return amqp_address.parse(Secret(url), options)
+    return address.parse(Secret(url), options)
 
 
 @pytest.mark.parametrize(

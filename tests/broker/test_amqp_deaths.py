@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from celery_ops.broker import amqp_deaths, amqp_raw
+from celery_ops.broker.rabbit import deaths as amqp_deaths
+from celery_ops.broker.rabbit import raw as amqp_raw
 from celery_ops.model import Address
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from celery_ops.broker import amqp_address
-from celery_ops.broker.amqp_link import AmqpLink
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit.link import AmqpLink
 from celery_ops.broker.refusals import Lost, Refused
 from celery_ops.config.secret import Secret
 from celery_ops.errors import BrokerUnreachable
@@ -19,7 +19,7 @@ from celery_ops.errors import BrokerUnreachable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from celery_ops.broker.amqp_link import Session
+    from celery_ops.broker.rabbit.link import Session
     from tests.rig.rabbitmq import RabbitServer
     from tests.rig.redis import Certificates
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_ops.broker import amqp_messages, amqp_raw
-from celery_ops.broker.amqp_raw import Unreadable
+from celery_ops.broker.rabbit import messages
+from celery_ops.broker.rabbit import raw as amqp_raw
+from celery_ops.broker.rabbit.raw import Unreadable
 from tests.broker.amqp_queues import header, long_text, properties, task
 
 TEXTS = st.binary(max_size=20).map(lambda data: ["S", data])
@@ -147,12 +148,12 @@ def test_headers_that_are_nested_too_deeply_are_kept_as_bytes() -> None:
 
 def test_what_a_message_says_of_itself() -> None:
     message = task("id-1", priority=7)
-    found = amqp_messages.stored(message.properties, message.body, redelivered=True, top_priority=5)
+    found = messages.stored(message.properties, message.body, redelivered=True, top_priority=5)
     assert (found.id, found.task, found.retries, found.eta) == ("id-1", "shop.mail", 3, None)
     assert (found.priority, found.redelivered) == (5, True)
     assert found.body is not None
     assert found.body.data == message.body
-    nothing = amqp_messages.stored(b"\xff", b"x", redelivered=False, top_priority=5)
+    nothing = messages.stored(b"\xff", b"x", redelivered=False, top_priority=5)
     assert (nothing.id, nothing.task, nothing.priority, nothing.body) == (None, None, 0, None)
 
 
@@ -169,7 +170,7 @@ def test_what_a_message_says_of_itself() -> None:
     ids=["as-celerys", "cut-off", "cc", "cc-as-text", "ours", "anothers"],
 )
 def test_what_keeps_a_message_from_being_published_again(encoded: bytes, why: str | None) -> None:
-    found = amqp_messages.hindrance(encoded, "ann")
+    found = messages.hindrance(encoded, "ann")
     assert found is None if why is None else found is not None and why in found
 
 
@@ -177,6 +178,6 @@ def test_what_quorum_queues_add_is_taken_out() -> None:
     counted = header("x-delivery-count", "l", bytes(8))
     with_count = properties(headers=header("n", "I", bytes(4)) + counted, correlation_id="id-1")
     without = properties(headers=header("n", "I", bytes(4)), correlation_id="id-1")
-    assert amqp_messages.as_published(with_count) == without
-    assert amqp_messages.as_published(without) == without
-    assert amqp_messages.as_published(properties(headers=counted)) == properties()
+    assert messages.as_published(with_count) == without
+    assert messages.as_published(without) == without
+    assert messages.as_published(properties(headers=counted)) == properties()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from celery_ops.broker import amqp_messages, composing
+from celery_ops.broker import composing
+from celery_ops.broker.rabbit import messages
 from celery_ops.errors import PreconditionFailed
 from celery_ops.model import TaskMessage
 
@@ -64,7 +65,7 @@ def b64(text: str) -> Any:
 
 
 def test_the_types_of_its_headers_are_those_of_amqp() -> None:
-    content = amqp_messages.composed(FULL)
+    content = messages.composed(FULL)
     properties: Any = content.properties
     told = properties.pop("application_headers")
     assert told == composing.headers(FULL)
@@ -100,7 +101,7 @@ def test_what_no_message_can_hold_is_refused(task: TaskMessage) -> None:
     with pytest.raises(PreconditionFailed, match="cannot be sent"):
         composing.envelope(task)
     with pytest.raises(PreconditionFailed, match="cannot be sent"):
-        amqp_messages.composed(task)
+        messages.composed(task)
 
 
 @pytest.mark.rig

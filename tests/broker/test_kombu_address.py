@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_ops.broker import connect
-from celery_ops.broker.kombu_address import KombuAddress, parse
+from celery_ops.broker.by_kombu.address import KombuAddress, parse
 from celery_ops.config.secret import Secret
 from celery_ops.errors import UsageError
 from celery_ops.fleet.clock import SystemClock

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker import composing, kombu_address
-from celery_ops.broker.kombu_broker import KombuBroker, connect
-from celery_ops.broker.kombu_files import FORGOTTEN_AFTER, FileSizes
-from celery_ops.broker.kombu_post import FanoutPost
+from celery_ops.broker import composing
+from celery_ops.broker.by_kombu import address as kombu_address
+from celery_ops.broker.by_kombu.adapter import KombuBroker, connect
+from celery_ops.broker.by_kombu.files import FORGOTTEN_AFTER, FileSizes
+from celery_ops.broker.by_kombu.post import FanoutPost
 from celery_ops.config.secret import Secret
 from celery_ops.errors import BrokerUnreachable
 from celery_ops.fleet.clock import SystemClock

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker.kombu_address import KombuAddress
-from celery_ops.broker.kombu_link import MOST_STUCK, KombuLink
+from celery_ops.broker.by_kombu.address import KombuAddress
+from celery_ops.broker.by_kombu.link import MOST_STUCK, KombuLink
 from celery_ops.config.secret import Secret
 from celery_ops.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from celery_ops.broker.kombu_link import Session
+    from celery_ops.broker.by_kombu.link import Session
 
 ADDRESS = KombuAddress("mongodb", Secret("mongodb://ops:s3cr3t-word@db.example/shop"))
 

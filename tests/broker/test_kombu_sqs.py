@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_ops.broker.kombu_broker import KombuBroker, connect
+from celery_ops.broker.by_kombu.adapter import KombuBroker, connect
 from celery_ops.config.secret import Secret
 from celery_ops.errors import PreconditionFailed
 from celery_ops.fleet.clock import SystemClock

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker.kombu_broker import KombuBroker, connect
+from celery_ops.broker.by_kombu.adapter import KombuBroker, connect
 from celery_ops.config.secret import Secret
 from celery_ops.errors import BrokerUnreachable, PreconditionFailed
 from celery_ops.fleet.clock import SystemClock

@@ -21,8 +21,8 @@ import amqp
 import pytest
 
 from celery_ops.broker import records
-from celery_ops.broker.amqp_names import RUNS, TAKEN
-from celery_ops.broker.rabbit import RUNS_KEPT
+from celery_ops.broker.rabbit.adapter import RUNS_KEPT
+from celery_ops.broker.rabbit.names import RUNS, TAKEN
 from celery_ops.errors import (
     BrokerFull,
     BrokerUnreachable,
@@ -35,14 +35,15 @@ from celery_ops.model import HeldMessage, Targets, TaskState
 from celery_ops.ports import CancelConsumer, GivenBack, Question
 from tests.broker.contract import ANN, BOB, NOW, PING, RUN
 from tests.broker.contract import TAKEN as RECORD
+from tests.rig import eventually
 from tests.rig.amqp_nodes import AmqpNodes, connection, declare
 from tests.rig.nodes import Node
 from tests.rig.workers import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from celery_ops.broker.rabbit import RabbitBroker
+    from celery_ops.broker.rabbit.adapter import RabbitBroker
     from tests.broker.conftest import MakeRabbit
     from tests.rig.rabbitmq import RabbitServer
     from tests.rig.redis import RedisServer
@@ -85,15 +86,6 @@ def everything(server: RabbitServer, url: str) -> dict[str, set[str]]:
         for kind in ("queues", "exchanges", "bindings")
         for found in [json.loads(server.api("GET", f"{kind}/{vhost}"))]
     }
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not await condition():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"never: {what}")
 
 
 # --- queues ---

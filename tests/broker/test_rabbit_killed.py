@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_ops.broker import amqp_raw
+from celery_ops.broker.rabbit import raw
 from tests.broker.amqp_mover import FROM, TO
 from tests.broker.amqp_queues import RawClient, task
 from tests.rig import wait_until
@@ -79,7 +79,7 @@ def killed_until_done(place: Place, what: tuple[str, ...], check: Callable[[], N
 
 
 def ids(messages: list[RawMessage]) -> list[str]:
-    return [amqp_raw.read_properties(one.properties)["correlation_id"] for one in messages]
+    return [raw.read_properties(one.properties)["correlation_id"] for one in messages]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_is_put_is_there_once(
     place = Place(shared_rabbit, rabbit)
     sent = [task(f"id-{number}") for number in range(MESSAGES)]
     file = tmp_path / "raws"
-    file.write_bytes(b"\n".join(amqp_raw.written(one.properties, one.body) for one in sent))
+    file.write_bytes(b"\n".join(raw.written(one.properties, one.body) for one in sent))
 
     def check() -> None:
         _, there = place.both()

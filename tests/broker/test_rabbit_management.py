@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import amqp
 import pytest
 
-from celery_ops.broker import amqp_address, amqp_sizes
-from celery_ops.broker.management import Management
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit import sizes
+from celery_ops.broker.rabbit.management import Management
 from celery_ops.config.secret import Secret
+from tests.rig import eventually
 from tests.rig.amqp_nodes import connection, declare
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tests.broker.conftest import MakeRabbit
     from tests.rig.rabbitmq import RabbitServer
     from tests.rig.redis import Certificates
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 PATIENCE = 60.0
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not await condition():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"never: {what}")
 
 
 async def test_the_numbers_over_tls_are_those_of_rabbitmqctl(
@@ -140,7 +130,7 @@ async def test_of_more_queues_than_can_be_asked_the_consumers_are_told_too(
     shared_rabbit: RabbitServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(amqp_sizes, "MOST_OTHERS", 2)
+    monkeypatch.setattr(sizes, "MOST_OTHERS", 2)
     broker = make_rabbit(rabbit, management=shared_rabbit.management)
     names = [f"q{number}" for number in range(6)]
     declare(rabbit, *names)

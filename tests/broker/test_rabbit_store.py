@@ -17,10 +17,11 @@ from urllib.parse import quote
 import amqp
 import pytest
 
-from celery_ops.broker import amqp_moving, amqp_raw, amqp_sending
-from celery_ops.broker.amqp_content import Content
-from celery_ops.broker.amqp_moving import MOST_HELD
-from celery_ops.broker.amqp_transactions import Destination, Transaction
+from celery_ops.broker.rabbit import moving as amqp_moving
+from celery_ops.broker.rabbit import raw, sending
+from celery_ops.broker.rabbit.content import Content
+from celery_ops.broker.rabbit.moving import MOST_HELD
+from celery_ops.broker.rabbit.transactions import Destination, Transaction
 from celery_ops.errors import (
     BrokerUnreachable,
     LeaseLost,
@@ -45,8 +46,8 @@ from tests.rig import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_ops.broker.amqp_link import Channel, Session
-    from celery_ops.broker.rabbit import RabbitBroker
+    from celery_ops.broker.rabbit.adapter import RabbitBroker
+    from celery_ops.broker.rabbit.link import Channel, Session
     from celery_ops.ports import Fence
     from tests.broker.conftest import MakeRabbit
     from tests.rig.rabbitmq import RabbitServer
@@ -627,8 +628,8 @@ async def test_what_was_to_go_to_a_queue_that_vanishes_is_not_noted_as_sent(lab:
     lab.publish(FROM, *numbered(2))
     (message, _) = await lab.everything(FROM)
     send = partial(
-        amqp_sending.send_once,
-        contents={"name": Content(*amqp_raw.read(message.raw))},
+        sending.send_once,
+        contents={"name": Content(*raw.read(message.raw))},
         to=Vanishing(TO),
     )
     with pytest.raises(PreconditionFailed, match="not there any more"):

@@ -6,8 +6,9 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from celery_ops.broker import address, amqp_address
-from celery_ops.broker.rabbit import RabbitBroker
+from celery_ops.broker import address
+from celery_ops.broker.rabbit import address as amqp_address
+from celery_ops.broker.rabbit.adapter import RabbitBroker
 from celery_ops.broker.redis import RedisBroker
 from celery_ops.config.secret import Secret
 from celery_ops.fleet.clock import SystemClock

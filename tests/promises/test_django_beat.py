@@ -15,6 +15,7 @@ import pytest
 from tests.rig import wait_until
 from tests.rig.django_beat import ARGUMENTS, django_beat
 from tests.rig.operations import Operations, Program, operations
+from tests.rig.runbooks import CAREFUL, write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.rig
 
 ONE, TWO = "supervisord one on local", "supervisord two on local"
-CAREFUL = """
-name: careful
-summary: Nothing is done while two send.
-risk: low
-preflight:
-  - check: fleet.senders <= 1
-    message: two send
-steps:
-  - check: fleet.senders <= 1
-"""
 
 
 @pytest.fixture
@@ -44,8 +35,7 @@ def fleet(tmp_path: Path) -> Iterator[Operations]:
         for name in ("one", "two")
     ]
     with operations(tmp_path, *programs) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks" / "careful.yaml").write_text(CAREFUL)
+        write_runbook(made.folder, "careful", CAREFUL)
         wait_until(lambda: len(senders(made)) == 2, what="both send")
         yield made
 

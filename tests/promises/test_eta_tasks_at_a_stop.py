@@ -10,6 +10,7 @@ import pytest
 
 from tests.rig import wait_until
 from tests.rig.host_fleet import HostFleet, host_fleet
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,7 @@ steps:
 def fleet(tmp_path: Path) -> Iterator[HostFleet]:
     """Two workers of one host; only the first consumes `mail`."""
     with host_fleet(tmp_path / "fleet", "web1", unit={"KillMode": "control-group"}) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks/together.yaml").write_text(TOGETHER)
+        write_runbook(made.folder, "together", TOGETHER)
         yield made
 
 

@@ -24,6 +24,7 @@ from tests.rig import wait_until
 from tests.rig.liar import liar
 from tests.rig.operations import COMMON, Operations, Program, operations
 from tests.rig.redis import RedisServer
+from tests.rig.runbooks import write_runbook
 from tests.rig.small_disk import small_disk
 from tests.rig.wall_clock import WallClock
 
@@ -256,8 +257,7 @@ steps:
 def test_a_supervisor_that_reports_success_and_did_nothing_is_found_out(
     fleet: Operations, operator: MakeOperator
 ) -> None:
-    (fleet.folder / "runbooks").mkdir()
-    (fleet.folder / "runbooks" / "lied-to.yaml").write_text(LIED_TO)
+    write_runbook(fleet.folder, "lied-to", LIED_TO)
     pid = fleet.pid("w1")
     with liar(fleet.rig, "supervisor.stopProcess") as place:
         ann = operator("ann", "--config", str(fleet.config_with("lied", place)))

@@ -20,6 +20,7 @@ from tests.rig.faults import Proxy, crowd, cut_off, fill_disk, frozen, power_off
 from tests.rig.host_fleet import HostFleet, Member, host_fleet
 from tests.rig.operator import ROOT
 from tests.rig.poller import Poller, Sampler
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,8 +69,7 @@ class Incident:
         for old, new in {"name: rolling": "name: quick", **changes}.items():
             assert old in text
             text = text.replace(old, new)
-        (self.fleet.folder / "runbooks").mkdir(exist_ok=True)
-        (self.fleet.folder / "runbooks" / "quick-restart.yaml").write_text(text)
+        write_runbook(self.fleet.folder, "quick-restart", text)
 
     def go_through(self, proxy: Proxy) -> None:
         """Reach the host through the proxy from now on."""

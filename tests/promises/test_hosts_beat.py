@@ -12,6 +12,7 @@ import pytest
 
 from tests.rig import wait_until
 from tests.rig.host_fleet import HostFleet, beat_of, host_fleet
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +37,7 @@ steps:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostFleet]:
     """One scheduler runs; the other does not, and never shall."""
     with host_fleet(tmp_path_factory.mktemp("fleet"), "web1", "web2", beats=True) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks" / "rebeat.yaml").write_text(REBEAT)
+        write_runbook(made.folder, "rebeat", REBEAT)
         made.hosts["web2"].run("systemctl", "stop", STANDS_BY.name)
         yield made
 

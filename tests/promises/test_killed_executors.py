@@ -24,6 +24,7 @@ from tests.rig.load import Load
 from tests.rig.mortal import Death, When
 from tests.rig.operations import COMMON, Operations, Program, operations
 from tests.rig.operator import Said
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,9 +227,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     programs = (Program("w", pool="prefork"), Program("other"), Program("beat", beat=True))
     with operations(tmp_path_factory.mktemp("fleet"), *programs) as made:
-        (made.folder / "runbooks").mkdir()
         for name, text in RUNBOOKS.items():
-            (made.folder / "runbooks" / f"{name}.yaml").write_text(text)
+            write_runbook(made.folder, name, text)
         yield made
 
 

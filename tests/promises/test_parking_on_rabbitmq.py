@@ -12,6 +12,7 @@ from tests.promises.test_parking_beside import KNOWN, RELEASE, UNKNOWN
 from tests.rig import wait_until
 from tests.rig.operations import COMMON, Program
 from tests.rig.rabbit_operations import RabbitOperations, rabbit_operations
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +50,7 @@ steps:
 def fleet(tmp_path: Path) -> Iterator[RabbitOperations]:
     with rabbit_operations(tmp_path / "fleet", Program("a")) as made:
         made.config.write_text(made.config.read_text() + RELEASE)
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks/switch.yaml").write_text(RUNBOOK)
+        write_runbook(made.folder, "switch", RUNBOOK)
         yield made
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.rig import wait_until
 from tests.rig.load import Load
 from tests.rig.operations import COMMON, Operations, Program, operations
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,7 @@ steps:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     with operations(tmp_path_factory.mktemp("fleet"), *PROGRAMS) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks" / "around.yaml").write_text(AROUND)
+        write_runbook(made.folder, "around", AROUND)
         yield made
 
 

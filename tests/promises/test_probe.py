@@ -10,6 +10,7 @@ import pytest
 from tests.rig import wait_until
 from tests.rig.mortal import Death, When
 from tests.rig.operations import COMMON, Operations, Program, operations
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +72,8 @@ class Prober:
     def __call__(self, task: str, *, results: bool = True, timeout: str = "10s") -> Operator:
         self._hired += 1
         folder = self._fleet.folder / f"probing-{self._hired}"
-        (folder / "runbooks").mkdir(parents=True, exist_ok=True)
-        (folder / "runbooks" / "smoke.yaml").write_text(SMOKE)
-        (folder / "runbooks" / "each.yaml").write_text(EACH)
+        write_runbook(folder, "smoke", SMOKE)
+        write_runbook(folder, "each", EACH)
         text = self._fleet.config.read_text()
         stored = json.dumps(self._fleet.server.url(COUNTS))
         more = f"    probe: {{task: {task}, queues: [{COMMON}, quick], timeout: {timeout}}}\n"

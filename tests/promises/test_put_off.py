@@ -8,6 +8,7 @@ import pytest
 
 from tests.rig import wait_until
 from tests.rig.operations import Operations, Program, operations
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +46,7 @@ steps:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     with operations(tmp_path_factory.mktemp("fleet"), *map(Program, NAMES)) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks" / "patient.yaml").write_text(RUNBOOK)
+        write_runbook(made.folder, "patient", RUNBOOK)
         yield made
 
 

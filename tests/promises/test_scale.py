@@ -9,6 +9,7 @@ import pytest
 
 from tests.rig import wait_until
 from tests.rig.operations import Operations, Program, operations
+from tests.rig.runbooks import write_runbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +47,8 @@ steps:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
     with operations(tmp_path_factory.mktemp("fleet"), Program("pre", pool="prefork")) as made:
-        (made.folder / "runbooks").mkdir()
-        (made.folder / "runbooks" / "resize.yaml").write_text(RUNBOOK)
-        (made.folder / "runbooks" / "limit.yaml").write_text(LIMIT)
+        write_runbook(made.folder, "resize", RUNBOOK)
+        write_runbook(made.folder, "limit", LIMIT)
         yield made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -10,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -33,6 +34,18 @@ def wait_until(condition: Callable[[], bool], *, what: str, timeout: float = 30.
             raise TimeoutError(f"{what}: not within {timeout:g} s")
         time.sleep(max(0.02, now - looked))
         looked = time.monotonic()
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, *, timeout: float = 60.0
+) -> None:
+    """As `wait_until`, for what is asked by awaiting it."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not await condition():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise TimeoutError(f"{what}: not within {timeout:g} s") from None
 
 
 def end(process: subprocess.Popen[bytes], *, patience: float = 10.0) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 
-from celery_ops.broker.amqp_address import parse
+from celery_ops.broker.rabbit.address import parse
 from celery_ops.config.secret import Secret
 from tests.rig.nodes import answer
 

@@ -18,6 +18,7 @@ from celery_ops.runbook.journal import Journal
 from celery_ops.runbook.library import Library
 from celery_ops.runbook.plan import Where
 from celery_ops.runbook.planning import Planner
+from tests.rig.runbooks import write_runbook
 from tests.standin.broker import StandinBroker, StandinResults
 from tests.standin.clock import VirtualClock
 from tests.standin.fleet import StandinFleet
@@ -176,8 +177,7 @@ class Operation:
         return await self.surveyor().refresh()
 
     def write_runbook(self, name: str, text: str) -> None:
-        self.user_runbooks.mkdir(exist_ok=True, parents=True)
-        (self.user_runbooks / f"{name}.yaml").write_text(text)
+        write_runbook(self.user_runbooks.parent, name, text)
 
 
 class ToldJournal(Journal):

@@ -10,15 +10,17 @@ import pytest
 from celery_ops.doctor import examine
 from celery_ops.errors import CommandFailed
 from celery_ops.model import ServiceState
-from celery_ops.runbook.events import Ending, Result, RunState
+from celery_ops.runbook.events import Ending, EventKind, Result, RunState
 from celery_ops.runbook.inbox import Message, Word
 from celery_ops.runbook.journal import has_ended, read
 from tests.runbook.operation import Operation
-from tests.runbook.test_resume import killed
+from tests.runbook.test_resume import MortalJournal, died, killed
+from tests.runbook.test_undo import aborts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery_ops.ports import Clock
     from tests.standin.fleet import SimulatedService
 
 SECOND = "supervisord second on web2"
@@ -307,3 +309,67 @@ async def test_a_run_that_died_anywhere_is_undone_and_beat_runs(
         assert await operation.broker.taken() == ()
         line += 1
     assert line > 5
+
+
+async def test_an_undo_of_its_start_leaves_it_as_it_was_stopped_and_owed(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    await operation.run("stop-beat")
+    path = await journalled(operation, "start-beat")
+    undone = await operation.take_up(path, undo=True)
+    assert (undone.ending, undone.end.state) == (Ending.DONE, RunState.UNDONE), undone.told()
+    assert beat.state is ServiceState.STOPPED
+    (record,) = await operation.broker.taken()
+    assert (record.key, record.mend) == (f"service:{BEAT}", "celery-ops beat start")
+    assert undone.end.report is not None
+    assert [one.says for one in undone.end.report.left_drained] == [f"{BEAT} is stopped"]
+    assert (await operation.run("start-beat")).ending is Ending.DONE
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 3)
+    assert await operation.broker.taken() == ()
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+@pytest.mark.parametrize("line", range(1, 6))
+async def test_an_undo_of_its_start_that_died_is_gone_on_with(
+    operation: Operation, beat: SimulatedService, line: int, when: str
+) -> None:
+    await operation.run("stop-beat")
+    path = await journalled(operation, "start-beat")
+    before = len(list(read(path)))
+
+    def mortal(path: Path, clock: Clock) -> MortalJournal:
+        return MortalJournal(path, clock, before + line, when)
+
+    assert await died(operation, path, mortal, undo=True)
+    if (line, when) != (5, "after"):
+        undone = await operation.take_up(path, undo=True)
+        assert undone.ending is Ending.DONE, undone.told()
+    assert beat.state is ServiceState.STOPPED
+    assert [one.key for one in await operation.broker.taken()] == [f"service:{BEAT}"]
+    assert (await operation.run("start-beat")).ending is Ending.DONE
+
+
+async def test_an_undo_leaves_one_running_that_the_run_itself_had_stopped(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    operation.fleet.add_worker("w2@web1")
+    path = await journalled(operation, "around")
+    undone = await operation.take_up(path, undo=True)
+    assert undone.ending is Ending.DONE, undone.told()
+    assert (beat.state, beat.starts) == (ServiceState.RUNNING, 2)
+    assert await operation.broker.taken() == ()
+
+
+async def test_one_whose_start_is_aborted_is_stopped_and_owed_as_before(
+    operation: Operation, beat: SimulatedService
+) -> None:
+    await operation.run("stop-beat")
+    path = operation.write_down(await operation.plan("start-beat"))
+    ran = await operation.take_up(path, then=aborts(operation, EventKind.RESULT, "2"))
+    assert (ran.ending, ran.end.state) == (Ending.NEEDS_HUMAN, RunState.ABORTED), ran.told()
+    assert beat.state is ServiceState.STOPPED
+    assert ran.end.report is not None
+    assert [(one.says, one.mend) for one in ran.end.report.owed] == [
+        (f"{BEAT} is stopped", "celery-ops beat start")
+    ]
+    assert [one.key for one in await operation.broker.taken()] == [f"service:{BEAT}"]

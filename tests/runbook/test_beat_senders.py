@@ -12,6 +12,7 @@ import pytest
 from celery_ops.model import SeenProcess, ServiceState
 from celery_ops.runbook.events import Ending, Result
 from celery_ops.runbook.journal import has_ended, read
+from tests.rig.runbooks import CAREFUL
 from tests.runbook.operation import Operation
 from tests.runbook.test_resume import killed
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from tests.standin.fleet import SimulatedService
 
 BEAT, SECOND = "supervisord beat on web1", "supervisord second on web2"
-CAREFUL = """
-name: careful
-summary: Nothing is done while two send.
-risk: low
-preflight:
-  - check: fleet.senders <= 1
-    message: two send
-steps:
-  - check: fleet.workers == 1
-"""
 REDBEAT = "redbeat.RedBeatScheduler"
 
 

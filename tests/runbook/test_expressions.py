@@ -199,6 +199,35 @@ def test_a_verdict_says_what_it_saw(source: str, truth: Truth, says: str | None)
     assert says is None or verdict.says == says
 
 
+A_WORKER = Names(dict.fromkeys(("release", "release_notes"), Type(Kind.TEXT)))
+NOTED = Names(
+    {
+        "worker": A_WORKER,
+        "before": Names({"worker": A_WORKER}),
+        "params": Names({"told": Type(Kind.TEXT)}),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("worker.release == 'r1'", {"worker.release"}),
+        ("'r1' == worker . release", {"worker.release"}),
+        ("not (params.told == 'x' or true and worker.release in ['r1'])",
+         {"params.told", "worker.release"}),
+        ("worker.release == before.worker.release", {"worker.release", "before.worker.release"}),
+        ("before.worker.release == 'r1'", {"before.worker.release"}),
+        ("worker.release_notes == 'r1'", {"worker.release_notes"}),
+        ("params.told == 'worker.release'", {"params.told"}),
+        ("params.told in ['worker.release', \"or worker.release\"]", {"params.told"}),
+        ("1 == 1 or true", set()),
+    ],
+)  # fmt: skip
+def test_a_condition_tells_which_names_it_looks_up(source: str, names: set[str]) -> None:
+    assert compiled(source, NOTED).names == names
+
+
 @pytest.mark.parametrize("worker", [{"worker": None}, {}])
 def test_a_part_of_something_unknown_is_unknown(worker: dict[str, object]) -> None:
     verdict = compiled("worker.online").evaluate(worker)

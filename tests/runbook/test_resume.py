@@ -72,6 +72,7 @@ async def died(
     undo: bool = False,
 ) -> bool:
     """Execute a run until the journal that was opened lets it die; False: it ended before."""
+    asyncio.get_running_loop().set_exception_handler(_leave_the_killed)
     executor, held = operation.begin(path, opened, undo=undo)
     before = asyncio.all_tasks()
     running = asyncio.ensure_future(executor.execute())
@@ -85,6 +86,12 @@ async def died(
         running.result()
     held.close()
     return held.dead.is_set()
+
+
+def _leave_the_killed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A task that died is asked by nobody what it died of, and that is not to be complained of."""
+    if not isinstance(context.get("exception"), Killed):
+        loop.default_exception_handler(context)
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,37 @@ async def test_a_worker_that_was_started_is_stopped_again_once_its_tasks_have_en
         assert "not undone: step 1.1, w1@web1: stop it again: not drained" in ran.end.says
 
 
+RENEWS = """
+name: leaves
+summary: Stops and starts each worker, and fails.
+risk: low
+steps:
+  - roll: "*"
+    keep_available: 0
+    on_fail: undo
+    steps:
+      - stop: worker
+        timeout: 1m
+      - start: worker
+        timeout: 1m
+    verify:
+      that: [worker.processes == 99]
+      hold: 0s
+      timeout: 5s
+"""
+
+
+async def test_a_worker_that_the_run_itself_had_stopped_is_left_running(
+    operation: Operation,
+) -> None:
+    operation.write_runbook("leaves", RENEWS)
+    ran = await operation.run("leaves")
+    assert ran.ending is Ending.UNDONE, ran.told()
+    assert operation.fleet.worker("w1@web1").consuming
+    assert listed(ran) == []
+    assert await operation.broker.taken() == ()
+
+
 async def test_an_abort_gives_a_pool_its_size_again(operation: Operation) -> None:
     for _ in range(2):
         operation.fleet.send("default", 7200.0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from celery_ops.errors import BrokerUnreachable, JournalError
 from celery_ops.runbook.plan import Confirmation, QueueCapacity
 from celery_ops.tui.table import LiveTable
 from tests.tui import fleets, standins
-from tests.tui.screens import opened
+from tests.tui.screens import SIZES, opened
 from tests.tui.standins import PaperDesk
 
 
@@ -129,6 +131,43 @@ async def test_a_protected_context_wants_its_name_typed() -> None:
         await there.type("demo")
         await there.press("enter")
         assert len(desk.started) == 1
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+async def test_what_is_to_be_typed_is_seen_however_much_there_is_to_know(
+    size: tuple[int, int],
+) -> None:
+    hazards = tuple(f"worker{number}@demo may cut off what it runs" for number in range(60))
+    confirmation = Confirmation("1", "Roll 60 workers back to v40?", typed="demo")
+    made = replace(standins.plan(), confirmations=(confirmation,), hazards=hazards)
+    desk = PaperDesk(plan_made=made)
+    async with opened(desk=desk, size=size) as there:
+        await there.press("2", "R", "enter")
+        for seen in ("Roll 60 workers back", "Type demo and press enter:", "no, go back", "more"):
+            assert seen in there.text, seen
+        assert "▲ worker59@demo" not in there.text
+        await there.press(*["pagedown"] * 20)
+        assert "▲ worker59@demo" in there.text
+        await there.press(*["pageup"] * 20)
+        assert "Roll 60 workers back" in there.text
+        await there.type("demo")
+        await there.press("enter")
+        assert len(desk.started) == 1
+
+
+async def test_a_short_confirmation_offers_no_more() -> None:
+    async with opened(desk=PaperDesk(plan_made=standins.plan())) as there:
+        await there.press("2", "R", "enter")
+        assert "Y yes" in there.text
+        assert "↓" not in there.text
+
+
+async def test_the_title_of_a_plan_counts_the_workers_that_it_is_about() -> None:
+    made = standins.plan()
+    desk = PaperDesk(plan_made=replace(made, targets=made.targets[:1]))
+    async with opened(desk=desk) as there:
+        await there.press("2", "space", "space", "R")
+        assert "1 worker  planned at" in there.text
 
 
 async def test_a_protected_context_wants_its_name_even_if_the_plan_forgot_to_ask() -> None:

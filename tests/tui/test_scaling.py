@@ -9,7 +9,7 @@ import pytest
 from celery_ops.model import WorkerState
 from celery_ops.runbook.library import Library
 from tests.tui import fleets, standins
-from tests.tui.screens import opened
+from tests.tui.screens import SIZES, opened
 from tests.tui.standins import PaperDesk
 
 ALL = "bulk1@demo,bulk2@demo,fast1@demo"
@@ -30,6 +30,7 @@ async def test_s_asks_how_many_of_them_are_to_run(to: str, runbook: str) -> None
     async with opened(fleet, desk=desk, library=Library(None)) as there:
         await there.press("2", "space", "space", "S")
         assert "scale for a@demo, c@demo" in there.text
+        assert "1 of 2 run now" in there.text
         assert "to  How many of the workers are to run afterwards" in there.text
         assert "(needed)" not in there.text
         assert desk.planned == []
@@ -91,7 +92,23 @@ async def test_a_rollback_of_all_is_planned_to_the_release_before() -> None:
     desk = paper()
     async with opened(desk=desk, library=Library(None)) as there:
         await there.press("2", "B")
+        assert "previous" in there.text, "what it is where nothing is typed"
+        assert "drain-first" in there.text
+        assert desk.planned == []
+        await there.press("enter")
         assert desk.planned == [("rollback", {})]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+async def test_a_rollback_can_be_to_a_named_release(size: tuple[int, int]) -> None:
+    desk = paper()
+    async with opened(desk=desk, library=Library(None), size=size) as there:
+        await there.press("2", "B")
+        assert "release  The release to go back to" in there.text
+        assert "enter: on to the plan" in there.text
+        await there.type("v40")
+        await there.press("enter")
+        assert desk.planned == [("rollback", {"release": "v40"})]
 
 
 async def test_workers_outside_the_scope_are_not_named_by_a_release() -> None:

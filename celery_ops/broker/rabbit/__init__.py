@@ -1,0 +1,1 @@
+"""RabbitMQ, by py-amqp alone; `adapter` has the `Broker` port."""
