@@ -99,12 +99,14 @@ class DrainProof:
 
     @property
     def missing(self) -> str:
-        """What the proof still lacks, in words; empty when it is complete."""
+        """What the proof still lacks, in words that stay while nothing new is seen; empty when it is
+        complete.
+        """
         if self.obstacles:
             return ", ".join(self.obstacles)
         if self.proved:
             return ""
-        return f"holds nothing visible, quiet for {self.quiet_for:.1f} s of {QUIET_FOR:.1f} s"
+        return f"holds nothing visible, and has to stay so for {QUIET_FOR:g} s"
 
     def _is_about(self, incarnation: Incarnation | None) -> bool:
         if self.incarnation is None or incarnation is None:

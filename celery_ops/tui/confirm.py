@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from celery_ops.tui.progress import Question
 
 
+_AROUND = 9
+"""Lines of a confirmation beside what is asked: its frame, the line to type in, the keys."""
+
+
 class ConfirmScreen(ModalScreen[bool]):
     """Agreed with `Y`; where a text must be typed, with it and enter. Everything else is no."""
 
@@ -52,6 +56,7 @@ class ConfirmScreen(ModalScreen[bool]):
         self.call_after_refresh(self.refresh_bindings)
 
     def on_resize(self) -> None:
+        self._text.styles.max_height = max(3, self.size.height * 9 // 10 - _AROUND)
         self.call_after_refresh(self.refresh_bindings)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

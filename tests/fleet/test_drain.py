@@ -45,6 +45,11 @@ def test_fewer_or_shorter_rounds_prove_nothing(series: list[DrainReading]) -> No
     assert not proof_of(series).proved
 
 
+def test_what_is_missing_is_told_once_and_not_with_every_look() -> None:
+    told = {proof_of(readings(*range(count))).missing for count in (1, 2)}
+    assert told == {"holds nothing visible, and has to stay so for 1.5 s"}
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
