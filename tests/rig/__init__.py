@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-def free_port(address: str = "127.0.0.1") -> int:
+def free_port(address: str = "") -> int:
+    """Free at every address of this machine: some servers listen at all of them."""
     with socket.socket() as listener:
         listener.bind((address, 0))
         return int(listener.getsockname()[1])

@@ -1,4 +1,5 @@
-"""Runs that are aborted at every line of their journal, in each of the three stages.
+"""Runs that are aborted wherever something begins, in each of the three stages; with
+`--every-death` at every line of their journal.
 
 On the stand-in fleet, under a virtual clock. The third stage ends the process at once, as
 `test_resume` kills it; here is only that it is asked to.
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from celery_ops.runbook.journal import Event
 
 ABORT = Message(Word.ABORT, "ann@elsewhere")
+
+
+@pytest.fixture
+def every(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("every_death"))
 
 
 class HeededJournal(Journal):
@@ -87,14 +93,14 @@ def end_what_sleeps(operation: Operation, before: set[asyncio.Task[Any]]) -> Non
             task.cancel()
 
 
-async def undisturbed(directory: Path, case: Case) -> tuple[list[int], Came]:
+async def undisturbed(directory: Path, case: Case, *, every: bool) -> tuple[list[int], Came]:
     """The lines at which such a run is to be aborted, and what it leaves if nobody does."""
     operation, path = await begin(directory / "undisturbed", case)
     before = asyncio.all_tasks()
     ran = await operation.take_up(path)
     came = await came_of(operation, ran)
     end_what_sleeps(operation, before)
-    return lines_of(ran.events[1:-1]), came
+    return lines_of(ran.events[1:-1], "after", every=every), came
 
 
 def was_over(ran: Ran) -> bool:
@@ -116,9 +122,9 @@ def another(directory: Path, operation: Operation) -> Operation:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_the_first_abort_anywhere_gives_back_what_was_taken(
-    tmp_path: Path, case: Case
+    tmp_path: Path, case: Case, every: bool
 ) -> None:
-    lines, _ = await undisturbed(tmp_path, case)
+    lines, _ = await undisturbed(tmp_path, case, every=every)
     for line in lines:
         operation, path = await begin(tmp_path / f"at-{line}", case)
         already = await owed(operation)
@@ -141,9 +147,9 @@ async def test_the_first_abort_anywhere_gives_back_what_was_taken(
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_the_second_abort_anywhere_leaves_nothing_unsaid_and_can_be_gone_on_with(
-    tmp_path: Path, case: Case
+    tmp_path: Path, case: Case, every: bool
 ) -> None:
-    lines, expected = await undisturbed(tmp_path, case)
+    lines, expected = await undisturbed(tmp_path, case, every=every)
     for line in lines:
         operation, path = await begin(tmp_path / f"at-{line}", case)
         ran = await told_at(operation, path, line, ABORT, ABORT)

@@ -3,8 +3,11 @@
 On the stand-in fleet, under a virtual clock. `after`: right after a line was written, so before the
 effect it speaks of; `before`: right before it is written, so after the effect of the one before.
 
-Lines of progress in a row are one wait, in which nothing is done and of which a run that is taken
-up reads nothing: it dies at the first, and before what follows the last; `--every-death`: at all.
+Effects take place between an intent and its result only: between other lines nothing is done, and a
+death after one is the death before the next. So runs die after each line that begins something and
+before each that ends something; with `--every-death` after and before every line:
+
+    python -m pytest -n 2 --every-death tests/runbook/test_resume.py tests/runbook/test_abort.py
 """
 
 from __future__ import annotations
@@ -453,17 +456,32 @@ async def begin(directory: Path, case: Case) -> tuple[Operation, Path]:
     return operation, operation.write_down(await operation.plan(case.runbook, **case.params))
 
 
-def lines_of(events: Sequence[Event]) -> list[int]:
-    """The lines of a journal at which something happens to the run: of progress, only the first of
-    a row.
+def lines_of(events: Sequence[Event], when: str, *, every: bool) -> list[int]:
+    """The lines of a journal after which something begins, or before which something ends; or
+    `every` one.
     """
+    begun = {(one.step, one.target) for one in events if one.event is EventKind.INTENT}
     return [
         event.seq
         for before, event in zip([None, *events], events, strict=False)
-        if event.event is not EventKind.PROGRESS
-        or before is None
-        or before.event is not EventKind.PROGRESS
+        if every
+        or event.event is EventKind.ENDED
+        or (ends(event, begun) if when == "before" else begins(event, before))
     ]
+
+
+def ends(event: Event, begun: set[tuple[str | None, str | None]]) -> bool:
+    """A result without an intent tells only what was seen."""
+    if event.event is EventKind.RESULT:
+        return (event.step, event.target) in begun
+    return event.event in {EventKind.LEASED, EventKind.ANSWERED}
+
+
+def begins(event: Event, before: Event | None) -> bool:
+    """Lines of progress in a row are one wait, which begins with the first."""
+    if event.event is EventKind.PROGRESS:
+        return before is None or before.event is not EventKind.PROGRESS
+    return event.event is not EventKind.RESULT
 
 
 @pytest.mark.parametrize("when", ["after", "before"])
@@ -475,8 +493,8 @@ async def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(
     ran = await undisturbed.take_up(path)
     expected = await came_of(undisturbed, ran)
     _, *events = ran.events
-    every = pytestconfig.getoption("every_death")
-    for line in [event.seq for event in events] if every else lines_of(events):
+    every = bool(pytestconfig.getoption("every_death"))
+    for line in lines_of(events, when, every=every):
         operation, path = await begin(tmp_path / f"dies-{line}", case)
         assert await killed(operation, path, line, when), f"did not get to line {line}"
         if has_ended(list(journal.read(path))):
