@@ -204,8 +204,8 @@ def test_one_that_was_killed_is_switched_as_it_comes_back(fleet: Operations, ann
     os.kill(fleet.pid("b"), signal.SIGKILL)
 
     def is_back() -> bool:
-        # Not of the others: Celery loses what Redis gives to a connection that a killed worker's
-        # children keep open for a second.
+        # None of the others: what Redis still gives to a worker that dies is lost with it, before
+        # anybody of ours has a part in it.
         sent.one_unknown()
         return fleet.spawned("b") > spawned and fleet.poller.consumers() == SWITCHED
 
