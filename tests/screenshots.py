@@ -24,6 +24,9 @@ from celery_ops.cli.context import Chosen
 from celery_ops.cli.deployment import opened
 from celery_ops.config import contexts
 from celery_ops.fleet.collector import Collector
+from celery_ops.fleet.logs import Logs
+from celery_ops.fleet.masking import Masks
+from celery_ops.fleet.peeker import Peeker
 from celery_ops.tui.app import OpsApp
 from celery_ops.tui.theme import DARK
 
@@ -151,6 +154,9 @@ async def photograph(demo: Demo) -> None:
             protected=context.protected,
             read_only=False,
             ledger=ledger,
+            logs=Logs(deployment.hosts),
+            library=engine.library(context.directory),
+            messages=Peeker(deployment.broker.messages, Masks(context.mask)),
             clock=deployment.clock,
         )
         app.theme = DARK.name

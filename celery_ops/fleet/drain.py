@@ -99,8 +99,8 @@ class DrainProof:
 
     @property
     def missing(self) -> str:
-        """What the proof still lacks, in words that stay while nothing new is seen; empty when it is
-        complete.
+        """What the proof still lacks, in words that stay while nothing new is seen; empty when it
+        is complete.
         """
         if self.obstacles:
             return ", ".join(self.obstacles)

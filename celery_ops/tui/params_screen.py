@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
@@ -65,15 +65,21 @@ class ParamsScreen(ModalScreen["dict[str, str] | None"]):
     def compose(self) -> ComposeResult:
         more = len(self._names) - _SHOWN
         names = ", ".join(self._names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        with VerticalScroll(id="dialog", can_focus=False):
+        with Vertical(id="dialog"):
             said = [line((self._says, Tone.DIM))] if self._says else []
             yield Lines([line((self._what, Tone.STRONG), f" for {names}"), *said, Line()])
-            for param, typed in self._typed:
-                must = (" (needed)", Tone.WARN) if param.default is None else ""
-                yield Lines([line((param.name, Tone.STRONG), must, f"  {param.help}")])
-                yield typed
+            with VerticalScroll(id="params", can_focus=False):
+                for param, typed in self._typed:
+                    must = (" (needed)", Tone.WARN) if param.default is None else ""
+                    yield Lines([line((param.name, Tone.STRONG), must, f"  {param.help}")])
+                    yield typed
             keys = "tab: the next line   enter: on to the plan   esc: back, changing nothing"
             yield Lines([line((keys, Tone.DIM))])
+
+    def on_mount(self) -> None:
+        # The first line has the keys, and what it is for stands above it.
+        scroll = self.query_one("#params", VerticalScroll)
+        self.call_after_refresh(scroll.scroll_home, animate=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()

@@ -104,6 +104,7 @@ async def test_a_rollback_can_be_to_a_named_release(size: tuple[int, int]) -> No
     desk = paper()
     async with opened(desk=desk, library=Library(None), size=size) as there:
         await there.press("2", "B")
+        assert "rollback for " in there.text
         assert "release  The release to go back to" in there.text
         assert "enter: on to the plan" in there.text
         await there.type("v40")
