@@ -47,6 +47,7 @@ def encode_taken(record: TakenRecord) -> str:
             "tasks": list(record.tasks),
             "at_boot": record.at_boot,
             "unknown_to": record.unknown_to,
+            "meant": record.meant,
         }
     )
 
@@ -66,6 +67,7 @@ def decode_taken(text: str | bytes) -> TakenRecord:
         tasks=fields.texts("tasks"),
         at_boot=fields.text("at_boot", ""),
         unknown_to=fields.text("unknown_to", ""),
+        meant=fields.flag("meant", False),
     )
     fields.end()
     if record.kind not in _KINDS:
@@ -181,8 +183,8 @@ class _Fields:
             raise self.wrong(name)
         return value
 
-    def flag(self, name: str) -> bool:
-        value = self._left.pop(name, None)
+    def flag(self, name: str, absent: bool | None = None) -> bool:
+        value = self._left.pop(name, absent)
         if not isinstance(value, bool):
             raise self.wrong(name)
         return value

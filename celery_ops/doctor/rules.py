@@ -287,9 +287,13 @@ def _owed(record: TakenRecord) -> Found:
     else:
         names = ", ".join(cut(queue.name) for queue in record.queues)
         what = f"left without its queues ({names})"
+    by = f"by run {cut(record.run)} of {cut(record.operator)}"
+    if record.meant:
+        says = f"{what} {by}, as it was meant to be"
+        return Found(cut(record.worker), says, record.mend, level=Level.INFO)
     return Found(
         cut(record.worker),
-        f"{what} by run {cut(record.run)} of {cut(record.operator)}, which does not run any more",
+        f"{what} {by}, which does not run any more",
         f"celery-ops runs adopt {cut(record.run)}",
     )
 

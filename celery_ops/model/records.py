@@ -43,6 +43,8 @@ class TakenRecord:
     """The release that does not register what is held: its workers would discard it."""
     at_boot: str = ""
     """How the service was set to be started at boot, where that was unset with its stop."""
+    meant: bool = False
+    """Its run came to a good end, and to leave it so was what it was for."""
 
     @property
     def key(self) -> str:

@@ -398,6 +398,7 @@ class Conclusion:
         if self._undo:
             meant |= {f"service:{name}" for name in self._stopped_again}
         left = [one for one in taken if one.key in meant]
+        await self._stage.effects.note_as_meant(left)
         owed = self._all_owed([one for one in taken if one.key not in meant])
         return replace(
             self._names(),

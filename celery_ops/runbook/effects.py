@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from celery_ops.errors import (
     CommandFailed,
     HostUnreachable,
     LeaseBroken,
+    LeaseHeld,
     LeaseLost,
     PreconditionFailed,
     UsageError,
@@ -386,6 +387,14 @@ class Effects:
         async with self._recording:
             await self._fenced(lambda fence: self._broker.take(record, fence=fence))
             self._recorded[record.key] = record
+
+    async def note_as_meant(self, left: Iterable[TakenRecord]) -> None:
+        """So that nobody takes it for what a dead run owes. Without the broker, or the lease, it
+        stays as it was: it is a note.
+        """
+        with suppress(BrokerUnreachable, LeaseLost, LeaseHeld, LeaseBroken):
+            for record in left:
+                await self.take_down(replace(record, meant=True))
 
     async def give_back(self, kind: str, target: PlannedWorker) -> None:
         """Remove the record, our own or that of the earlier run that is owed by: the return was

@@ -306,5 +306,8 @@ def _idle(
 def _end(step: str, sieve: PlannedSieve) -> Scouted:
     if sieve.idle:
         return Scouted(PlannedStep(step, "release: nothing is parked"))
-    says = f"workers consume their own queues again; {sieve.name} stays parked"
+    says = (
+        f"workers consume their own queues again; {sieve.name} stays parked. While any of it still"
+        " comes, this is put off to the end of the run"
+    )
     return Scouted(PlannedStep(step, f"release: {says}"))

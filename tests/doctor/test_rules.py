@@ -179,6 +179,15 @@ def test_queues_taken_by_a_run_that_is_over_are_owed() -> None:
     assert finding.fix == "celery-ops runs adopt run-1"
 
 
+def test_what_a_run_meant_to_leave_so_is_no_error_and_is_not_to_be_adopted() -> None:
+    record = replace(RECORD, meant=True)
+    snapshot = fleet(worker(WorkerState.DRAINED, taken=record), taken=(record,))
+    (finding,) = found(snapshot, "left-drained")
+    assert finding.level is Level.INFO
+    assert "by run run-1 of ann@laptop, as it was meant to be" in finding.says
+    assert finding.fix == record.mend
+
+
 def test_queues_taken_by_a_run_that_goes_on_are_not_left() -> None:
     holder = Holder("ann@laptop", "run-1", "rolling-restart", AT)
     snapshot = fleet(worker(WorkerState.DRAINED, taken=RECORD), taken=(RECORD,), holder=holder)

@@ -83,6 +83,7 @@ async def test_a_drained_worker_is_recorded_and_resumed_exactly(operation: Opera
     assert worker.consuming == {}
     (record,) = await operation.broker.taken()
     assert (record.worker, record.operator) == ("w1@web1", OPERATOR)
+    assert record.meant
     ran = await operation.run("resume-worker", workers="w1@web1")
     assert ran.ending is Ending.DONE, ran.told()
     assert worker.consuming == before
