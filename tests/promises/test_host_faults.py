@@ -89,6 +89,7 @@ class Incident:
         self.until_mark()
         proxy.cut()
         (self.host.root / "usr/local/bin/sudo").unlink()
+        self._mark().unlink()
 
     def until_mark(self) -> None:
         wait_until(self._mark().exists, what="sudo at its mark")
@@ -264,7 +265,7 @@ def test_after_a_power_loss_an_operator_need_not_wait_and_both_debts_are_named(
     tmp_path: Path,
 ) -> None:
     with on_own_hosts(tmp_path) as it:
-        it.put_before_sudo(SLOW_SUDO["before its effect"])
+        it.put_before_sudo('touch ~/mark; sleep 2; exec /usr/bin/sudo "$@"')
         it.write_runbook(STOPS_SOON)
         running = it.start()
         it.until_mark()
@@ -318,9 +319,10 @@ def test_a_connection_that_was_lost_before_a_command_is_made_anew(
         it.all_is_well()
 
 
+WAITS_FOR_THE_CUT = "touch ~/mark; while [ -e ~/mark ]; do sleep 0.1; done; sleep 2"
 SLOW_SUDO = {
-    "before its effect": 'touch ~/mark; sleep 2; exec /usr/bin/sudo "$@"',
-    "after its effect": '/usr/bin/sudo "$@"; touch ~/mark; sleep 2',
+    "before its effect": f'{WAITS_FOR_THE_CUT}; exec /usr/bin/sudo "$@"',
+    "after its effect": f'/usr/bin/sudo "$@"; {WAITS_FOR_THE_CUT}',
 }
 
 
@@ -346,7 +348,7 @@ def test_a_command_that_was_lost_with_its_connection_is_not_believed_to_be_done(
 ) -> None:
     with incident(tmp_path, hosts) as it, Proxy(it.host) as proxy:
         it.go_through(proxy)
-        it.put_before_sudo("touch ~/mark; sleep 2; exit 1")
+        it.put_before_sudo(f"{WAITS_FOR_THE_CUT}; exit 1")
         it.write_runbook(STOPS_SOON)
         running = it.start()
         it.cut_at_mark(proxy)

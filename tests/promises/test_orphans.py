@@ -180,7 +180,7 @@ def test_what_a_stopping_worker_still_runs_is_not_given_to_another(
 ) -> None:
     """It is silent and not even bound to the broker any more; only its supervisor tells."""
     (number,) = numbers(1)
-    fleet.fleet.send(number, 14.0, task="rig.work_late", queue="prefork")
+    fleet.fleet.send(number, task="rig.hold_late", queue="prefork")
     wait_until(lambda: number in fleet.fleet.starts(), what="a task that runs")
     stopping = threading.Thread(target=fleet.stop_elsewhere, args=("prefork",))
     stopping.start()
@@ -191,6 +191,7 @@ def test_what_a_stopping_worker_still_runs_is_not_given_to_another(
         assert "prefork@rig is stopping and may still run tasks" in refused.err
         assert number not in fleet.fleet.ends()
     finally:
+        fleet.fleet.release(number)
         stopping.join()
     fleet.start("prefork")
     assert fleet.fleet.starts()[number] == fleet.fleet.ends()[number] == 1

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from celery_ops.model import FleetSnapshot
     from tests.promises.conftest import MakeOperator
-    from tests.rig.operator import Operator
+    from tests.rig.operator import Event, Operator
 
 pytestmark = pytest.mark.rig
 
@@ -185,16 +186,25 @@ def test_what_a_killed_pause_took_is_adopted_to_the_last_argument(
     assert fleet.nothing_is_taken()
 
 
+def says(text: str, event: Event) -> bool:
+    """Whether it is a wait of which this is told."""
+    return event["event"] == "progress" and text in event["outcome"]["says"]
+
+
 def test_a_drain_waits_for_retries_and_etas(fleet: RabbitOperations, ann: Operator) -> None:
     first = next(FIRSTS)
     numbers = range(first, first + 12)
-    for number in numbers[:6]:
+    fleet.fleet.send(numbers[0], task="rig.hold_late")
+    for number in numbers[1:6]:
         fleet.fleet.send(number, 0.2, task="rig.work_late")
     for number in numbers[6:9]:
         fleet.fleet.send(number, 0.1, countdown=5)
     for number in numbers[9:]:
         fleet.fleet.send_with([number, 1, 4], task="rig.again")
-    drained = ann.do("queue", "drain", "mail", "-p", "timeout=2m")
+    draining = ann.start("queue", "drain", "mail", "-p", "timeout=2m")
+    ann.until(partial(says, "held by workers"), "a task that is held")
+    fleet.fleet.release(numbers[0])
+    drained = draining.wait()
     ends, starts = fleet.fleet.ends(), fleet.fleet.starts()
     assert drained.code == 0, drained.all
     assert [ends.get(number) for number in numbers] == [1] * 12
@@ -207,15 +217,20 @@ def test_a_drain_of_a_quorum_queue_waits_for_delayed_delivery_and_takes_the_work
     fleet: RabbitOperations, eve: Operator
 ) -> None:
     first = next(FIRSTS)
-    numbers = range(first, first + 6)
+    numbers = range(first, first + 7)
+    fleet.fleet.send(numbers[6], task="rig.hold_late", queue="sure")
+    draining = eve.start("queue", "drain", "sure", "-p", "timeout=2m")
+    eve.until(partial(says, ""), "a drain that waits")
     for number in numbers[:3]:
         fleet.fleet.send(number, 0.2, queue="sure", countdown=6)
-    for number in numbers[3:]:
+    for number in numbers[3:6]:
         fleet.fleet.send_with([number, 1, 5], task="rig.again", queue="sure")
-    drained = eve.do("queue", "drain", "sure", "-p", "timeout=2m")
+    eve.until(partial(says, "delayed delivery"), "tasks that are delayed")
+    fleet.fleet.release(numbers[6])
+    drained = draining.wait()
     ends = fleet.fleet.ends()
     assert drained.code == 0, drained.all
-    assert [ends.get(number) for number in numbers] == [1] * 6
+    assert [ends.get(number) for number in numbers] == [1] * 7
     assert listed(fleet, "sure") == {"sure": (0, 0, 1)}
     assert re.search(r"\d messages? in the queues for delayed delivery", drained.all)
     assert "by the word of b@rig: the broker counts no other consumer" in drained.all

@@ -95,6 +95,10 @@ _APPLICATION = textwrap.dedent(
             time.sleep(0.05)
         counts.hincrby("end", number, 1)
 
+    @app.task(name="rig.hold_late", acks_late=True)
+    def hold_late(number):
+        hold(number)
+
     @app.task(name="rig.again", bind=True, max_retries=None)
     def again(self, number, times, seconds):
         counts.hincrby("start", number, 1)
@@ -133,7 +137,7 @@ _APPLICATION = textwrap.dedent(
         counts.hincrby("end", number, 1)
     """
 )
-_WITH_A_NUMBER = frozenset({"rig.limited", "rig.hold", "rig.stubborn"})
+_WITH_A_NUMBER = frozenset({"rig.limited", "rig.hold", "rig.hold_late", "rig.stubborn"})
 
 
 def worker_command(name: str, *arguments: str, python: str = sys.executable) -> tuple[str, ...]:
@@ -273,7 +277,7 @@ class Fleet:
         )
 
     def release(self, *numbers: int) -> None:
-        """Let tasks of `rig.hold` end."""
+        """Let tasks of `rig.hold` and `rig.hold_late` end."""
         self._counts.sadd("released", *numbers)
 
     def environment(self) -> dict[str, str]:
