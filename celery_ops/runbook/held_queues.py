@@ -1,17 +1,20 @@
-"""What must not be done, or has to be known, while tasks are held. Pure."""
+"""What a hold is to everybody else: its record, its lease, and what must not be done meanwhile."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_ops.model import HOLD, ConsumedQueue, TakenRecord, parked
+from celery_ops.model import HOLD, ConsumedQueue, Holder, TakenRecord, parked
 from celery_ops.model.holding import behind, hold_of
+from celery_ops.runbook.lease_keeper import LeaseKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from celery_ops.model import FleetSnapshot
+    from celery_ops.ports import Broker
     from celery_ops.runbook.plan import Plan
+    from celery_ops.runbook.stage import Stage
 
 
 def in_the_way(queue: str, snapshot: FleetSnapshot) -> tuple[str, ...]:
@@ -64,4 +67,24 @@ def record(
         at=plan.at,
         tasks=tasks,
         unknown_to=unknown_to,
+    )
+
+
+def keeper(
+    stage: Stage,
+    beside: Broker,
+    *,
+    broken_by: Callable[[], Awaitable[str]],
+    halt: Callable[[BaseException], None],
+) -> LeaseKeeper:
+    """That of the lease that a hold goes on under: `beside` is the broker under it."""
+    plan = stage.plan
+    return LeaseKeeper(
+        beside.lease,
+        Holder(plan.operator, plan.run, plan.runbook, stage.clock.now()),
+        stage.clock,
+        stage.journal,
+        broken_by=broken_by,
+        halt=halt,
+        takes_over=stage.recall.resumes,
     )

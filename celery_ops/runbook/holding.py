@@ -25,7 +25,7 @@ from celery_ops.errors import (
     OpsError,
     PreconditionFailed,
 )
-from celery_ops.model import HELD, HOLD, Holder, TakenRecord
+from celery_ops.model import HELD, HOLD, TakenRecord
 from celery_ops.model.holding import HOLDS, held_of, hold_of
 from celery_ops.ports import Question
 from celery_ops.runbook import held_queues, holding_plans, queue_judges
@@ -35,7 +35,6 @@ from celery_ops.runbook.failure import StepFailed
 from celery_ops.runbook.forwarding import Forwarding
 from celery_ops.runbook.holding_plans import Held
 from celery_ops.runbook.judges import Seen
-from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.queue_switch import Switch
 from celery_ops.runbook.recall import UNDO
 from celery_ops.runbook.releasing import Release
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from celery_ops.model import FleetSnapshot
     from celery_ops.ports import Broker
     from celery_ops.runbook.effects import Effects
+    from celery_ops.runbook.lease_keeper import LeaseKeeper
     from celery_ops.runbook.stage import Stage
     from celery_ops.runbook.task_steps import HoldStep
 
@@ -83,19 +83,12 @@ class Holding:
         self._beside = beside
         self._lease = lease
         self._wanted = Held.of(step, {"params": stage.params})
-        plan = stage.plan
-        self._keeper = LeaseKeeper(
-            beside.lease,
-            Holder(plan.operator, plan.run, plan.runbook, stage.clock.now()),
-            stage.clock,
-            stage.journal,
-            broken_by=self._released_by,
-            halt=self._halt,
-            takes_over=stage.recall.resumes,
+        self._keeper = held_queues.keeper(
+            stage, beside, broken_by=self._released_by, halt=self._halt
         )
         self._effects = hands(broker=beside, keeper=self._keeper)
         self._forwarding = Forwarding(
-            self._effects, stage.clock, self._wanted.is_held, run=plan.run,
+            self._effects, stage.clock, self._wanted.is_held, run=stage.plan.run,
             say=lambda says: stage.say(None, says, step.id),
         )  # fmt: skip
         self._switch = Switch(stage, self._effects, step.id, self._wanted.tasks)

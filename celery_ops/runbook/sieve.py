@@ -17,13 +17,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from celery_ops.errors import BrokerUnreachable, LeaseBroken, LeaseHeld, LeaseLost
-from celery_ops.model import HELD, HOLD, Holder, TakenRecord, Targets
+from celery_ops.model import HELD, HOLD, TakenRecord, Targets
 from celery_ops.model.holding import hold_of, own_names
 from celery_ops.ports import CancelConsumer, Question
 from celery_ops.runbook import held_queues, queue_judges, unknown_tasks
 from celery_ops.runbook.events import Result
 from celery_ops.runbook.forwarding import Forwarding
-from celery_ops.runbook.lease_keeper import LeaseKeeper
 from celery_ops.runbook.queue_switch import Switch, consume_through
 
 if TYPE_CHECKING:
@@ -76,19 +75,12 @@ class Sieve:
         self._planned = planned
         self._broker = broker
         self._beside = beside
-        plan = stage.plan
-        self._keeper = LeaseKeeper(
-            beside.lease,
-            Holder(plan.operator, plan.run, plan.runbook, stage.clock.now()),
-            stage.clock,
-            stage.journal,
-            broken_by=self._ended_by,
-            halt=self._end_early,
-            takes_over=stage.recall.resumes,
+        self._keeper = held_queues.keeper(
+            stage, beside, broken_by=self._ended_by, halt=self._end_early
         )
         self._effects = hands(broker=beside, keeper=self._keeper)
         self._forwarding = Forwarding(
-            self._effects, stage.clock, self._is_unknown, run=plan.run, say=self._say
+            self._effects, stage.clock, self._is_unknown, run=stage.plan.run, say=self._say
         )
         self._switch = Switch(
             stage, self._effects, planned.step, (planned.name,), unknown_to=planned.release
