@@ -5,14 +5,16 @@ gets nothing of it before one message has come for each connection that stands i
 what these get is moved by the server in one step, to a queue where no worker consumes.
 
 There is one line for each list, and in it a connection for each message that comes in the time
-that the slowest worker takes to be told not to consume: no more than the server has room for.
+that the slowest worker takes to be told not to consume: no more than the server has room for. While
+messages wait in a list nobody stands there: who comes is served at once, first in line or not, and
+many are moved sooner by one script than by one connection each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_ops.broker import moving_scripts
@@ -38,7 +40,7 @@ SHARE = 4
 ROOM_UNTOLD = 32
 """Connections in all lines, of a server that does not tell its room."""
 COUNTED_EVERY = 1.0
-AGAIN_AFTER, REFUSED_FOR = 0.5, 30.0
+AGAIN_AFTER, REFUSED_FOR = 2.0, 30.0
 """Seconds until another try, of a server that is away, and of one that will not have it there."""
 
 
@@ -68,9 +70,13 @@ class FirstInLine:
         still, after all has been put back.
         """
         self._ends.set()
+        for line in self._lines.values():
+            line.is_empty.set()
         if self._keeping is not None:
             self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            (ended,) = await asyncio.gather(self._keeping, return_exceptions=True)
+            if isinstance(ended, Exception):
+                raise ended
         await asyncio.gather(*self._standing)
         # Whoever divides next, or releases, finds there what a broker that is away keeps.
         with contextlib.suppress(BrokerUnreachable):
@@ -81,6 +87,16 @@ class FirstInLine:
         for key, place in zip(self._names.keys(queue), self._names.keys(into), strict=True):
             self._lines.setdefault(key, _Line(key, place))
         self._added.set()
+
+    def found(self, key: str, waiting: int) -> None:
+        """So many messages wait in that list."""
+        line = self._lines.get(key)
+        if line is None or self._ends.is_set():
+            return
+        if waiting:
+            line.is_empty.clear()
+        else:
+            line.is_empty.set()
 
     # --- how many wait ---
 
@@ -135,6 +151,9 @@ class FirstInLine:
     async def _wait(self, line: _Line) -> None:
         async with self._wire.connection() as connection:
             while not self._ends.is_set() and not line.is_left():
+                if not line.is_empty.is_set():
+                    await line.is_empty.wait()
+                    continue
                 async with asyncio.timeout(IN_LINE_FOR + DEADLINE):
                     await connection.send_command("BRPOPLPUSH", line.key, line.into, IN_LINE_FOR)
                     answer = await connection.read_response()
@@ -152,6 +171,11 @@ class _Line:
     wanted: int = LEAST
     most: int = 0
     waiting: int = 0
+    is_empty: asyncio.Event = field(default_factory=asyncio.Event)
+    """As far as it was looked at; nobody stands in line while it is not."""
+
+    def __post_init__(self) -> None:
+        self.is_empty.set()
 
     def is_left(self) -> bool:
         """Whether there are too many: then who asks is in it no more."""

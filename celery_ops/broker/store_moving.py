@@ -67,6 +67,7 @@ class MessageMover:
         self._names = names
         self._portions: dict[str, int] = {}
         """How many of a list that is divided are read at once, by the size of those before."""
+        self._line: FirstInLine | None = None
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence
@@ -84,7 +85,8 @@ class MessageMover:
         _check_known(done, await self.counted(transfer.ticket))
 
     def first_in_line(self) -> FirstInLine:
-        return FirstInLine(self._wire, self._names)
+        self._line = FirstInLine(self._wire, self._names)
+        return self._line
 
     async def divide(self, division: Division, *, fence: Fence) -> Divided:
         """As the port says; of each priority step one portion."""
@@ -115,9 +117,11 @@ class MessageMover:
         found: dict[int, list[bytes]] = {}
         for step, key, size, arrived, waits in zip(steps, keys, sizes, there, left, strict=True):
             raws = _of_a_list(arrived, division.arrived, self._wire)
+            comes = self._names.key(division.queue, step)
+            if self._line is not None:
+                self._line.found(comes, waits if isinstance(waits, int) else 0)
             if _of_a_list(waits, division.queue, self._wire):
-                way = (self._names.key(division.queue, step), key)
-                raws = await self._run(moving_scripts.GATHER, way, fence, _ARRIVED, size)
+                raws = await self._run(moving_scripts.GATHER, (comes, key), fence, _ARRIVED, size)
                 if raws == -1:
                     raise _no_queue(f"{division.queue} or {division.arrived}")
             if raws:

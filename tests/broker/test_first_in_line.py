@@ -9,7 +9,8 @@ import pytest
 
 from celery_ops.broker import first_in_line
 from celery_ops.broker.first_in_line import LEAST
-from celery_ops.ports import MessageDivider
+from celery_ops.ports import Division, MessageDivider
+from tests.broker.contract import ANN
 from tests.broker.test_store_moving import STEPS
 
 if TYPE_CHECKING:
@@ -89,6 +90,28 @@ async def test_the_line_is_as_long_as_what_comes_asks_for_and_shrinks_again(
     await until(has_come, "it grows")
     monkeypatch.setattr(first_in_line, "COUNTED_EVERY", 0.05)
     await until(lambda: blocked(redis) == LEAST * len(STEPS), "it shrinks")
+
+
+async def test_nobody_stands_in_line_while_messages_wait(redis: Any, broker: RedisBroker) -> None:
+    """They are moved by the division alone, many at a time; then the line stands again."""
+    division = Division(QUEUE, ARRIVED, "aside", "on", lambda _: False)
+    fence = await broker.lease.acquire(ANN)
+    store = broker.store
+    assert isinstance(store, MessageDivider)
+    redis.lpush(QUEUE, *(b"%d" % number for number in range(5_000)))
+    async with store.first_in_line() as line:
+        await store.divide(division, fence=fence)
+        line.add(QUEUE, ARRIVED)
+        await store.divide(division, fence=fence)
+        others = LEAST * (len(STEPS) - 1)
+        await until(lambda: blocked(redis) == others, "the other lines stand")
+        left = redis.llen(QUEUE)
+        await asyncio.sleep(0.1)
+        assert redis.llen(QUEUE) == left > 0
+        while (await store.divide(division, fence=fence)).rest:
+            pass
+        await until(lambda: blocked(redis) == others + LEAST, "it stands again")
+    assert redis.lrange("on", 0, -1)[::-1] == [b"%d" % number for number in range(5_000)]
 
 
 async def test_what_was_taken_is_back_at_the_end_and_is_served_first(
