@@ -117,10 +117,11 @@ class MessageMover:
         found: dict[int, list[bytes]] = {}
         for step, key, size, arrived, waits in zip(steps, keys, sizes, there, left, strict=True):
             raws = _of_a_list(arrived, division.arrived, self._wire)
+            waiting = int(_of_a_list(waits, division.queue, self._wire))
             comes = self._names.key(division.queue, step)
             if self._line is not None:
-                self._line.found(comes, waits if isinstance(waits, int) else 0)
-            if _of_a_list(waits, division.queue, self._wire):
+                self._line.found(comes, waiting)
+            if waiting and len(raws) < size:
                 raws = await self._run(moving_scripts.GATHER, (comes, key), fence, _ARRIVED, size)
                 if raws == -1:
                     raise _no_queue(f"{division.queue} or {division.arrived}")
