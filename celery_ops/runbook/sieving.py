@@ -127,7 +127,7 @@ class Sieving:
     async def stop(self) -> None:
         """Nothing is carried on any more: the process ends."""
         if self._sieve is not None:
-            self._queues = self._sieve.queues
+            self._queues = tuple(dict.fromkeys((*self._queues, *self._sieve.queues)))
             await self._sieve.stop()
 
     async def left(self) -> tuple[Owed, ...]:
@@ -160,10 +160,10 @@ class Sieving:
 
     async def _release(self, step: str, planned: PlannedSieve, timeout: float) -> None:
         stage = self._stage
-        await self.stop()
         records = switched(await self._broker.taken(), stage.plan.run)
         beside = self._broker.beside(HOLDS)
         if not records or beside is None:
+            await self.stop()
             return
         self._queues = tuple(
             dict.fromkeys((*self._queues, *(queue.name for one in records for queue in one.queues)))
@@ -174,6 +174,8 @@ class Sieving:
                 expect="workers consume their own queues, and all but what is parked waits there",
                 undo=None, verb="release",
             )  # fmt: skip
+        await self.stop()
+        records = switched(await self._broker.taken(), stage.plan.run)
         snapshot = await stage.look()
         records = await self._owed(records, snapshot)
         # First, so that no queue is left without a consumer while the other one is taken away.
