@@ -49,6 +49,8 @@ def test_it_is_refused_while_the_broker_is_well(fleet: Operations, ann: Operator
 
 @pytest.fixture
 def down(fleet: Operations) -> Iterator[None]:
+    if fleet.pid("runs"):  # a worker that has just begun to start dies of the signal of a stop
+        wait_until(lambda: fleet.consumes_all("runs"), what="it is up")
     fleet.server.kill()
     yield
     fleet.server.start()
