@@ -44,7 +44,7 @@ name: switch
 summary: Restarts workers while what r1 does not know is parked.
 risk: medium
 params:
-  go: {type: text, help: "on, wait or fail"}
+  go: {type: text, help: "on, wait, fail, or wait at the end: late"}
 steps:
   - hold: task
     unknown_to: r1
@@ -67,6 +67,9 @@ steps:
   - release: task
     parked: keep
     timeout: 1m
+  - wait: for another word
+    until: params.go != 'late'
+    timeout: 5m
 """
 
 
@@ -132,8 +135,8 @@ def switch(go: str) -> tuple[str, ...]:
     return ("runbook", "switch", "-p", f"go={go}", "--yes", "--json")
 
 
-def it_waits(ann: Operator) -> None:
-    ann.until(lambda one: one["event"] == "progress" and one["step"] == "3", "it waits for a word")
+def it_waits(ann: Operator, step: str = "3") -> None:
+    ann.until(lambda one: one["event"] == "progress" and one["step"] == step, "it waits for a word")
 
 
 def all_is_well_again(fleet: Operations, ann: Operator, sent: Sent, run: Said) -> None:
@@ -216,6 +219,27 @@ def test_one_that_was_killed_is_switched_as_it_comes_back(fleet: Operations, ann
     print(f"{len(sent.unknown)} sent, {parked(fleet)} parked, {sent.begun} begun")
     assert parked(fleet) > sent.begun
     all_is_well_again(fleet, ann, sent, run)
+    assert consumed(fleet) == before
+
+
+def test_a_run_that_is_killed_while_its_end_is_put_off_goes_on_parking(
+    fleet: Operations, ann: Operator
+) -> None:
+    before = consumed(fleet)
+    sent = Sent(fleet)
+    going = ann.start(*switch("late"))
+    ann.until(lambda one: one["event"] == "batch", "the roll begins")
+    sent.more()
+    it_waits(ann, "6")
+    assert fleet.poller.consumers() == SWITCHED
+    os.kill(ann.executor(), signal.SIGKILL)
+    assert going.wait().code == 4
+    sent.more(5)
+    going = ann.start("runs", "resume", "--json")
+    wait_until(lambda: parked(fleet) == 25, what="they are parked again")
+    assert fleet.poller.consumers() == SWITCHED
+    going.interrupt()
+    all_is_well_again(fleet, ann, sent, going.wait())
     assert consumed(fleet) == before
 
 
