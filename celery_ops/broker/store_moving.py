@@ -68,6 +68,7 @@ class MessageMover:
         self._portions: dict[str, int] = {}
         """How many of a list that is divided are read at once, by the size of those before."""
         self._line: FirstInLine | None = None
+        """Who stands before workers; told what waits as it is divided."""
 
     async def transfer(
         self, transfer: Transfer, *, fence: Fence

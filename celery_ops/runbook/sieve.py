@@ -169,12 +169,14 @@ class Sieve:
             await self._switch_all(snapshot)
             left = self._consuming(snapshot)
             ours = [name for name, may_be_told in left.items() if may_be_told]
-            if not (ours or self._forwarding.behind) or not self._tasks:
-                break
-            if stage.clock.monotonic() > until:
+            behind = sorted(self._forwarding.behind)
+            is_late = stage.clock.monotonic() > until
+            if not (ours or behind) or not self._tasks or is_late:
                 break
             await stage.brake.sleep(BETWEEN_LOOKS)
         says = f"{self._planned.name} is parked from now on"
+        if behind:
+            says += f"; more waits in {', '.join(behind)} than was carried on so far"
         if left:
             names = ", ".join(sorted(left))
             says += f"; {names} cannot be switched now, and goes on with what it gets by itself"
